@@ -1,0 +1,1 @@
+"""Prompt tables to images in Dagster, with every request on record."""

@@ -1,0 +1,109 @@
+"""What can go wrong, as one tree.
+
+    ImageGenError
+    ├── ConfigurationError       the settings or arguments cannot work; nothing was sent
+    │   ├── InvalidRequest       one request breaks a hard limit of the reference
+    │   └── PromptTableError     the prompt table has rows that cannot be sent; all are named
+    ├── EndpointError            every further request would fail the same way; the run stops
+    │   ├── EndpointMisconfigured    key, address, model or parameter is not accepted
+    │   ├── EndpointUnreachable      nobody answers at the base URL
+    │   └── OutOfCredit              the account cannot pay; resumable later
+    └── StorageError             images or records cannot be written or read
+        ├── StoreInconsistent    the store does not show what was just written to it
+        └── Fenced               another writer took this one for dead and closed its journal
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class ImageGenError(Exception):
+    """Root of every error that this library raises on purpose."""
+
+
+class ConfigurationError(ImageGenError):
+    """The settings or arguments cannot work. Raised before anything is sent."""
+
+
+class InvalidRequest(ConfigurationError):
+    """A request breaks a hard limit of the reference; `field` and `value` name it."""
+
+    def __init__(self, field: str, value: object, remedy: str) -> None:
+        super().__init__(f"{field} {abbreviate(value)}: {remedy}")
+        self.field = field
+        self.value = value
+        self.remedy = remedy
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowProblem:
+    """One thing that is wrong with one row of a prompt table."""
+
+    position: int
+    prompt_id: str | None
+    column: str
+    value: object
+    remedy: str
+
+    def __str__(self) -> str:
+        name = "" if self.prompt_id is None else f" (prompt_id {abbreviate(self.prompt_id)})"
+        return f"row {self.position}{name}: {self.column} {abbreviate(self.value)}: {self.remedy}"
+
+
+class PromptTableError(ConfigurationError):
+    """Rows that cannot be sent, all of them: `problems`. Positions count from 0."""
+
+    def __init__(self, problems: Sequence[RowProblem], *, shown: int = 20) -> None:
+        lines = [f"prompt table {problem}" for problem in problems[:shown]]
+        if len(problems) > shown:
+            lines.append(f"and {len(problems) - shown} more")
+        noun = "problem" if len(problems) == 1 else "problems"
+        super().__init__(f"{len(problems)} {noun} in the prompt table:\n" + "\n".join(lines))
+        self.problems = tuple(problems)
+
+
+class EndpointError(ImageGenError):
+    """The endpoint will answer every further request the same way, so the run stops.
+
+    `http_status` and `code` are the answer's, where there was one.
+    """
+
+    def __init__(
+        self, message: str, *, http_status: int | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+        self.code = code
+
+
+class EndpointMisconfigured(EndpointError):
+    """The key, the address, the model or a parameter is not accepted."""
+
+
+class EndpointUnreachable(EndpointError):
+    """Nobody answers at the base URL."""
+
+
+class OutOfCredit(EndpointError):
+    """The account cannot pay for more. What was paid for is saved; a later run goes on."""
+
+
+class StorageError(ImageGenError):
+    """Images or records cannot be written or read; the message names the place."""
+
+
+class StoreInconsistent(StorageError):
+    """The store does not list what was just written to it, so its records prove nothing."""
+
+
+class Fenced(StorageError):
+    """Another writer took this one for dead and closed its journal. Nothing more is sent."""
+
+
+def abbreviate(value: object, *, length: int = 80) -> str:
+    """`repr` of a value, cut in the middle, for messages."""
+    text = repr(value)
+    if len(text) <= length:
+        return text
+    half = (length - 1) // 2
+    return f"{text[:half]}…{text[-half:]}"
