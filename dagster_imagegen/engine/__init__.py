@@ -1,1 +1,273 @@
-"""The engine: everything but Dagster."""
+"""The engine: everything but Dagster. `Engine` wires the parts, and is the only place that does."""
+
+import asyncio
+import random
+import secrets
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from types import TracebackType
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+import pyarrow as pa
+import pyarrow.compute as pc
+from typing_extensions import Self
+
+from dagster_imagegen.engine.client import ImageClient, RetryPolicy
+from dagster_imagegen.engine.generation import Generation, Parts, Pass
+from dagster_imagegen.engine.images import Images
+from dagster_imagegen.engine.journal import Identity
+from dagster_imagegen.engine.ledger import Books, Ledger, Limits, read_books
+from dagster_imagegen.engine.manifest import image_table
+from dagster_imagegen.engine.money import ModelPrice, PriceList
+from dagster_imagegen.engine.pacing import Pacer
+from dagster_imagegen.engine.planning import Outcome, Plan, Redo, make_plan
+from dagster_imagegen.engine.prompts import PromptTable, read_prompts
+from dagster_imagegen.engine.request import ImageParams
+from dagster_imagegen.engine.rows import SANDBOX
+from dagster_imagegen.engine.storage import Storage
+from dagster_imagegen.engine.usage import PARTS_FOLDER, open_parts, part_path, to_table
+
+T = TypeVar("T")
+
+REFERENCE_HOST = "inference.do-ai.run"
+"""DigitalOcean's, whose reference streams only with partial images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Where to ask, where to write, and how fast. `ImageGenResource` describes each."""
+
+    base_url: str
+    endpoint_id: str
+    model: str
+    storage_uri: str
+    api_key: str | None = field(default=None, repr=False)
+    storage_options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    usage_uri: str | None = None
+    timeout_seconds: float = 600.0
+    max_concurrency: int = 64
+    requests_per_minute: float | None = None
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    prices: Mapping[str, ModelPrice] = field(default_factory=dict[str, ModelPrice])
+    extra_headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    extra_body: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    record_prompts: bool = True
+    drain_seconds: float = 60.0
+    limits: Limits = field(default_factory=Limits)
+
+
+class Engine:
+    """Prompt tables in, images and usage rows out, with these settings.
+
+    Raises `ConfigurationError` at once for settings that cannot work. `transport`, `now` and
+    `rng` are seams for tests.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+        rng: random.Random | None = None,
+    ) -> None:
+        self.settings = settings
+        self._transport = transport
+        self._now = now
+        self._rng = rng or random.Random()  # noqa: S311  # spreads retries; no secret
+        self._prices = PriceList.default().with_overrides(settings.prices)
+        self._storage = Storage(settings.storage_uri, settings.storage_options)
+        self._usage = (
+            self._storage
+            if settings.usage_uri is None
+            else Storage(settings.usage_uri, settings.storage_options)
+        )
+
+    def close(self) -> None:
+        """Let go of threads; whatever was reported is durable long before."""
+        self._storage.close()
+        self._usage.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- a pass --------------------------------------------------------------------------------
+
+    def read_prompts(
+        self,
+        source: object,
+        *,
+        params: ImageParams,
+        template: str | None = None,
+        overrides: Sequence[str] = (),
+    ) -> PromptTable:
+        """The requests of a prompt table. Raises `PromptTableError` naming every bad row."""
+        settings = self.settings
+        return read_prompts(
+            source,
+            template=template,
+            overrides=overrides,
+            params=params,
+            endpoint_id=settings.endpoint_id,
+            model=settings.model,
+            extra_body=settings.extra_body,
+            streaming_needs_partials=urlsplit(settings.base_url).hostname == REFERENCE_HOST,
+        )
+
+    def plan(
+        self, prompts: PromptTable, *, identity: Identity, redo: Collection[Redo] = ()
+    ) -> Plan:
+        """What `generate` would do, given all that is on record. Sends and writes nothing."""
+
+        async def plan() -> Plan:
+            books = await read_books(self._usage)
+            return await self._plan(prompts, books, identity=identity, redo=redo)
+
+        return _run_apart(plan)
+
+    def generate(
+        self, prompts: PromptTable, *, identity: Identity, redo: Collection[Redo] = ()
+    ) -> Generation:
+        """Begin a pass: what is on record is not asked for again, the rest is sent and recorded."""
+
+        async def run(generation: Generation) -> None:
+            settings = self.settings
+            images = Images(self._storage, prices=self._prices, now=self._now)
+            ledger = Ledger(
+                store=self._usage,
+                shelf=images,
+                identity=identity,
+                now=self._now,
+                token=lambda: secrets.token_hex(4),
+                limits=settings.limits,
+            )
+            books = await ledger.start()
+            plan = await self._plan(prompts, books, identity=identity, redo=redo)
+            loop = asyncio.get_running_loop()
+            endpoint = ImageClient(
+                base_url=settings.base_url,
+                api_key=settings.api_key,
+                timeout_seconds=settings.timeout_seconds,
+                extra_headers=settings.extra_headers,
+                transport=self._transport,
+            )
+            work = Pass(
+                Parts(
+                    ledger=ledger,
+                    images=images,
+                    endpoint=endpoint,
+                    pacer=Pacer(
+                        max_concurrency=settings.max_concurrency,
+                        requests_per_minute=settings.requests_per_minute,
+                        clock=loop.time,
+                        sleep=asyncio.sleep,
+                    ),
+                    prices=self._prices,
+                ),
+                identity=identity,
+                retry=settings.retry,
+                record_prompts=settings.record_prompts,
+                sandbox=settings.endpoint_id == SANDBOX,
+                drain_seconds=settings.drain_seconds,
+                now=self._now,
+                rng=self._rng,
+                report=generation.report,
+                totals=generation.totals,
+            )
+            generation.begin(work, plan)
+            try:
+                # Twice as many as may be in flight: saving and waiting hold no slot.
+                await work.run(plan, workers=2 * settings.max_concurrency)
+            finally:
+                generation.journal_ids.extend(ledger.journal_ids)
+                await endpoint.aclose()
+
+        return Generation(run)
+
+    async def _plan(
+        self,
+        prompts: PromptTable,
+        books: Books,
+        *,
+        identity: Identity,
+        redo: Collection[Redo],
+    ) -> Plan:
+        return await make_plan(
+            prompts,
+            books,
+            storage=self._usage,
+            images=Images(self._storage, prices=self._prices, now=self._now),
+            prices=self._prices,
+            root_run_id=identity.root_run_id,
+            redo=redo,
+            resend_unknown=self.settings.retry.resend_unknown,
+        )
+
+    # -- what is there -------------------------------------------------------------------------
+
+    @property
+    def storage_uri(self) -> str:
+        return self._storage.uri("")
+
+    @property
+    def usage_uri(self) -> str:
+        """The folder of the usage table's parts."""
+        return self._usage.uri(PARTS_FOLDER)
+
+    def image_uri(self, path: str) -> str:
+        """The absolute address of an image whose path is below the storage."""
+        return self._storage.uri(path)
+
+    def read_image(self, path: str) -> bytes:
+        """The stored bytes. Raises `FileNotFoundError`."""
+        return self._storage.get_now(path)
+
+    def image_table(self, plan: Plan, outcomes: Mapping[str, Outcome]) -> pa.Table:
+        """The carried columns, then ours: one row for each prompt row and variant."""
+        return image_table(plan, outcomes, uri=self.image_uri)
+
+    def usage_of(self, journal_ids: Sequence[str]) -> pa.Table:
+        """The rows of these journals: what one pass caused."""
+        there = self._usage.list_now(PARTS_FOLDER)
+        return self._read_parts([path for jid in journal_ids if (path := part_path(jid)) in there])
+
+    def usage(self, *, asset_key: str | None = None) -> pa.Table:
+        """Every row on record, published or not yet; of one asset if told."""
+        books = _run_apart(lambda: read_books(self._usage))
+        open_rows = [row for row in books.open_rows if row.get("status") is not None]
+        rows = pa.concat_tables([self._read_parts(books.parts), to_table(open_rows)])
+        return rows if asset_key is None else rows.filter(pc.field("asset_key") == asset_key)
+
+    def latest_usage(self, *, asset_key: str, partition_key: str | None) -> pa.Table:
+        """The rows of the newest run that sent anything for this asset (and partition)."""
+        rows = self.usage(asset_key=asset_key)
+        if partition_key is not None:
+            rows = rows.filter(pc.field("partition_key") == partition_key)
+        if not rows.num_rows:
+            return rows
+        newest = rows.sort_by([("started_at", "descending")])["run_id"][0]
+        return rows.filter(pc.field("run_id") == newest)
+
+    def _read_parts(self, paths: Sequence[str]) -> pa.Table:
+        if not paths:
+            return to_table([])
+        full = [self._usage.full_path(path) for path in paths]
+        return open_parts(full, filesystem=self._usage.filesystem).to_table()
+
+
+def _run_apart(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine to its end on a thread of its own: the caller may be inside a loop."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(work())).result()

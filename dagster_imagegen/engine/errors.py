@@ -1,20 +1,22 @@
 """What can go wrong, as one tree.
 
-    ImageGenError
-    ├── ConfigurationError       the settings or arguments cannot work; nothing was sent
-    │   ├── InvalidRequest       one request breaks a hard limit of the reference
-    │   └── PromptTableError     the prompt table has rows that cannot be sent; all are named
-    ├── EndpointError            every further request would fail the same way; the run stops
-    │   ├── EndpointMisconfigured    key, address, model or parameter is not accepted
-    │   ├── EndpointUnreachable      nobody answers at the base URL
-    │   └── OutOfCredit              the account cannot pay; resumable later
-    └── StorageError             images or records cannot be written or read
-        ├── StoreInconsistent    the store does not show what was just written to it
-        └── Fenced               another writer took this one for dead and closed its journal
+ImageGenError
+├── ConfigurationError       the settings or arguments cannot work; nothing was sent
+│   ├── InvalidRequest       one request breaks a hard limit of the reference
+│   └── PromptTableError     the prompt table has rows that cannot be sent; all are named
+├── EndpointError            every further request would fail the same way; the run stops
+│   ├── EndpointMisconfigured    key, address, model or parameter is not accepted
+│   ├── EndpointUnreachable      nobody answers at the base URL
+│   └── OutOfCredit              the account cannot pay; resumable later
+├── NoImage                  the one image that was asked for was refused, or failed
+└── StorageError             images or records cannot be written or read
+    ├── StoreInconsistent    the store does not show what was just written to it
+    └── Fenced               another writer took this one for dead and closed its journal
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 
 class ImageGenError(Exception):
@@ -88,6 +90,18 @@ class OutOfCredit(EndpointError):
     """The account cannot pay for more. What was paid for is saved; a later run goes on."""
 
 
+class NoImage(ImageGenError):
+    """The one image that was asked for was refused or failed; in a table it is a row that says so.
+
+    `status` is the outcome's (`refused`, `failed`, `unknown`), `code` the answer's.
+    """
+
+    def __init__(self, message: str, *, status: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
 class StorageError(ImageGenError):
     """Images or records cannot be written or read; the message names the place."""
 
@@ -107,3 +121,12 @@ def abbreviate(value: object, *, length: int = 80) -> str:
         return text
     half = (length - 1) // 2
     return f"{text[:half]}…{text[-half:]}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean "size"?` for the nearest of the known names, or the list of them all."""
+    by_lower_case = {each.lower(): each for each in known}
+    nearest = get_close_matches(name.lower(), by_lower_case, n=1)
+    if nearest:
+        return f'; did you mean "{by_lower_case[nearest[0]]}"?'
+    return f"; there is {', '.join(by_lower_case.values()) or 'none'}"

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypedDict
@@ -13,6 +13,7 @@ from dagster_imagegen.engine.errors import InvalidRequest
 PROMPT_MAX_CHARACTERS = 32_000
 USER_MAX_CHARACTERS = 256
 TRANSPARENT_FORMATS = ("png", "webp")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class ImageParams(TypedDict, total=False):
@@ -110,44 +111,57 @@ class ImageRequest:
 
         `streaming_needs_partials` is the reference's own rule, which OpenAI does not have.
         """
-        if not self.prompt.strip():
-            raise InvalidRequest("prompt", self.prompt, "a prompt cannot be empty")
-        if len(self.prompt) > PROMPT_MAX_CHARACTERS:
-            raise InvalidRequest(
-                "prompt",
-                self.prompt,
-                f"has {len(self.prompt):,} characters; at most {PROMPT_MAX_CHARACTERS:,} are taken",
-            )
-        if re.search(r"[\ud800-\udfff]", self.prompt):
-            raise InvalidRequest(
-                "prompt", self.prompt, "holds a lone surrogate, which UTF-8 cannot carry; remove it"
-            )
-        if not self.model:
-            raise InvalidRequest("model", self.model, "a model has to be named")
-        if self.user is not None and len(self.user) > USER_MAX_CHARACTERS:
-            raise InvalidRequest(
-                "user", self.user, f"at most {USER_MAX_CHARACTERS} characters are taken"
-            )
+        for problem in self.problems(streaming_needs_partials=streaming_needs_partials):
+            raise problem
+
+    def problems(self, *, streaming_needs_partials: bool = False) -> Iterator[InvalidRequest]:
+        """Every hard limit of the reference that this breaks, as `check` would raise it."""
+        yield from self._text_problems()
         if self.output_compression is not None and not 0 <= self.output_compression <= 100:
-            raise InvalidRequest("output_compression", self.output_compression, "is 0 to 100")
+            yield InvalidRequest("output_compression", self.output_compression, "is 0 to 100")
         if self.background == "transparent" and self.output_format not in (
             None,
             *TRANSPARENT_FORMATS,
         ):
-            raise InvalidRequest(
+            yield InvalidRequest(
                 "background", self.background, "needs output_format png or webp, which hold alpha"
             )
         if self.partial_images is not None and self.partial_images < 0:
-            raise InvalidRequest("partial_images", self.partial_images, "is at least 0")
+            yield InvalidRequest("partial_images", self.partial_images, "is at least 0")
         if self.stream and streaming_needs_partials and not self.partial_images:
-            raise InvalidRequest(
+            yield InvalidRequest(
                 "partial_images",
                 self.partial_images,
                 "this endpoint streams only with partial_images of at least 1; set it, or "
                 "leave stream out",
             )
         if self.revision < 0:
-            raise InvalidRequest("revision", self.revision, "is at least 0")
+            yield InvalidRequest("revision", self.revision, "is at least 0")
+
+    def _text_problems(self) -> Iterator[InvalidRequest]:
+        if not self.prompt.strip():
+            yield InvalidRequest("prompt", self.prompt, "a prompt cannot be empty")
+        if len(self.prompt) > PROMPT_MAX_CHARACTERS:
+            yield InvalidRequest(
+                "prompt",
+                self.prompt,
+                f"has {len(self.prompt):,} characters; at most {PROMPT_MAX_CHARACTERS:,} are taken",
+            )
+        if has_lone_surrogate(self.prompt):
+            yield InvalidRequest(
+                "prompt", self.prompt, "holds a lone surrogate, which UTF-8 cannot carry; remove it"
+            )
+        if not self.model:
+            yield InvalidRequest("model", self.model, "a model has to be named")
+        if self.user is not None and len(self.user) > USER_MAX_CHARACTERS:
+            yield InvalidRequest(
+                "user", self.user, f"at most {USER_MAX_CHARACTERS} characters are taken"
+            )
+
+
+def has_lone_surrogate(text: str) -> bool:
+    """Whether UTF-8, hence JSON on the wire and Parquet, cannot carry the text."""
+    return not text.isascii() and _LONE_SURROGATE.search(text) is not None
 
 
 def canonical_json(value: object) -> str:

@@ -1,0 +1,211 @@
+"""Fetching the `url` of an answer: without the key, bounded, and never into a private network.
+
+The address was chosen by whoever answered, so it is trusted with nothing: it gets the key only if
+it is of the endpoint's own origin, every address that its name resolves to is looked at, and the
+connection goes to the very address that was looked at.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from typing import TypeAlias
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+
+from dagster_imagegen.engine.response import (
+    AnswerFacts,
+    Failure,
+    FailureKind,
+    GeneratedImage,
+    ImageLink,
+    image_of,
+)
+
+Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
+IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+WAITS_SECONDS = (0.5, 1.0, 2.0, 4.0)  # a picture that was just made can be a moment late
+MAX_REDIRECTS = 5
+TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+async def resolve_name(host: str, port: int) -> Sequence[str]:
+    """The addresses that a name stands for."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(address[4][0]) for address in found]
+
+
+class ImageDownloader:
+    """Fetches images that an endpoint answered with a link to."""
+
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        *,
+        endpoint: httpx.URL,
+        endpoint_headers: Mapping[str, str],
+        max_body_bytes: int,
+        resolve: Resolve,
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._http = http
+        self._endpoint = endpoint
+        self._endpoint_headers = endpoint_headers
+        self._max_body_bytes = max_body_bytes
+        self._resolve = resolve
+        self._sleep = sleep
+
+    async def fetch(self, link: ImageLink) -> GeneratedImage | Failure:
+        """The image behind a link, after a few tries; a failure says that it is paid for."""
+        try:
+            url = self._endpoint.join(link.url)
+        except (httpx.InvalidURL, ValueError):
+            return saving_failed("the link cannot be read as a URL", link.facts)
+        problem = ""
+        for wait in (*WAITS_SECONDS, None):
+            try:
+                image = image_of(await self._get(url), link.facts)
+                if isinstance(image, GeneratedImage):
+                    return image
+                problem = image.message
+            except _NotThereYet as error:
+                problem = str(error)
+            except _Forbidden as error:
+                problem = str(error)
+                break
+            if wait is not None:
+                await self._sleep(wait)
+        return saving_failed(f"{shown(url)}: {problem}", link.facts)
+
+    async def _get(self, url: httpx.URL) -> bytes:
+        for _ in range(MAX_REDIRECTS + 1):
+            request = await self._request(url)
+            try:
+                response = await self._http.send(request, stream=True, auth=None)
+                async with contextlib.aclosing(response):
+                    if not response.has_redirect_location:
+                        return await self._body(response)
+                    url = url.join(response.headers["location"])
+            except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+                raise _NotThereYet(f"{type(error).__name__} {error}".strip()) from error
+        raise _Forbidden(f"more than {MAX_REDIRECTS} redirects")
+
+    async def _request(self, url: httpx.URL) -> httpx.Request:
+        """A GET of `url`: of the endpoint itself with its key, of anybody else without."""
+        if url.scheme not in ("http", "https") or not url.host:
+            raise _Forbidden(f"{url.scheme or 'no scheme'} is not http or https")
+        if origin(url) == origin(self._endpoint):
+            return self._http.build_request(
+                "GET", url, headers=self._endpoint_headers, timeout=TIMEOUT
+            )
+        pinned, headers, extensions = url, {"accept": "image/*"}, {}
+        address = await self._allowed_address(url)
+        if address is not None:
+            # Asked again, the name could stand for another address.
+            headers["host"] = url.netloc.decode("ascii")
+            pinned = url.copy_with(host=address)
+            extensions = {"sni_hostname": url.host}
+        return self._http.build_request(
+            "GET", pinned, headers=headers, timeout=TIMEOUT, extensions=extensions
+        )
+
+    async def _allowed_address(self, url: httpx.URL) -> str | None:
+        """The address to connect to; None where a proxy connects, and looks names up."""
+        proxied = bool(getproxies().get(url.scheme)) and not proxy_bypass(url.host)
+        try:
+            addresses = await self._addresses(url)
+        except OSError as error:
+            if proxied:
+                return None
+            raise _NotThereYet(f"{url.host} is not found: {error}") from error
+        networks = {address: network_of(address) for address in addresses}
+        private = {name for name in networks.values() if name is not None}
+        if private and not private <= await self._own_networks():
+            raise _Forbidden(f"{url.host} is in a private network ({', '.join(sorted(private))})")
+        return None if proxied else next(iter(networks))
+
+    async def _own_networks(self) -> set[str | None]:
+        """Where the endpoint itself lives, and may therefore send us."""
+        with contextlib.suppress(OSError):
+            return {network_of(address) for address in await self._addresses(self._endpoint)}
+        return set()
+
+    async def _addresses(self, url: httpx.URL) -> Sequence[str]:
+        with contextlib.suppress(ValueError):
+            return [str(ipaddress.ip_address(url.host))]
+        addresses = await self._resolve(url.host, url.port or default_port(url))
+        if not addresses:
+            raise OSError("no address")
+        return addresses
+
+    async def _body(self, response: httpx.Response) -> bytes:
+        if response.status_code != 200:
+            raise _NotThereYet(f"answered {response.status_code}")
+        data = bytearray()
+        chunks: AsyncGenerator[bytes, None] = response.aiter_bytes()  # pyright: ignore[reportAssignmentType]  # it is one
+        async with contextlib.aclosing(chunks):
+            async for chunk in chunks:
+                data += chunk
+                if len(data) > self._max_body_bytes:
+                    raise _Forbidden(f"is larger than {self._max_body_bytes:,} bytes")
+        return bytes(data)
+
+
+class _NotThereYet(Exception):
+    """The picture did not come, and may do so a moment later."""
+
+
+class _Forbidden(Exception):
+    """The picture will not be fetched."""
+
+
+def saving_failed(problem: str, facts: AnswerFacts) -> Failure:
+    """The image was made and counted, and is not here."""
+    return Failure(
+        kind=FailureKind.SAVING_FAILED,
+        code="download_failed",
+        message=f"the image was made and cannot be fetched: {problem}",
+        tokens=facts.tokens,
+        reported_cost_usd=facts.reported_cost_usd,
+    )
+
+
+def origin(url: httpx.URL) -> tuple[str, str, int]:
+    """Scheme, host and port: who is answering."""
+    return url.scheme, url.host, url.port or default_port(url)
+
+
+def default_port(url: httpx.URL) -> int:
+    return 443 if url.scheme == "https" else 80
+
+
+def shown(url: httpx.URL) -> str:
+    """A URL without what may be secret in it: query, fragment, user and password."""
+    return str(url.copy_with(query=None, fragment=None, userinfo=b""))[:300]
+
+
+def network_of(address: str) -> str | None:
+    """None for an address of the internet, else the kind of network that it belongs to."""
+    ip = _embedded(ipaddress.ip_address(address.partition("%")[0]))
+    kinds = {
+        "loopback": ip.is_loopback,
+        "link-local": ip.is_link_local,
+        "multicast": ip.is_multicast,
+        "reserved": ip.is_reserved or ip.is_unspecified,
+        "private": not ip.is_global,
+    }
+    return next((kind for kind, holds in kinds.items() if holds), None)
+
+
+def _embedded(ip: IPAddress) -> IPAddress:
+    """The IPv4 address that an IPv6 address leads to, where it is of that sort."""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip
+    if ip in NAT64:
+        return ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
+    return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else ip)

@@ -1,0 +1,133 @@
+"""What bytes are: the format of an image and its size, from its first bytes.
+
+The header alone is read and nothing is decoded, so an image of absurd dimensions costs nothing
+here. Pillow would do for most of this, but opening a webp with it allocates two whole canvases,
+and its check for decompression bombs raises or warns where the size alone is wanted.
+"""
+
+import re
+import struct
+from dataclasses import dataclass
+
+SVG_ROOT = re.compile(
+    rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]{0,500}\?>\s*|<!--.{0,2000}?-->\s*"
+    rb"|<!DOCTYPE\s+svg[^>]{0,500}>\s*){0,8}<svg\b([^>]{0,4000})>?",
+    re.DOTALL | re.IGNORECASE,
+)
+HEADER_BYTES = 16_384  # where svg and avif say their size, if they say it
+MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
+JPEG_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageHeader:
+    """`format` is png, jpeg, webp, gif, avif or svg; the size is None where it is not said."""
+
+    format: str
+    width: int | None
+    height: int | None
+
+
+def read_header(data: bytes | bytearray) -> ImageHeader | None:
+    """The header of an image, or None if `data` is not an image of a known format."""
+    image_format = sniff(data)
+    if image_format is None:
+        return None
+    try:
+        size = SIZE_READERS[image_format](data)
+    except (struct.error, IndexError, ValueError):
+        size = None  # cut short, or not what the format says; the bytes are kept all the same
+    width, height = size if size and all(size) else (None, None)
+    return ImageHeader(format=image_format, width=width, height=height)
+
+
+def sniff(data: bytes | bytearray) -> str | None:
+    """The format that the first bytes announce."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "webp"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "gif"
+    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"):
+        return "avif"
+    if SVG_ROOT.match(data[:HEADER_BYTES]):
+        return "svg"
+    return None
+
+
+def _png_size(data: bytes | bytearray) -> tuple[int, int] | None:
+    return struct.unpack_from(">II", data, 16) if data[12:16] == b"IHDR" else None
+
+
+def _gif_size(data: bytes | bytearray) -> tuple[int, int] | None:
+    return struct.unpack_from("<HH", data, 6)
+
+
+def _jpeg_size(data: bytes | bytearray) -> tuple[int, int] | None:
+    at = 2
+    while data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # padding before a marker
+            at += 1
+        elif marker in MARKERS_WITHOUT_LENGTH:
+            at += 2
+        elif marker in JPEG_START_OF_FRAME:
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return width, height
+        else:
+            at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+    return None
+
+
+def _webp_size(data: bytes | bytearray) -> tuple[int, int] | None:
+    chunk = data[12:16]
+    if chunk == b"VP8X":
+        return (
+            int.from_bytes(data[24:27], "little") + 1,
+            int.from_bytes(data[27:30], "little") + 1,
+        )
+    if chunk == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if chunk == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
+def _avif_size(data: bytes | bytearray) -> tuple[int, int] | None:
+    # Each item (a tile, the alpha plane, the whole) has an `ispe` box; the whole is the largest.
+    boxes = re.finditer(rb"ispe\0\0\0\0(.{8})", data[:HEADER_BYTES], re.DOTALL)
+    sizes: list[tuple[int, int]] = [struct.unpack(">II", box.group(1)) for box in boxes]
+    return max(sizes, key=lambda size: size[0] * size[1], default=None)
+
+
+def _svg_size(data: bytes | bytearray) -> tuple[int, int] | None:
+    root = SVG_ROOT.match(data[:HEADER_BYTES])
+    attributes = root.group(1) if root else b""
+    sides = [
+        re.search(
+            rb"(?<![\w-])" + name + rb"\s*=\s*[\"']\s*([\d.]{1,12})(?:px)?\s*[\"']", attributes
+        )
+        for name in (b"width", b"height")
+    ]
+    if sides[0] and sides[1]:
+        return round(float(sides[0].group(1))), round(float(sides[1].group(1)))
+    box = re.search(rb"(?<![\w-])viewBox\s*=\s*[\"']([^\"']{1,80})[\"']", attributes)
+    if box is None:
+        return None
+    _, _, width, height = re.split(rb"[\s,]+", box.group(1).strip())
+    return round(float(width)), round(float(height))
+
+
+SIZE_READERS = {
+    "png": _png_size,
+    "jpeg": _jpeg_size,
+    "webp": _webp_size,
+    "gif": _gif_size,
+    "avif": _avif_size,
+    "svg": _svg_size,
+}

@@ -1,0 +1,93 @@
+"""Images in storage, named by what was asked for and by the attempt that they came from."""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
+from decimal import Decimal
+
+from dagster_imagegen.engine.money import PriceList
+from dagster_imagegen.engine.response import GeneratedImage
+from dagster_imagegen.engine.rows import (
+    SANDBOX,
+    cost_columns,
+    image_columns,
+    lost_columns,
+    stored_image_columns,
+)
+from dagster_imagegen.engine.storage import Storage
+from dagster_imagegen.engine.usage import Row
+
+FOLDER = "images"
+
+
+class Images:
+    """The images of one storage; the `ImageShelf` of a ledger."""
+
+    def __init__(self, storage: Storage, *, prices: PriceList, now: Callable[[], datetime]) -> None:
+        self._storage = storage
+        self._prices = prices
+        self._now = now
+
+    async def save(self, image: GeneratedImage, *, fingerprint: str, attempt_id: str) -> Row:
+        """Store the exact bytes; the image's columns. Safe to repeat. Raises `StorageError`."""
+        path = f"{_folder(fingerprint)}/{fingerprint}.{attempt_id}.{image.format}"
+        await self._storage.put(path, image.data)
+        return image_columns(image, path=path)
+
+    async def find(self, fingerprint: str) -> Mapping[str, str]:
+        """The paths of a fingerprint's images, by attempt."""
+        listed = await self._storage.list(_folder(fingerprint), prefix=f"{fingerprint}.")
+        return {_attempt_of(path): path for path in listed}
+
+    async def missing(self, paths: Collection[str]) -> set[str]:
+        """Those of the paths where nothing lies any more; one listing for each folder."""
+        folders = sorted({path.rpartition("/")[0] for path in paths})
+        listed = await asyncio.gather(*(self._storage.list(folder) for folder in folders))
+        there = {path for listing in listed for path in listing}
+        return {path for path in paths if path not in there}
+
+    async def describe(self, path: str) -> Row:
+        """The image's columns, from its bytes."""
+        return stored_image_columns(await self._storage.get(path), path=path)
+
+    async def recover(self, intent: Row, path: str) -> Row:
+        """The outcome of an attempt whose image is there and whose answer is lost.
+
+        Its cost is estimated from what was asked for.
+        """
+        estimate = self._prices.cost(
+            intent["model"],
+            tokens=None,
+            reported_usd=None,
+            size=intent.get("size"),
+            quality=intent.get("quality"),
+            partial_images=intent.get("partial_images") or 0,
+        )
+        sandbox = intent.get("endpoint_id") == SANDBOX
+        columns = cost_columns(estimate, sandbox=sandbox)
+        if columns["cost_usd"] is None and isinstance(intent.get("worst_case_usd"), Decimal):
+            columns |= {"cost_usd": intent["worst_case_usd"], "cost_basis": "estimated"}
+        return {
+            "status": "succeeded",
+            "billing": "not_billed" if sandbox else "billed",
+            "finished_at": self._now(),
+            **columns,
+            **await self.describe(path),
+        }
+
+    def lost(self, intent: Row) -> Row:
+        """The outcome of an attempt whose process ended before its outcome was on record."""
+        return lost_columns(
+            intent,
+            finished_at=self._now(),
+            code="outcome_lost",
+            message="the process ended before the outcome of this request was on record",
+        )
+
+
+def _folder(fingerprint: str) -> str:
+    return f"{FOLDER}/{fingerprint[:2]}"
+
+
+def _attempt_of(path: str) -> str:
+    return path.rpartition("/")[2].split(".")[1]

@@ -1,0 +1,219 @@
+"""What images cost: a dated price list, and how each figure was come by."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date
+from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
+from functools import cache
+from importlib import resources
+from typing import Any, Literal, TypeAlias, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from dagster_imagegen.engine.errors import ConfigurationError, did_you_mean
+from dagster_imagegen.engine.price import ANY, ModelPrice, TokenRates
+from dagster_imagegen.engine.request import ImageRequest
+from dagster_imagegen.engine.tokens import TokenUsage
+
+__all__ = ["Cost", "CostBasis", "ModelPrice", "PriceList", "TokenRates"]
+
+CostBasis: TypeAlias = Literal["reported", "metered", "estimated", "unknown", "sandbox"]
+"""The provider's own bill, the answer's usage times the price list, the token table or a price by
+the image, nobody's guess, or no money at all. `PriceList` does not say `sandbox`: the sandbox's
+list price is of interest too, and who knows the endpoint decides."""
+
+USER_SOURCE = "prices setting"
+
+_SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
+# Wide enough that no sum or product is ever rounded, whatever the process' own context is.
+_EXACT = Context(prec=100)
+# What the usage table holds: ten decimals, and more dollars than anybody was billed.
+_SMALLEST_USD = Decimal("1e-10")
+_ABSURD_USD = Decimal(10**9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """An amount and where it comes from. `usd` is None where nobody can tell, never 0."""
+
+    usd: Decimal | None
+    basis: CostBasis
+    source: str | None = None
+    as_of: date | None = None
+
+
+UNKNOWN = Cost(usd=None, basis="unknown")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriceList:
+    """Prices by model name, and the user's own before them."""
+
+    listed: Mapping[str, ModelPrice]
+    prefixes: Mapping[str, str]
+    overrides: Mapping[str, ModelPrice] = field(default_factory=dict[str, ModelPrice])
+    _found: dict[str, ModelPrice | None] = field(
+        default_factory=dict[str, "ModelPrice | None"], init=False, repr=False, compare=False
+    )
+
+    @staticmethod
+    def default() -> "PriceList":
+        """The published prices of prices.yaml."""
+        return _published()
+
+    def with_overrides(
+        self, prices: Mapping[str, ModelPrice | Mapping[str, object]]
+    ) -> "PriceList":
+        """The list with the user's prices, by model name (exact, or a family: `flux-*`).
+
+        What a price leaves out stays as listed for its model. Raises `ConfigurationError`.
+        """
+        overrides = {model: _validated(model, price) for model, price in prices.items()}
+        return replace(self, overrides={**self.overrides, **overrides})
+
+    def find(self, model: str) -> ModelPrice | None:
+        """The price of a model, if there is one; names that are merely alike do not count."""
+        if model not in self._found:
+            self._found[model] = self._find(model)
+        return self._found[model]
+
+    def _find(self, model: str) -> ModelPrice | None:
+        listed = _look_up(self.listed, model)
+        user = _look_up(self.overrides, model)
+        for prefix, note in self.prefixes.items():
+            bare = model.removeprefix(prefix)
+            if bare != model:
+                user = user or _look_up(self.overrides, bare)
+                if listed is None and (found := _look_up(self.listed, bare)) is not None:
+                    listed = replace(found, source=f"{found.source} ({note})")
+        if user is None or listed is None:
+            return user or listed
+        return user.over(listed)
+
+    def cost(
+        self,
+        model: str,
+        *,
+        tokens: TokenUsage | None = None,
+        reported_usd: Decimal | None = None,
+        size: str | None = None,
+        quality: str | None = None,
+        partial_images: int = 0,
+        image_made: bool = True,
+    ) -> Cost:
+        """The cost of an answered request, by the best that is known of it.
+
+        A reported 0 and all-zero usage are what servers say that do not count, so they are taken
+        for nothing said. An estimate is of the image alone: nobody counted the prompt. A failure
+        has no `image_made`: it may be billed for its prompt alone.
+        """
+        with localcontext(_EXACT):
+            if reported_usd is not None and _SMALLEST_USD <= reported_usd < _ABSURD_USD:
+                usd = reported_usd.quantize(_SMALLEST_USD, ROUND_HALF_EVEN)
+                return Cost(usd=usd, basis="reported", source="reported by the endpoint")
+            price = self.find(model)
+            if price is None:
+                return UNKNOWN
+            usd = None if tokens is None else price.metered(tokens, image_made=image_made)
+            if usd is not None:
+                return _cost(usd, "metered", price)
+            estimates = set(price.estimates(size, quality, partial_images))
+            return _cost(estimates.pop(), "estimated", price) if len(estimates) == 1 else UNKNOWN
+
+    def worst_case(self, request: ImageRequest) -> Cost:
+        """The most that a request can cost, to be reserved before it is sent.
+
+        As far as the reference's own parameters decide it: `auto` is the dearest choice that is
+        known of the model, the prompt one token a byte, and every partial image is billed.
+        Unknown where the model, or a size or quality that is named, has no price.
+        """
+        with localcontext(_EXACT):
+            price = self.find(request.model)
+            bounds = None if price is None else _range(price, request)
+            return (
+                UNKNOWN if price is None or bounds is None else _cost(bounds[1], "estimated", price)
+            )
+
+    def estimate_range(self, request: ImageRequest) -> tuple[Decimal, Decimal] | None:
+        """The least and the most that a request can cost if it brings an image."""
+        with localcontext(_EXACT):
+            price = self.find(request.model)
+            return None if price is None else _range(price, request)
+
+
+def _range(price: ModelPrice, request: ImageRequest) -> tuple[Decimal, Decimal] | None:
+    # The final image can come before any partial one.
+    least = price.estimates(request.size, request.quality, 0)
+    most = price.estimates(request.size, request.quality, request.partial_images or 0)
+    prompt = price.prompt_at_most(request.prompt)
+    if not least or not most or prompt is None:
+        return None
+    return min(least), max(most) + prompt
+
+
+def _cost(usd: Decimal, basis: CostBasis, price: ModelPrice) -> Cost:
+    if usd >= _ABSURD_USD:
+        return UNKNOWN
+    return Cost(usd=usd, basis=basis, source=price.source, as_of=price.as_of)
+
+
+def _look_up(prices: Mapping[str, ModelPrice], model: str) -> ModelPrice | None:
+    """By the whole name, by the name without a date, by the longest family."""
+    exact = prices.get(model) or prices.get(_SNAPSHOT.sub("", model))
+    if exact is not None:
+        return exact
+    families = [
+        name for name in prices if name.endswith(ANY) and model.startswith(name[: -len(ANY)])
+    ]
+    return prices[max(families, key=len)] if families else None
+
+
+class _Prefix(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    prefix: str
+    note: str
+
+
+class _PriceFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    prefixes: list[_Prefix]
+    models: list[dict[str, Any]]
+
+
+@cache
+def _published() -> PriceList:
+    text = resources.files("dagster_imagegen.engine").joinpath("prices.yaml").read_text("utf-8")
+    file = _PriceFile.model_validate(yaml.safe_load(text))
+    listed: dict[str, ModelPrice] = {}
+    for entry in file.models:
+        names = cast("list[str]", entry.pop("names"))
+        listed |= dict.fromkeys(names, _MODEL_PRICE.validate_python(entry))
+    return PriceList(listed=listed, prefixes={each.prefix: each.note for each in file.prefixes})
+
+
+_MODEL_PRICE = TypeAdapter(ModelPrice)
+
+
+def _validated(model: str, price: ModelPrice | Mapping[str, object]) -> ModelPrice:
+    if not isinstance(price, ModelPrice):
+        try:
+            price = _MODEL_PRICE.validate_python(price)
+        except ValidationError as error:
+            raise ConfigurationError(_complaint(model, error)) from error
+    return price if price.source else replace(price, source=USER_SOURCE)
+
+
+_FIELDS = (*ModelPrice.__dataclass_fields__, *TokenRates.__dataclass_fields__)
+
+
+def _complaint(model: str, error: ValidationError) -> str:
+    lines: list[str] = []
+    for each in error.errors(include_url=False):
+        place = ".".join(str(part) for part in each["loc"])
+        what = each["msg"].removeprefix("Value error, ")
+        if each["type"] == "unexpected_keyword_argument":
+            what = "is not part of a price" + did_you_mean(str(each["loc"][-1]), _FIELDS)
+        lines.append(f'prices["{model}"]{"." if place else ""}{place}: {what}')
+    return "\n".join(lines)

@@ -1,0 +1,261 @@
+"""What is to be done for a prompt table, given all that is on record: known before any money."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Literal, TypeAlias
+
+import pyarrow as pa
+
+from dagster_imagegen.engine.images import Images
+from dagster_imagegen.engine.ledger import Books
+from dagster_imagegen.engine.money import PriceList
+from dagster_imagegen.engine.prompts import PromptTable
+from dagster_imagegen.engine.request import ImageRequest
+from dagster_imagegen.engine.rows import SANDBOX
+from dagster_imagegen.engine.storage import Storage
+from dagster_imagegen.engine.usage import Row, open_parts, rows_about, to_table
+
+UNKNOWN_RESENDS = 2
+"""How often later runs ask again for what nobody can tell was billed."""
+
+Redo: TypeAlias = Literal["refused", "unknown", "missing"]
+OutcomeStatus: TypeAlias = Literal[
+    "generated", "reused", "refused", "failed", "unknown", "deferred"
+]
+
+_COLUMNS = (
+    "attempt_id",
+    "root_run_id",
+    "fingerprint",
+    "moderation",
+    "status",
+    "billing",
+    "error_code",
+    "error_message",
+    "finished_at",
+    "revised_prompt",
+    "cost_usd",
+    "cost_basis",
+    "image_path",
+    "image_sha256",
+    "image_size_bytes",
+    "image_format",
+    "image_width",
+    "image_height",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one image that was wanted. `row` is the usage row that says so."""
+
+    fingerprint: str
+    status: OutcomeStatus
+    row: Row = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One distinct image that is wanted. `known` is its outcome where nothing is to be sent."""
+
+    request: ImageRequest
+    prompt_id: str
+    known: Outcome | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a pass will do. Counts are of images, one for each prompt row and variant."""
+
+    prompts: PromptTable
+    jobs: tuple[Job, ...]
+    images: int
+    reused: int
+    refused: int
+    unknown: int
+    missing: int
+    cost_range_usd: tuple[Decimal, Decimal] | None
+    """Least and most that what is sent costs by the price list; None: it knows no price."""
+    sandbox: bool
+
+    @property
+    def rows(self) -> int:
+        """Rows of the prompt table."""
+        return len(self.prompts.rows)
+
+    @property
+    def to_send(self) -> int:
+        """Requests that will be sent, if each succeeds at once."""
+        return sum(job.known is None for job in self.jobs)
+
+    @property
+    def duplicates(self) -> int:
+        """Images that another row of the table asks for as well."""
+        return self.images - len(self.jobs)
+
+    def describe(self) -> str:
+        """One line for a log."""
+        parts = [f"{self.rows:,} rows", f"{self.images:,} images", f"{self.to_send:,} to request"]
+        for count, what in (
+            (self.reused, "already in storage"),
+            (self.duplicates, "asked for twice in this table"),
+            (self.refused, "refused before"),
+            (self.unknown, "left alone, their outcome being unknown"),
+            (self.missing, "paid for and gone from storage"),
+        ):
+            if count:
+                parts.append(f"{count:,} {what}")
+        return f"plan: {', '.join(parts)}; {self._cost()}"
+
+    def _cost(self) -> str:
+        if not self.to_send:
+            return "nothing to pay"
+        if self.cost_range_usd is None:
+            return "no price is known for this model"
+        low, high = self.cost_range_usd
+        amount = (
+            f"${low:,.2f}" if round(low, 2) == round(high, 2) else f"${low:,.2f} to ${high:,.2f}"
+        )
+        return f"$0.00 in the sandbox ({amount} at list price)" if self.sandbox else amount
+
+
+async def make_plan(
+    prompts: PromptTable,
+    books: Books,
+    *,
+    storage: Storage,
+    images: Images,
+    prices: PriceList,
+    root_run_id: str,
+    redo: Collection[Redo] = (),
+    resend_unknown: bool = False,
+) -> Plan:
+    """Look up every image that is wanted in what is on record, and price what is left.
+
+    `storage` is where the parts of `books` lie.
+    """
+    wanted: dict[str, tuple[ImageRequest, str]] = {}
+    asked: Counter[str] = Counter()
+    for row in prompts.rows:
+        for request in row.requests:
+            wanted.setdefault(request.fingerprint, (request, row.prompt_id))
+            asked[request.fingerprint] += 1
+    on_record = _on_record(books, list(wanted), storage=storage)
+    paths = [best["image_path"] for rows in on_record.values() if (best := _image_row(rows))]
+    gone = await images.missing(paths)
+    verdicts = _Verdicts(
+        root_run_id=root_run_id, redo=redo, resend_unknown=resend_unknown, gone=gone
+    )
+    jobs = tuple(
+        Job(
+            request=request,
+            prompt_id=prompt_id,
+            known=verdicts.of(request, on_record.get(fingerprint, [])),
+        )
+        for fingerprint, (request, prompt_id) in wanted.items()
+    )
+    counts = Counter(_kind(job.known) for job in jobs)
+    return Plan(
+        prompts=prompts,
+        jobs=jobs,
+        images=asked.total(),
+        reused=counts["reused"],
+        refused=counts["refused"],
+        unknown=counts["unknown"],
+        missing=counts["missing"],
+        cost_range_usd=_cost_range([job.request for job in jobs if job.known is None], prices),
+        sandbox=any(job.request.endpoint_id == SANDBOX for job in jobs),
+    )
+
+
+def _on_record(
+    books: Books, fingerprints: list[str], *, storage: Storage
+) -> Mapping[str, list[Row]]:
+    """The rows of each fingerprint, published or not, oldest first."""
+    tables = [to_table(books.open_rows).select(_COLUMNS)]
+    if books.parts and fingerprints:
+        parts = open_parts(
+            [storage.full_path(p) for p in books.parts], filesystem=storage.filesystem
+        )
+        tables.append(rows_about(parts, fingerprints, columns=_COLUMNS))
+    rows = pa.concat_tables(tables).sort_by("attempt_id").to_pylist()
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["fingerprint"], []).append(row)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Verdicts:
+    root_run_id: str
+    redo: Collection[Redo]
+    resend_unknown: bool
+    gone: Collection[str]
+
+    def of(self, request: ImageRequest, rows: list[Row]) -> Outcome | None:
+        """The outcome that is on record, or None: it has to be asked for."""
+        fingerprint = request.fingerprint
+        if (best := _image_row(rows)) is not None:
+            if best["image_path"] not in self.gone:
+                return Outcome(fingerprint=fingerprint, status="reused", row=best)
+            return None if "missing" in self.redo else _missing(fingerprint, best)
+        if "refused" not in self.redo and (refusal := _refusal(request, rows)) is not None:
+            return Outcome(fingerprint=fingerprint, status="refused", row=refusal)
+        doubtful = [row for row in rows if _perhaps_billed(row)]
+        if "unknown" in self.redo or not doubtful:
+            return None
+        here = any(row["root_run_id"] == self.root_run_id for row in doubtful)
+        if (here and not self.resend_unknown) or len(doubtful) > UNKNOWN_RESENDS:
+            return Outcome(fingerprint=fingerprint, status="unknown", row=doubtful[-1])
+        return None
+
+
+def _kind(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return "to send"
+    return "missing" if outcome.row.get("error_code") == "image_missing" else outcome.status
+
+
+def _image_row(rows: list[Row]) -> Row | None:
+    """The oldest success: the smallest attempt wins, so that every reader names the same image."""
+    return next((row for row in rows if row["status"] == "succeeded"), None)
+
+
+def _refusal(request: ImageRequest, rows: list[Row]) -> Row | None:
+    """A refusal that still stands: at the same moderation level, or at the lower one."""
+    levels = {request.moderation or "auto", "low"}
+    return next(
+        (
+            row
+            for row in reversed(rows)
+            if row["status"] == "refused" and (row["moderation"] or "auto") in levels
+        ),
+        None,
+    )
+
+
+def _perhaps_billed(row: Row) -> bool:
+    """Unknown; or billed, and its image could not be saved."""
+    return row["status"] == "unknown" or (row["status"] == "failed" and row["billing"] == "billed")
+
+
+def _missing(fingerprint: str, best: Row) -> Outcome:
+    message = (
+        f"the image was paid for and is no longer at {best['image_path']}; bring it back, or "
+        "raise the row's revision to buy another"
+    )
+    row = {**best, "error_code": "image_missing", "error_message": message}
+    return Outcome(fingerprint=fingerprint, status="failed", row=row)
+
+
+def _cost_range(requests: list[ImageRequest], prices: PriceList) -> tuple[Decimal, Decimal] | None:
+    """Summed over all; None as soon as one has no price."""
+    low = high = Decimal(0)
+    for request in requests:
+        estimate = prices.estimate_range(request)
+        if estimate is None:
+            return None
+        low, high = low + estimate[0], high + estimate[1]
+    return low, high

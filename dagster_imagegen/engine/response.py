@@ -1,0 +1,325 @@
+"""An answer → the image in it, a link to it, or a classified failure. Nothing is sent from here.
+
+    Body ──> GeneratedImage      as base64, as a `data:` URL, or raw
+         ──> ImageLink           a URL that the client has to fetch
+         ──> Failure             (failures.py)
+
+The bytes decide what an image is; what the answer declares is recorded and not relied on.
+"""
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import httpx
+import pybase64
+from httpx_sse import EventSource, ServerSentEvent
+
+from dagster_imagegen.engine.failures import (
+    Billing,
+    Failure,
+    FailureKind,
+    FailureStatus,
+    classify,
+    error_of_json,
+    failure_of,
+    read_error,
+)
+from dagster_imagegen.engine.image_header import read_header
+from dagster_imagegen.engine.tokens import TokenUsage
+from dagster_imagegen.engine.waits import RateHeadroom, read_headroom
+from dagster_imagegen.engine.wire import (
+    cost_of,
+    count_of,
+    first,
+    list_of,
+    load_json,
+    mapping_of,
+    message_of,
+    text_of,
+    tokens_of,
+)
+
+__all__ = [
+    "Answer",
+    "AnswerFacts",
+    "Billing",
+    "Failure",
+    "FailureKind",
+    "FailureStatus",
+    "GeneratedImage",
+    "ImageLink",
+    "RateHeadroom",
+    "ambiguous",
+    "classify",
+    "image_of",
+    "read_body",
+    "read_headroom",
+    "read_stream",
+]
+
+PARAMETER_CHARACTERS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerFacts:
+    """What an answer says of its image; None where it is absent or null."""
+
+    revised_prompt: str | None = None
+    created: int | None = None
+    size: str | None = None
+    quality: str | None = None
+    background: str | None = None
+    output_format: str | None = None
+    tokens: TokenUsage | None = None
+    reported_cost_usd: Decimal | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedImage(AnswerFacts):
+    """An image: `data` are the exact bytes, `format` and the size are what those bytes say."""
+
+    data: bytes
+    format: str
+    width: int | None
+    height: int | None
+
+    def __repr__(self) -> str:
+        return f"<GeneratedImage {self.format} {self.width}x{self.height}, {len(self.data)} bytes>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLink:
+    """An image that is made and paid for, and has to be fetched: `url`, absolute or relative."""
+
+    url: str
+    facts: AnswerFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What became of one request."""
+
+    result: GeneratedImage | Failure
+    http_status: int | None = None
+    request_id: str | None = None
+    headroom: RateHeadroom | None = None
+
+
+def read_body(
+    *, http_status: int, headers: Mapping[str, str], body: bytes | bytearray, now: float
+) -> GeneratedImage | ImageLink | Failure:
+    """What the whole body of an answer holds. `headers` are looked up in lower case."""
+    if not 200 <= http_status < 300:
+        return classify(http_status=http_status, headers=headers, body=body, now=now)
+    if read_header(body):
+        return image_of(bytes(body), AnswerFacts())
+    try:
+        answer = load_json(body)
+    except ValueError as error:
+        return _not_json(body, http_status=http_status, problem=str(error))
+    return _read_answer(answer, http_status=http_status, headers=headers, now=now)
+
+
+async def read_stream(
+    chunks: AsyncIterator[bytes], *, http_status: int, headers: Mapping[str, str], now: float
+) -> GeneratedImage | ImageLink | Failure:
+    """What a stream of server-sent events comes to, decided by its first final event.
+
+    Nothing is read past that event. Partial images are dropped as they come, so no more than one
+    event is held at a time. `chunks` bounds how much is read, and may raise: an event that is
+    complete by then counts.
+    """
+    stream = _Chunks(chunks)
+    # An own response, for httpx-sse decodes nothing else; its events are all that is public.
+    response = httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=stream)
+    result: GeneratedImage | ImageLink | Failure | None = None
+    partials = 0
+    async for event in EventSource(response).aiter_sse():
+        if result is None:
+            kind, data = _read_event(event)
+            partials += kind.endswith("partial_image")
+            if kind == "error":
+                error = error_of_json(data)
+                result = failure_of(error, http_status=http_status, headers=headers, now=now)
+            elif kind.endswith("completed"):
+                result = _read_answer(data, http_status=http_status, headers=headers, now=now)
+            stream.wanted = result is None
+    if result is None and stream.error is not None:
+        raise stream.error
+    return result or ambiguous(
+        "stream_ended",
+        f"the stream ended after {partials} partial images, without image_generation.completed",
+        http_status=http_status,
+    )
+
+
+def _read_event(event: ServerSentEvent) -> tuple[str, object]:
+    """The kind of an event and what it carries. The data's own type goes before the event's."""
+    try:
+        data = load_json(event.data)
+    except ValueError:
+        return ("error" if event.event == "error" else "", event.data)
+    fields = mapping_of(data)
+    if fields.get("error") is not None:
+        return "error", data
+    if list_of(fields.get("data")):  # the answer of a server that only pretends to stream
+        return "completed", data
+    return str(first(fields.get("type"), event.event)), data
+
+
+class _Chunks(httpx.AsyncByteStream):
+    """Chunks that always end with an empty line, so that a whole last event is never dropped."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks = chunks
+        self.wanted = True
+        self.error: Exception | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._chunks:
+                yield chunk
+                if not self.wanted:
+                    return
+        except Exception as error:  # noqa: BLE001  raised again once what had come is read
+            self.error = error
+        yield b"\n\n"
+
+
+def image_of(data: bytes, facts: AnswerFacts) -> GeneratedImage | Failure:
+    """The image that these bytes are; not being one is an ambiguous failure."""
+    header = read_header(data)
+    if header is None:
+        start = message_of(repr(data[:16]), limit=80)
+        return ambiguous(
+            "not_an_image", f"{len(data)} bytes came that are no image: {start}", facts=facts
+        )
+    return GeneratedImage(
+        data=data,
+        format=header.format,
+        width=header.width,
+        height=header.height,
+        **vars(facts),
+    )
+
+
+def ambiguous(
+    code: str, message: str, *, http_status: int | None = None, facts: AnswerFacts | None = None
+) -> Failure:
+    """A failure after which nobody can tell whether the work was done and billed."""
+    return Failure(
+        kind=FailureKind.AMBIGUOUS,
+        code=code,
+        message=message,
+        http_status=http_status,
+        tokens=facts.tokens if facts else None,
+        reported_cost_usd=facts.reported_cost_usd if facts else None,
+    )
+
+
+def _read_answer(
+    answer: object, *, http_status: int, headers: Mapping[str, str], now: float
+) -> GeneratedImage | ImageLink | Failure:
+    top = mapping_of(answer)
+    # A `completed` event is its own only item.
+    items = [mapping_of(item) for item in list_of(top.get("data"))] or [top]
+    item = next((i for i in items if _has_image(i)), items[0])
+    facts = _facts(top, item)
+    if not _has_image(item):
+        return _no_image(answer, facts, http_status=http_status, headers=headers, now=now)
+    encoded = item.get("b64_json")
+    if isinstance(encoded, str) and encoded:
+        return _image_of_base64(encoded, facts)
+    url = str(item.get("url")).strip()
+    if url[:5].lower() == "data:":
+        return _image_of_data_url(url, facts)
+    return ImageLink(url=url, facts=facts)
+
+
+def _has_image(item: Mapping[str, Any]) -> bool:
+    return any(isinstance(item.get(key), str) and item.get(key) for key in ("b64_json", "url"))
+
+
+def _facts(top: Mapping[str, Any], item: Mapping[str, Any]) -> AnswerFacts:
+    def parameter(name: str) -> str | None:
+        return first(
+            *(message_of(place.get(name), limit=PARAMETER_CHARACTERS) for place in (top, item))
+        )
+
+    usage = top.get("usage")
+    return AnswerFacts(
+        revised_prompt=first(
+            text_of(item.get("revised_prompt")), text_of(top.get("revised_prompt"))
+        ),
+        created=first(count_of(top.get("created")), count_of(top.get("created_at"))),
+        size=parameter("size"),
+        quality=parameter("quality"),
+        background=parameter("background"),
+        output_format=parameter("output_format"),
+        tokens=tokens_of(usage),
+        reported_cost_usd=cost_of(usage),
+    )
+
+
+def _image_of_base64(encoded: str, facts: AnswerFacts) -> GeneratedImage | Failure:
+    if encoded[:5].lower() == "data:":
+        return _image_of_data_url(encoded, facts)
+    try:
+        data = pybase64.b64decode(encoded, validate=True)
+    except ValueError:
+        try:  # some servers break the lines
+            data = pybase64.b64decode("".join(encoded.split()), validate=True)
+        except ValueError:
+            return ambiguous("broken_base64", "the image came as broken base64", facts=facts)
+    return image_of(data, facts)
+
+
+def _image_of_data_url(url: str, facts: AnswerFacts) -> GeneratedImage | Failure:
+    head, _, content = url.partition(",")
+    if head.lower().endswith(";base64"):
+        return _image_of_base64(content, facts)
+    return image_of(unquote_to_bytes(content), facts)
+
+
+def _no_image(
+    answer: object, facts: AnswerFacts, *, http_status: int, headers: Mapping[str, str], now: float
+) -> Failure:
+    """A 200 without an image: an error in disguise if it says so in words we know."""
+    error = error_of_json(answer) if mapping_of(answer).get("error") is not None else None
+    if error is not None:
+        return failure_of(
+            error,
+            http_status=http_status,
+            headers=headers,
+            now=now,
+            otherwise=FailureKind.AMBIGUOUS,
+        )
+    keys = message_of(", ".join(sorted(map(str, mapping_of(answer)))), limit=200)
+    what = f"an object with {keys}" if keys else f"{type(answer).__name__}"
+    return ambiguous(
+        "no_image", f"the answer holds no image but {what}", http_status=http_status, facts=facts
+    )
+
+
+def _not_json(body: bytes | bytearray, *, http_status: int, problem: str) -> Failure:
+    if re.match(rb"\s*<(?:!doctype html|html)\b", body[:500], re.IGNORECASE):
+        # No such endpoint makes images: a website, or a gateway's page for any unknown address.
+        page = read_error(body).message or "HTML page"
+        return Failure(
+            kind=FailureKind.MISCONFIGURED,
+            code="html_answer",
+            message=f"a web page came where an image was expected ({page}); check base_url",
+            http_status=http_status,
+        )
+    if not body:
+        return ambiguous("empty_body", "the answer is empty", http_status=http_status)
+    start = message_of(repr(bytes(body[:32])), limit=120)
+    return ambiguous(
+        "broken_json",
+        f"{len(body)} bytes that are neither JSON nor an image: {start} ({message_of(problem)})",
+        http_status=http_status,
+    )

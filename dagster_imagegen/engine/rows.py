@@ -1,0 +1,155 @@
+"""Requests and answers as columns of the usage table."""
+
+import hashlib
+from datetime import datetime, timezone
+from typing import Any
+
+from dagster_imagegen.engine.errors import StorageError
+from dagster_imagegen.engine.image_header import read_header
+from dagster_imagegen.engine.journal import Identity
+from dagster_imagegen.engine.money import Cost
+from dagster_imagegen.engine.request import ImageRequest
+from dagster_imagegen.engine.response import Answer, Failure, GeneratedImage
+from dagster_imagegen.engine.tokens import TokenUsage
+from dagster_imagegen.engine.usage import Row
+
+SANDBOX = "sandbox"
+"""The `endpoint_id` of requests that cost no money."""
+
+_SENT = (
+    "endpoint_id",
+    "model",
+    "size",
+    "quality",
+    "background",
+    "output_format",
+    "output_compression",
+    "moderation",
+    "stream",
+    "partial_images",
+    "user",
+    "revision",
+    "variant",
+    "fingerprint",
+)
+_TOKENS = tuple(TokenUsage.__dataclass_fields__)
+
+
+def intent_columns(
+    request: ImageRequest,
+    *,
+    identity: Identity,
+    prompt_id: str,
+    attempt: int,
+    worst_case: Cost,
+    record_prompt: bool,
+) -> Row:
+    """What is on record before a request is sent."""
+    return {
+        **{name: getattr(identity, name) for name in Identity.__dataclass_fields__},
+        "prompt_id": prompt_id,
+        "prompt_sha256": hashlib.sha256(request.prompt.encode()).hexdigest(),
+        "prompt": request.prompt if record_prompt else None,
+        **{name: getattr(request, name) for name in _SENT},
+        "extra_body": request.extra_body or None,
+        "attempt": attempt,
+        "worst_case_usd": worst_case.usd,
+        "price_source": worst_case.source,
+        "price_as_of": worst_case.as_of,
+    }
+
+
+def answer_columns(answer: Answer, cost: Cost, *, sandbox: bool, finished_at: datetime) -> Row:
+    """What an answer says, apart from where its image went."""
+    result = answer.result
+    common: Row = {
+        "http_status": answer.http_status,
+        "request_id": answer.request_id,
+        "finished_at": finished_at,
+        **_token_columns(result.tokens),
+        **cost_columns(cost, sandbox=sandbox),
+    }
+    if isinstance(result, Failure):
+        return {
+            **common,
+            "status": result.status,
+            "billing": "not_billed" if sandbox else result.billing,
+            "error_code": result.code,
+            "error_message": result.message,
+        }
+    return {
+        **common,
+        "status": "succeeded",
+        "billing": "not_billed" if sandbox else "billed",
+        "revised_prompt": result.revised_prompt,
+        "answered_at": _created(result.created),
+        "answered_size": result.size,
+        "answered_quality": result.quality,
+        "answered_background": result.background,
+        "answered_format": result.output_format,
+    }
+
+
+def image_columns(image: GeneratedImage, *, path: str) -> Row:
+    """Where an answered image went, and what it is."""
+    return {
+        "image_path": path,
+        "image_sha256": hashlib.sha256(image.data).hexdigest(),
+        "image_size_bytes": len(image.data),
+        "image_format": image.format,
+        "image_width": image.width,
+        "image_height": image.height,
+    }
+
+
+def stored_image_columns(data: bytes, *, path: str) -> Row:
+    """The same of an image that is in storage and of which no answer is on record."""
+    header = read_header(data)
+    if header is None:
+        raise StorageError(f"{path} is not an image of a known format")
+    return {
+        "image_path": path,
+        "image_sha256": hashlib.sha256(data).hexdigest(),
+        "image_size_bytes": len(data),
+        "image_format": header.format,
+        "image_width": header.width,
+        "image_height": header.height,
+    }
+
+
+def cost_columns(cost: Cost, *, sandbox: bool) -> Row:
+    """Money that was spent, which in the sandbox is none, whatever the price list says."""
+    if sandbox:
+        return {"cost_usd": 0, "cost_basis": SANDBOX, "price_source": None, "price_as_of": None}
+    return {
+        "cost_usd": cost.usd,
+        "cost_basis": cost.basis,
+        "price_source": cost.source,
+        "price_as_of": cost.as_of,
+    }
+
+
+def lost_columns(intent: Row, *, finished_at: datetime, code: str, message: str) -> Row:
+    """The outcome of an attempt of which nobody can tell whether it was billed."""
+    sandbox = intent.get("endpoint_id") == SANDBOX
+    worst_case = intent.get("worst_case_usd")
+    return {
+        "status": "unknown",
+        "billing": "not_billed" if sandbox else "unknown",
+        "error_code": code,
+        "error_message": message,
+        "finished_at": finished_at,
+        "cost_usd": 0 if sandbox else worst_case,
+        "cost_basis": SANDBOX if sandbox else "unknown" if worst_case is None else "estimated",
+    }
+
+
+def _token_columns(tokens: TokenUsage | None) -> dict[str, Any]:
+    return {} if tokens is None else {name: getattr(tokens, name) for name in _TOKENS}
+
+
+def _created(created: int | None) -> datetime | None:
+    try:
+        return None if created is None else datetime.fromtimestamp(created, timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        return None  # A server's clock in milliseconds, say; the rest of its answer is good.

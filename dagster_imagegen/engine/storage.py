@@ -1,0 +1,352 @@
+"""Objects under one URI of fsspec: written whole or not at all, read, listed, deleted."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+from fsspec.core import url_to_fs  # pyright: ignore[reportUnknownVariableType]  # fsspec has no types
+from fsspec.implementations.local import LocalFileSystem
+
+from dagster_imagegen.engine.errors import ConfigurationError, StorageError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; there a dead writer is known by its lease alone.
+    fcntl = None
+
+T = TypeVar("T")
+
+EXTRAS = {
+    "s3": "s3",
+    "s3a": "s3",
+    "gs": "gcs",
+    "gcs": "gcs",
+    "abfs": "azure",
+    "abfss": "azure",
+    "az": "azure",
+    "adl": "azure",
+}
+TEMPORARY_FOLDER = "_tmp"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredObject:
+    """What a listing says of one object; `modified` is the store's own time, in Unix seconds."""
+
+    path: str
+    size_bytes: int
+    modified: float | None
+
+
+class FileSystem(Protocol):
+    """The part of fsspec's interface that is used here; fsspec itself carries no types."""
+
+    protocol: str | tuple[str, ...]
+
+    def pipe_file(self, path: str, value: bytes) -> None: ...
+    def cat_file(self, path: str) -> bytes: ...
+    def find(self, path: str, *, detail: bool, **options: Any) -> dict[str, dict[str, Any]]: ...
+    def rm_file(self, path: str) -> None: ...
+    def unstrip_protocol(self, name: str) -> str: ...
+
+
+class WriterLock(Protocol):
+    """Held for as long as its process lives; the operating system frees it."""
+
+    def release(self) -> None: ...
+
+
+class ObjectStore(Protocol):
+    """What the write protocol needs of a store: whole objects, and listings that show them.
+
+    Paths are relative, with forward slashes. All methods but `put` are safe to repeat.
+    """
+
+    async def put(self, path: str, data: bytes) -> None:
+        """Write one object; readers see all of it or what was there before."""
+        ...
+
+    async def put_locked(self, path: str, data: bytes) -> WriterLock | None:
+        """`put`, holding a lock from the moment the object can be seen; None: no locks here."""
+        ...
+
+    async def is_locked(self, path: str) -> bool | None:
+        """Whether the writer of a `put_locked` object lives; None: this store cannot tell."""
+        ...
+
+    async def get(self, path: str) -> bytes:
+        """The object's bytes. Raises `FileNotFoundError`."""
+        ...
+
+    async def list(self, folder: str, *, prefix: str = "") -> dict[str, StoredObject]:
+        """Every object below `folder`, by path; with a prefix (no slash), if its path under
+        `folder` begins with it."""
+        ...
+
+    async def delete(self, paths: Iterable[str]) -> None:
+        """Delete objects, in the order given; one that is not there is no error."""
+        ...
+
+
+@dataclass(frozen=True)
+class _FileLock:
+    descriptor: int
+
+    def release(self) -> None:
+        os.close(self.descriptor)
+
+
+class Storage:
+    """An `ObjectStore` on any filesystem that fsspec has.
+
+    Calls of the filesystem run on threads, so that waiting for one does not hold up the others.
+    Raises `ConfigurationError` at once for a scheme that nothing here can serve.
+    """
+
+    def __init__(
+        self, uri: str, storage_options: Mapping[str, Any] | None = None, *, threads: int = 16
+    ) -> None:
+        self.filesystem, self.root = _open_filesystem(uri, storage_options or {})
+        self.is_local = isinstance(self.filesystem, LocalFileSystem)
+        if self.is_local:
+            self.root = str(Path(self.root).absolute())
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="imagegen-storage")
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def uri(self, path: str) -> str:
+        """The absolute address of an object, ready to open with fsspec; a plain path if local."""
+        full = self.full_path(path)
+        return full if self.is_local else self.filesystem.unstrip_protocol(full)
+
+    def put_now(self, path: str, data: bytes) -> None:
+        """`put`, on the calling thread."""
+        if self.is_local:
+            _write_whole(Path(self.full_path(path)), data, temporaries=self._temporaries)
+        else:
+            self.filesystem.pipe_file(self.full_path(path), data)
+
+    def get_now(self, path: str) -> bytes:
+        """`get`, on the calling thread."""
+        return self.filesystem.cat_file(self.full_path(path))
+
+    def list_now(self, folder: str, *, prefix: str = "") -> dict[str, StoredObject]:
+        """`list`, on the calling thread."""
+        if self.is_local:
+            return _list_local(Path(self.root), folder, prefix)
+        base = self.full_path(folder)
+        narrowed = {"prefix": prefix} if prefix and _narrows(self.filesystem) else {}
+        try:
+            found = self.filesystem.find(base, detail=True, **narrowed)
+        except FileNotFoundError:
+            return {}
+        start = len(self.full_path("")) + 1
+        listed = {
+            path[start:]: StoredObject(
+                path=path[start:], size_bytes=int(info.get("size") or 0), modified=_modified(info)
+            )
+            for path, info in found.items()
+        }
+        wanted = f"{folder}/{prefix}"
+        return {path: entry for path, entry in listed.items() if path.startswith(wanted)}
+
+    def delete_now(self, paths: Iterable[str]) -> None:
+        """`delete`, on the calling thread."""
+        doomed = tuple(paths)
+        for path in doomed:
+            with contextlib.suppress(FileNotFoundError):
+                self.filesystem.rm_file(self.full_path(path))
+        if self.is_local:
+            for folder in {Path(self.full_path(path)).parent for path in doomed}:
+                with contextlib.suppress(OSError):  # Not empty, or gone already.
+                    folder.rmdir()
+
+    async def put(self, path: str, data: bytes) -> None:
+        await self._run("write", path, lambda: self.put_now(path, data))
+
+    async def put_locked(self, path: str, data: bytes) -> WriterLock | None:
+        if not self.is_local or fcntl is None:
+            await self.put(path, data)
+            return None
+        full = Path(self.full_path(path))
+        return await self._run(
+            "write",
+            path,
+            lambda: _write_whole(full, data, temporaries=self._temporaries, locked=True),
+        )
+
+    async def is_locked(self, path: str) -> bool | None:
+        if not self.is_local or fcntl is None:
+            return None
+        full = self.full_path(path)
+        return await self._run("read", path, lambda: _is_locked(full))
+
+    async def get(self, path: str) -> bytes:
+        return await self._run("read", path, lambda: self.get_now(path))
+
+    async def list(self, folder: str, *, prefix: str = "") -> dict[str, StoredObject]:
+        return await self._run("list", folder, lambda: self.list_now(folder, prefix=prefix))
+
+    async def delete(self, paths: Iterable[str]) -> None:
+        doomed = tuple(paths)
+        await self._run("delete", doomed[0] if doomed else "", lambda: self.delete_now(doomed))
+
+    @property
+    def _temporaries(self) -> Path:
+        return Path(self.root) / TEMPORARY_FOLDER
+
+    def full_path(self, path: str) -> str:
+        """The path that the filesystem itself knows."""
+        if any(part in ("..", ".") for part in path.split("/")):
+            raise StorageError(f"{path!r} is not a path below {self.root}")
+        return f"{self.root.rstrip('/')}/{path}".rstrip("/")
+
+    async def _run(self, verb: str, path: str, call: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._pool, call)
+        except StorageError:
+            raise
+        except Exception as error:
+            if isinstance(error, FileNotFoundError) and verb == "read":
+                raise
+            # fsspec passes on whatever its hundred backends raise.
+            raise StorageError(
+                f"cannot {verb} {self.uri(path)}: {type(error).__name__}: {error}"
+            ) from error
+
+
+def _open_filesystem(uri: str, options: Mapping[str, Any]) -> tuple[FileSystem, str]:
+    scheme = uri.split("://", 1)[0] if "://" in uri else "file"
+    try:
+        # A cached listing would hide what another writer wrote.
+        opened: Any = url_to_fs(uri, **{"use_listings_cache": False, **options})
+        return cast("tuple[FileSystem, str]", opened)
+    except ImportError as error:
+        extra = EXTRAS.get(scheme)
+        install = (
+            f"pip install 'dagster-imagegen[{extra}]'"
+            if extra
+            else f"install the fsspec implementation of {scheme}://"
+        )
+        raise ConfigurationError(f"storage {uri!r} needs a package: {install} ({error})") from error
+    except ValueError as error:
+        raise ConfigurationError(
+            f"storage {uri!r}: no filesystem serves {scheme}://; use a folder, s3://, gs://, "
+            f"abfs:// or another scheme of fsspec ({error})"
+        ) from error
+
+
+def _narrows(filesystem: FileSystem) -> bool:
+    """Whether `find` can leave the rest of a folder out of its listing, as s3fs and gcsfs do."""
+    protocols = filesystem.protocol
+    names = (protocols,) if isinstance(protocols, str) else protocols
+    return not {"s3", "gs", "gcs"}.isdisjoint(names)
+
+
+def _modified(info: Mapping[str, Any]) -> float | None:
+    for key in ("mtime", "LastModified", "last_modified", "updated", "created"):
+        value = info.get(key)
+        if isinstance(value, datetime):
+            return (value if value.tzinfo else value.replace(tzinfo=timezone.utc)).timestamp()
+        if isinstance(value, (int, float)):
+            return float(value)
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                return datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp()
+    return None
+
+
+def _write_whole(
+    path: Path, data: bytes, *, temporaries: Path, locked: bool = False
+) -> _FileLock | None:
+    """Temporary, fsync, rename, fsync of the folder: the file is there whole, or not at all.
+
+    Temporaries lie in a folder of their own, because some readers take every file of a folder
+    for a part.
+    """
+    _make_folder(path.parent)
+    temporaries.mkdir(exist_ok=True)
+    temporary = temporaries / f"{path.name}.{secrets.token_hex(4)}.tmp"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+            if locked and fcntl is not None:
+                # Before the rename: no other writer may ever see the header without its lock.
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    if locked:
+        return _FileLock(descriptor)
+    os.close(descriptor)
+    return None
+
+
+def _list_local(root: Path, folder: str, prefix: str = "") -> dict[str, StoredObject]:
+    """Times are taken of what matches only: a folder of images can be large."""
+    found: dict[str, StoredObject] = {}
+    try:
+        entries = [entry for entry in os.scandir(root / folder) if entry.name.startswith(prefix)]
+    except (FileNotFoundError, NotADirectoryError):
+        return found
+    for entry in entries:
+        path = f"{folder}/{entry.name}"
+        if entry.is_dir():
+            found.update(_list_local(root, path))
+            continue
+        with contextlib.suppress(FileNotFoundError):  # Deleted while it was listed.
+            facts = entry.stat()
+            found[path] = StoredObject(path=path, size_bytes=facts.st_size, modified=facts.st_mtime)
+    return found
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows cannot open a folder to sync it.
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(path: str) -> bool | None:
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

@@ -1,0 +1,173 @@
+"""The usage table: its schema, its parts, and reading them."""
+
+import io
+import json
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any, Literal, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+SCHEMA_VERSION = 1
+PARTS_FOLDER = "usage"
+
+Status: TypeAlias = Literal["succeeded", "refused", "rejected", "rate_limited", "failed", "unknown"]
+Billing: TypeAlias = Literal["billed", "not_billed", "unknown"]
+Row: TypeAlias = dict[str, Any]
+"""One attempt: a value, or nothing, for each column of `SCHEMA`."""
+
+MONEY = pa.decimal128(20, 10)
+TIME = pa.timestamp("us", tz="UTC")
+
+_IDENTITY: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("attempt_id", pa.string(), "the request: <journal>-<number>; unique in all storage"),
+    ("run_id", pa.string(), "Dagster run"),
+    ("root_run_id", pa.string(), "the run that this one retries, or itself"),
+    ("asset_key", pa.string(), "asset that asked, as a/b"),
+    ("partition_key", pa.string(), "partition that asked"),
+    ("step_key", pa.string(), "step that asked"),
+    ("prompt_id", pa.string(), "row of the prompt table"),
+    ("variant", pa.int32(), "0 to n-1"),
+    ("fingerprint", pa.string(), "sha256 of what decides the image"),
+)
+_REQUEST: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("endpoint_id", pa.string(), "who was asked; 'sandbox' never costs money"),
+    ("model", pa.string(), "as sent"),
+    ("prompt_sha256", pa.string(), "sha256 of the prompt's UTF-8 bytes"),
+    ("prompt", pa.string(), "as sent; null where prompts are not recorded"),
+    ("size", pa.string(), "as sent"),
+    ("quality", pa.string(), "as sent"),
+    ("background", pa.string(), "as sent"),
+    ("output_format", pa.string(), "as sent"),
+    ("output_compression", pa.int32(), "as sent"),
+    ("moderation", pa.string(), "as sent"),
+    ("stream", pa.bool_(), "as sent"),
+    ("partial_images", pa.int32(), "as sent"),
+    ("user", pa.string(), "as sent"),
+    ("extra_body", pa.string(), "further body parameters as JSON"),
+    ("revision", pa.int64(), "raised to ask anew; not sent"),
+    ("worst_case_usd", MONEY, "the most it could cost, by the price list, before it was sent"),
+)
+_OUTCOME: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("status", pa.string(), "succeeded, refused, rejected, rate_limited, failed, unknown"),
+    ("billing", pa.string(), "billed, not_billed, unknown"),
+    ("http_status", pa.int32(), "of the answer"),
+    ("error_code", pa.string(), "of the answer, or ours"),
+    ("error_message", pa.string(), "of the answer, or ours"),
+    ("request_id", pa.string(), "the provider's"),
+    ("attempt", pa.int32(), "1 for the first try of this image in this run"),
+    ("started_at", TIME, "when it was put on record, before it was sent"),
+    ("finished_at", TIME, "when its outcome was known"),
+    ("revised_prompt", pa.string(), "as answered"),
+    ("answered_at", TIME, "`created` of the answer"),
+    ("answered_size", pa.string(), "as answered; tells what an `auto` became"),
+    ("answered_quality", pa.string(), "as answered"),
+    ("answered_background", pa.string(), "as answered"),
+    ("answered_format", pa.string(), "as answered"),
+    ("input_tokens", pa.int64(), "as answered; null where not said"),
+    ("input_text_tokens", pa.int64(), "as answered"),
+    ("input_image_tokens", pa.int64(), "as answered"),
+    ("input_cached_tokens", pa.int64(), "as answered"),
+    ("output_tokens", pa.int64(), "as answered"),
+    ("output_text_tokens", pa.int64(), "as answered"),
+    ("output_image_tokens", pa.int64(), "as answered"),
+    ("total_tokens", pa.int64(), "as answered"),
+    ("cost_usd", MONEY, "what it cost; where billing is unknown, the most it can have cost"),
+    ("cost_basis", pa.string(), "reported, metered, estimated, unknown, sandbox"),
+    ("price_source", pa.string(), "where the price is from"),
+    ("price_as_of", pa.date32(), "when the price was checked"),
+    ("image_path", pa.string(), "below the storage"),
+    ("image_sha256", pa.string(), "of the stored bytes, which are the provider's"),
+    ("image_size_bytes", pa.int64(), "of the stored bytes"),
+    ("image_format", pa.string(), "as sniffed from the bytes"),
+    ("image_width", pa.int32(), "pixels"),
+    ("image_height", pa.int32(), "pixels"),
+)
+
+SCHEMA: pa.Schema = pa.schema(
+    [
+        pa.field(name, kind, metadata={"description": text})
+        for name, kind, text in (*_IDENTITY, *_REQUEST, *_OUTCOME)
+    ],
+    metadata={"dagster_imagegen.usage_schema": str(SCHEMA_VERSION)},
+)
+OUTCOME_COLUMNS = frozenset(name for name, _, _ in _OUTCOME)
+
+_DECODERS = {MONEY: Decimal, TIME: datetime.fromisoformat, pa.date32(): date.fromisoformat}
+_FROM_JSON = {field.name: _DECODERS[field.type] for field in SCHEMA if field.type in _DECODERS}
+
+
+def part_path(journal_id: str) -> str:
+    """Where the part of a journal lies: in the folder of the day on which it began (UTC)."""
+    day = f"{journal_id[:4]}-{journal_id[4:6]}-{journal_id[6:8]}"
+    return f"{PARTS_FOLDER}/date={day}/{journal_id}.parquet"
+
+
+def journal_of(path: str) -> str | None:
+    """The journal whose part lies at `path`; None where no part of ours lies there."""
+    name = path.rsplit("/", 1)[-1]
+    return name.removesuffix(".parquet") if name.endswith(".parquet") else None
+
+
+def encode_part(rows: Iterable[Row]) -> bytes:
+    """A Parquet file of the rows, in the order in which they were put on record."""
+    table = pa.Table.from_pylist(list(rows), schema=SCHEMA).sort_by(
+        [("started_at", "ascending"), ("attempt_id", "ascending")]
+    )
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def decode_part(data: bytes) -> list[Row]:
+    """The rows of a part."""
+    return pq.read_table(io.BytesIO(data)).to_pylist()
+
+
+def encode_values(values: Row) -> str:
+    """Columns as one line of JSON; the inverse of `decode_values`. Nulls are left out."""
+    present = {name: value for name, value in values.items() if value is not None}
+    return json.dumps(present, default=_to_json, separators=(",", ":"))
+
+
+def decode_values(text: str) -> Row:
+    """Columns of one line of JSON, with their Python types again."""
+    values: Row = json.loads(text)
+    return {
+        name: _FROM_JSON[name](value) if name in _FROM_JSON else value
+        for name, value in values.items()
+    }
+
+
+def _to_json(value: object) -> str:
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no place in a usage row")
+
+
+def open_parts(paths: Sequence[str], *, filesystem: Any) -> ds.Dataset:
+    """The rows of the parts at `paths`, with the columns of `SCHEMA`, older parts' gaps null.
+
+    Naming the files one by one keeps temporaries and strangers' files out.
+    """
+    files: Any = list(paths)
+    return ds.dataset(files, schema=SCHEMA, format="parquet", filesystem=filesystem)
+
+
+def to_table(rows: Iterable[Row]) -> pa.Table:
+    """Rows as an Arrow table of `SCHEMA`."""
+    return pa.Table.from_pylist(list(rows), schema=SCHEMA)
+
+
+def rows_about(
+    dataset: ds.Dataset, fingerprints: Sequence[str], *, columns: Sequence[str]
+) -> pa.Table:
+    """The rows of these fingerprints, with these columns."""
+    wanted = pa.array(fingerprints, pa.string())
+    return dataset.to_table(columns=list(columns), filter=pc.field("fingerprint").isin(wanted))

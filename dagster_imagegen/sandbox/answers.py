@@ -1,0 +1,188 @@
+"""Bodies with an image in them, in the shapes that servers of the protocol give them."""
+
+import base64
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from dagster_imagegen.sandbox.orders import ImageOrder, Shape
+
+MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+NEVER_NULL = ("created", "data", "b64_json", "url", "type", "created_at")
+ERROR_EVENT = b"""event: error
+data: {"type":"error","error":{"type":"image_generation_server_error",\
+"code":"image_generation_failed","message":"Image generation failed.","param":null}}
+
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """An order that was carried out and billed."""
+
+    order: ImageOrder
+    created: int
+    images: Sequence[bytes]
+    urls: Sequence[str] | None  # instead of the images
+    cost_usd: Decimal
+
+    @property
+    def media_type(self) -> str:
+        return MEDIA_TYPES[self.order.output_format]
+
+
+def body_in(shape: Shape, done: Done) -> dict[str, Any]:
+    """The JSON answer of a server of that shape."""
+    return _BODIES.get(shape, _openai)(done)
+
+
+def usage(order: ImageOrder) -> dict[str, Any]:
+    """Token counts as OpenAI gives them; all of an image's output is image tokens."""
+    counted, made = order.input_tokens, order.output_tokens
+    return {
+        "input_tokens": counted,
+        "input_tokens_details": {"text_tokens": counted, "image_tokens": 0},
+        "output_tokens": made,
+        "output_tokens_details": {"text_tokens": 0, "image_tokens": made},
+        "total_tokens": counted + made,
+    }
+
+
+def zeroed(value: Any) -> Any:
+    """`value` with every number in it 0: what proxies that count nothing answer."""
+    if isinstance(value, Mapping):
+        return {name: zeroed(inner) for name, inner in value.items()}  # pyright: ignore[reportUnknownVariableType]  # JSON
+    return 0 if isinstance(value, int) else value
+
+
+def encoded(image: bytes) -> str:
+    return base64.b64encode(image).decode("ascii")
+
+
+def resolved(order: ImageOrder) -> dict[str, str]:
+    """What the answer says of itself: the choices that `auto` turned into."""
+    return {
+        "background": order.background,
+        "output_format": order.output_format,
+        "quality": order.quality,
+        "size": order.size,
+    }
+
+
+def written(body: dict[str, Any], *, fault: str | None) -> bytes:
+    """`body` as JSON, spoilt in the way that `fault` names, if it is about what is in a body.
+
+    `body` is the whole answer, or the payload of a stream's last event, which is its own entry.
+    """
+    entries: list[dict[str, Any]] = body.get("data", [body])
+    if fault == "empty_data":
+        body["data"] = []
+    elif fault == "zero_usage":
+        body["usage"] = zeroed(body.get("usage", {}))
+    elif fault == "no_usage":
+        body.pop("usage", None)
+    elif fault == "nulls":
+        for part in (body, *entries):
+            part.update({name: None for name in part if name not in NEVER_NULL})
+    for entry in entries:
+        if fault == "no_image":
+            entry.pop("b64_json", None)
+            entry.pop("url", None)
+        elif fault == "broken_base64":
+            entry["b64_json"] = "*" + encoded(b"not an image")[1:]
+    text = json.dumps(body).encode()
+    return text[: len(text) // 2] if fault == "broken_json" else text
+
+
+def partial_event(order: ImageOrder, image: str, *, step: int, created: int) -> bytes:
+    """One `partial_image` event of a stream."""
+    name = "image_generation.partial_image"
+    payload = {"type": name, "b64_json": image, "partial_image_index": step, "created_at": created}
+    return _event(name, json.dumps({**payload, **resolved(order)}).encode())
+
+
+def completed_event(done: Done, *, fault: str | None) -> bytes:
+    """The event that holds the picture and the usage."""
+    name = "image_generation.completed"
+    payload = {
+        "type": name,
+        "b64_json": encoded(done.images[0]),
+        "created_at": done.created,
+        **resolved(done.order),
+        "usage": usage(done.order),
+    }
+    return _event(name, written(payload, fault=fault))
+
+
+def _event(name: str, data: bytes) -> bytes:
+    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
+
+
+def _entries(done: Done, **more: Any) -> list[dict[str, Any]]:
+    if done.urls is not None:
+        return [{"url": url, **more} for url in done.urls]
+    return [{"b64_json": encoded(image), **more} for image in done.images]
+
+
+def _openai(done: Done) -> dict[str, Any]:
+    return {
+        "created": done.created,
+        "data": _entries(done, revised_prompt=f"Sandbox picture: {done.order.prompt}"),
+        **resolved(done.order),
+        "usage": usage(done.order),
+    }
+
+
+def _bare(done: Done) -> dict[str, Any]:
+    return {"created": done.created, "data": _entries(done)}
+
+
+def _together(done: Done) -> dict[str, Any]:
+    entries = [{"index": i, **entry} for i, entry in enumerate(_entries(done))]
+    return {"id": "sandbox", "model": done.order.model, "object": "list", "data": entries}
+
+
+def _xai(done: Done) -> dict[str, Any]:
+    ticks = int(done.cost_usd * 10**10)
+    entries = _entries(done, revised_prompt="", mime_type=done.media_type)
+    return {"data": entries, "usage": {"cost_in_usd_ticks": ticks}}
+
+
+def _sglang(done: Done) -> dict[str, Any]:
+    order = done.order
+    counts = {
+        "prompt_tokens": order.input_tokens,
+        "completion_tokens": order.output_tokens,
+        "total_tokens": order.input_tokens + order.output_tokens,
+        "image_count": order.n,
+    }
+    return {"id": "sandbox", "created": done.created, "data": _entries(done), "usage": counts}
+
+
+def _vllm(done: Done) -> dict[str, Any]:
+    nulls = {"url": None} if done.urls is None else {"b64_json": None}
+    entries = [{**nulls, "revised_prompt": None, **entry} for entry in _entries(done)]
+    return {"created": done.created, "data": entries, "metrics": {"generation_seconds": 0.1}}
+
+
+def _localai(done: Done) -> dict[str, Any]:
+    counts = zeroed(usage(done.order))
+    return {"created": done.created, "id": "sandbox", "data": _entries(done), "usage": counts}
+
+
+def _litellm(done: Done) -> dict[str, Any]:
+    return {**_openai(done), "usage": zeroed(usage(done.order))}
+
+
+_BODIES: dict[Shape, Callable[[Done], dict[str, Any]]] = {
+    "openai": _openai,
+    "bare": _bare,
+    "together": _together,
+    "xai": _xai,
+    "sglang": _sglang,
+    "vllm": _vllm,
+    "localai": _localai,
+    "litellm": _litellm,
+}

@@ -1,0 +1,386 @@
+"""The sandbox's routes: how one request goes from its receipt to its answer.
+
+received and booked -> fault drawn -> key -> refused by the fault -> limits -> hard limits
+-> moderation -> credit -> work -> billed -> answered in the form of dialect, shape, or fault.
+"""
+
+import asyncio
+import json
+import math
+import random
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from time import perf_counter
+from typing import Any, cast
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from dagster_imagegen.sandbox import answers, metering
+from dagster_imagegen.sandbox.answers import Done
+from dagster_imagegen.sandbox.books import Books, key_in
+from dagster_imagegen.sandbox.delivery import (
+    Cut,
+    CutShort,
+    EventStream,
+    Unanswered,
+    until_gone,
+)
+from dagster_imagegen.sandbox.errors import ApiError, Dialect, render
+from dagster_imagegen.sandbox.faults import ODD_ANSWERS, Fault, FaultPlan, error_of
+from dagster_imagegen.sandbox.limits import Gate
+from dagster_imagegen.sandbox.orders import DEFAULT_MODEL, ImageOrder, Shape, parse, read_order
+from dagster_imagegen.sandbox.pictures import Pictures
+
+MODELS = (DEFAULT_MODEL, "gpt-image-1", "gpt-image-1-mini", "gpt-image-1.5", "gpt-image-2")
+HOSTED_IMAGES = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What stays the same for every request of one server."""
+
+    api_key: str | None
+    error_dialect: Dialect
+    answer_shape: Shape
+    strict_sizes: bool
+    refuses: Callable[[str], bool]
+    latency_seconds: tuple[float, float]
+    credit_usd: Decimal | None
+
+
+@dataclass(kw_only=True)
+class Call:
+    """One generation request on its way through."""
+
+    request: Request
+    raw: bytes
+    sequence: int
+    request_id: str
+    fault: Fault | None
+    latency_seconds: float
+    started: float = field(default_factory=perf_counter)
+    admitted: bool = False
+
+    def befallen_by(self, *kinds: str) -> bool:
+        return self.fault is not None and self.fault.kind in kinds
+
+
+@dataclass(kw_only=True)
+class Hosted:
+    """An image that was answered as a `url`; its first `misses` downloads are 404."""
+
+    order: ImageOrder
+    index: int
+    misses: float
+
+
+class SandboxApp:
+    """The endpoint as an ASGI app, `asgi`, over the parts that it is given."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        *,
+        books: Books,
+        gate: Gate,
+        faults: FaultPlan,
+        pictures: Pictures,
+        latencies: random.Random,
+        clock: Callable[[], float],
+        cut: Cut,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._rules = rules
+        self._books = books
+        self._gate = gate
+        self._faults = faults
+        self._pictures = pictures
+        self._latencies = latencies
+        self._clock = clock
+        self._cut = cut
+        self._sleep = sleep
+        self._hosted: OrderedDict[str, Hosted] = OrderedDict()
+        self.asgi = Starlette(
+            routes=[
+                Route("/v1/images/generations", self._generate, methods=["POST"]),
+                Route("/v1/models", self._list_models),
+                Route("/v1/models/{model:path}", self._show_model),
+                Route("/sandbox/images/{name}", self._download),
+                Route("/sandbox/requests", self._show_books, methods=["GET"]),
+                Route("/sandbox/requests", self._clear_books, methods=["DELETE"]),
+            ],
+            exception_handlers={HTTPException: self._no_such_route},
+        )
+
+    # One image
+
+    async def _generate(self, request: Request) -> Response:
+        call = self._receive(request, await request.body())
+        response: Response | None = None
+        try:
+            try:
+                response = await self._answer(call)
+            except ApiError as error:
+                response = self._error(error, request_id=call.request_id)
+            self._stamp(response, call)
+            self._books.answer(
+                call.sequence,
+                status=None if isinstance(response, Unanswered) else response.status_code,
+                fault=None if call.fault is None else call.fault.kind,
+            )
+            if call.befallen_by("hang"):
+                await until_gone(request.receive)
+            return response
+        finally:
+            # Before the answer leaves: who has it may send the next request at once.
+            if not isinstance(response, EventStream):
+                self._leave(call)
+
+    def _receive(self, request: Request, raw: bytes) -> Call:
+        body = _as_json(raw)
+        fields = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
+        fault = self._faults.take(
+            prompt=str(fields.get("prompt", "")), stream=fields.get("stream") is True
+        )
+        request_id = new_request_id()
+        sequence = self._books.receive(
+            received_at=self._clock(),
+            method=request.method,
+            path=request.url.path,
+            headers=dict(request.headers),
+            body=body,
+            request_id=request_id,
+        )
+        return Call(
+            request=request,
+            raw=raw,
+            sequence=sequence,
+            request_id=request_id,
+            fault=fault,
+            latency_seconds=self._latencies.uniform(*self._rules.latency_seconds),
+        )
+
+    def _leave(self, call: Call) -> None:
+        self._books.leave()
+        if call.admitted:
+            self._gate.leave()
+
+    async def _answer(self, call: Call) -> Response:
+        self._check_key(call.request)
+        error = None if call.fault is None else call.fault.error()
+        if error is not None and call.fault is not None and not call.fault.is_billed:
+            raise error
+        self._gate.enter()
+        call.admitted = True
+        order = read_order(
+            parse(call.raw), shape=self._rules.answer_shape, strict_sizes=self._rules.strict_sizes
+        )
+        self._check_prompt(order)
+        self._check_credit()
+        in_events = order.stream and self._rules.answer_shape != "raw"
+        if in_events and error is None and not call.befallen_by(*NOT_IN_EVENTS):
+            return self._stream(call, order)
+        await self._sleep(call.latency_seconds)
+        done = await self._work(call, order)
+        if error is not None:
+            raise error
+        return self._deliver(call, done)
+
+    def _check_key(self, request: Request) -> None:
+        if self._rules.api_key is not None and key_in(request.headers) != self._rules.api_key:
+            raise ApiError(401, "invalid_api_key", "Incorrect API key provided.")
+
+    def _check_prompt(self, order: ImageOrder) -> None:
+        if self._rules.refuses(order.prompt):
+            raise error_of("moderation_blocked")
+
+    def _check_credit(self) -> None:
+        credit = self._rules.credit_usd
+        if credit is not None and self._books.spent_usd >= credit:
+            raise error_of("insufficient_quota")
+
+    def _bill(self, call: Call, order: ImageOrder) -> Decimal:
+        cost = metering.cost_usd(
+            order.model, input_count=order.input_tokens, output_count=order.output_tokens
+        )
+        if call.fault is None or call.fault.is_billed:
+            self._books.bill(
+                call.sequence,
+                input_tokens=order.input_tokens,
+                output_tokens=order.output_tokens,
+                cost=cost,
+            )
+        return cost
+
+    async def _work(self, call: Call, order: ImageOrder) -> Done:
+        painted = order
+        if call.befallen_by("other_format"):
+            actual = "png" if order.output_format == "jpeg" else "jpeg"
+            painted = replace(order, output_format=actual, background="opaque")
+        images = [await self._pictures.final(painted, index) for index in range(order.n)]
+        cost = self._bill(call, order)
+        urls = self._urls(call, order, images)
+        created = int(self._clock())
+        return Done(order=order, created=created, images=images, urls=urls, cost_usd=cost)
+
+    def _urls(self, call: Call, order: ImageOrder, images: list[bytes]) -> list[str] | None:
+        if call.befallen_by("url_data"):
+            media_type = answers.MEDIA_TYPES[order.output_format]
+            return [f"data:{media_type};base64,{answers.encoded(image)}" for image in images]
+        asked = order.as_url and not order.stream
+        if not asked and not call.befallen_by("url", "url_relative", "url_late", "url_gone"):
+            return None
+        misses = 1 if call.befallen_by("url_late") else math.inf * call.befallen_by("url_gone")
+        relative = self._rules.answer_shape == "sglang" or call.befallen_by("url_relative")
+        base = "/" if relative else str(call.request.base_url)
+        urls: list[str] = []
+        for index in range(order.n):
+            name = f"{call.request_id}-{index}.{order.output_format}"
+            self._hosted[name] = Hosted(order=order, index=index, misses=misses)
+            urls.append(f"{base}sandbox/images/{name}")
+        while len(self._hosted) > HOSTED_IMAGES:
+            self._hosted.popitem(last=False)
+        return urls
+
+    def _deliver(self, call: Call, done: Done) -> Response:
+        if call.befallen_by("closed", "hang"):
+            return Unanswered(self._cut)
+        if call.befallen_by("html"):
+            return HTMLResponse("<html><body>Welcome to the network. Please log in.</body></html>")
+        if call.befallen_by("raw_image") or self._rules.answer_shape == "raw":
+            whole = Response(done.images[0], media_type=done.media_type)
+        else:
+            body = answers.body_in(self._rules.answer_shape, done)
+            text = answers.written(body, fault=None if call.fault is None else call.fault.kind)
+            whole = Response(text, media_type="application/json")
+        if call.befallen_by("reset", "truncated"):
+            return CutShort(whole, self._cut, reset=call.befallen_by("reset"))
+        return whole
+
+    # One image in events
+
+    def _stream(self, call: Call, order: ImageOrder) -> Response:
+        # Billed when begun: a client that leaves a stream half way pays for all of it.
+        cost = self._bill(call, order)
+        if call.befallen_by("closed", "hang"):
+            return Unanswered(self._cut)
+        return EventStream(
+            self._events(call, order, cost),
+            leave=lambda: self._leave(call),
+            cut=self._cut if call.befallen_by("reset", "truncated") else None,
+            reset=call.befallen_by("reset"),
+        )
+
+    async def _events(self, call: Call, order: ImageOrder, cost: Decimal) -> AsyncIterator[bytes]:
+        pause = call.latency_seconds / (order.partial_images + 1)
+        created = int(self._clock())
+        if call.befallen_by("stream_completed_first"):
+            yield await self._completed(call, order, cost, created)
+        for step in range(order.partial_images):
+            await self._sleep(pause)
+            image = answers.encoded(await self._pictures.partial(order, step))
+            yield answers.partial_event(order, image, step=step, created=created)
+        await self._sleep(pause)
+        if call.befallen_by("stream_error"):
+            yield answers.ERROR_EVENT
+        elif not call.befallen_by("stream_cut", "stream_completed_first"):
+            yield await self._completed(call, order, cost, created)
+
+    async def _completed(self, call: Call, order: ImageOrder, cost: Decimal, created: int) -> bytes:
+        images = [await self._pictures.final(order)]
+        done = Done(order=order, created=created, images=images, urls=None, cost_usd=cost)
+        return answers.completed_event(done, fault=None if call.fault is None else call.fault.kind)
+
+    # The rest
+
+    async def _list_models(self, request: Request) -> Response:
+        listed = [_model(model) for model in MODELS]
+        return self._note(request, JSONResponse({"object": "list", "data": listed}))
+
+    async def _show_model(self, request: Request) -> Response:
+        return self._note(request, JSONResponse(_model(request.path_params["model"])))
+
+    async def _download(self, request: Request) -> Response:
+        hosted = self._hosted.get(request.path_params["name"])
+        if hosted is None or hosted.misses > 0:
+            if hosted is not None:
+                hosted.misses -= 1
+            return self._note(request, Response("not found", 404))
+        image = await self._pictures.final(hosted.order, hosted.index)
+        media_type = answers.MEDIA_TYPES[hosted.order.output_format]
+        return self._note(request, Response(image, media_type=media_type))
+
+    async def _show_books(self, request: Request) -> Response:
+        return JSONResponse(
+            {
+                "totals": self._books.totals.as_json(),
+                "requests": [row.as_json() for row in self._books.generations],
+                "other_requests": [row.as_json() for row in self._books.others],
+            }
+        )
+
+    async def _clear_books(self, request: Request) -> Response:
+        self._books.clear()
+        return Response(status_code=204)
+
+    async def _no_such_route(self, request: Request, exc: Exception) -> Response:
+        status = exc.status_code if isinstance(exc, HTTPException) else 404
+        message = f"Invalid URL ({request.method} {request.url.path})"
+        error = ApiError(status, None, message)
+        return self._note(request, self._error(error, request_id=new_request_id()))
+
+    def _note(self, request: Request, response: Response) -> Response:
+        request_id = response.headers.setdefault("x-request-id", new_request_id())
+        self._books.note(
+            received_at=self._clock(),
+            method=request.method,
+            path=request.url.path,
+            headers=dict(request.headers),
+            status=response.status_code,
+            request_id=request_id,
+        )
+        return response
+
+    def _error(self, error: ApiError, *, request_id: str) -> Response:
+        status, body, media_type = render(
+            error, dialect=self._rules.error_dialect, request_id=request_id
+        )
+        headers = {"x-request-id": request_id, **error.headers}
+        return Response(body, status, headers=headers, media_type=media_type)
+
+    def _stamp(self, response: Response, call: Call) -> None:
+        """The headers that real servers send along; those of the error itself prevail."""
+        spent = round(1000 * (perf_counter() - call.started))
+        headers: Mapping[str, str] = {
+            "x-request-id": call.request_id,
+            "openai-processing-ms": str(spent),
+            **self._gate.headers(self._rules.error_dialect),
+        }
+        for name, value in headers.items():
+            response.headers.setdefault(name, value)
+
+
+# A server that fails in these ways pays no heed to `stream`.
+NOT_IN_EVENTS = tuple({*ODD_ANSWERS, "html", "empty_data"} - {"zero_usage", "no_usage", "nulls"})
+
+
+def new_request_id() -> str:
+    return f"req_{uuid.uuid4().hex}"
+
+
+def _as_json(raw: bytes) -> object:
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return raw.decode("utf-8", "replace")
+
+
+def _model(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "dagster-imagegen-sandbox"}

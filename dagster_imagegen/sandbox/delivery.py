@@ -1,0 +1,100 @@
+"""Ways of answering that Starlette has no response for: never, cut short, event by event."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+
+class Cut(Protocol):
+    """Ends the connection under a request; with `reset`, by a TCP reset instead of a close."""
+
+    def __call__(self, scope: Scope, *, reset: bool) -> None: ...
+
+
+class Unanswered(Response):
+    """Closes the connection without a byte; the client cannot tell whether the work was done."""
+
+    def __init__(self, cut: Cut) -> None:
+        super().__init__()
+        self._cut = cut
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._cut(scope, reset=False)
+        await until_gone(receive)
+
+
+class CutShort(Response):
+    """Sends the headers of the whole body, half of the body, and then no more."""
+
+    def __init__(self, whole: Response, cut: Cut, *, reset: bool) -> None:
+        super().__init__(status_code=whole.status_code)
+        self.body = whole.body
+        self.raw_headers = whole.raw_headers
+        self._cut = cut
+        self._reset = reset
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send(_start(self))
+        half = self.body[: len(self.body) // 2]
+        await send({"type": "http.response.body", "body": bytes(half), "more_body": True})
+        self._cut(scope, reset=self._reset)
+        await until_gone(receive)
+
+
+class EventStream(Response):
+    """Server-sent events as they come.
+
+    `leave` is called once, before the last event is sent or when the stream breaks off.
+    `cut` set, the connection is ended where the stream should have been.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        events: AsyncIterator[bytes],
+        *,
+        leave: Callable[[], None],
+        cut: Cut | None = None,
+        reset: bool = False,
+    ) -> None:
+        super().__init__()
+        del self.headers["content-length"]
+        self._events = events
+        self._leave = leave
+        self._cut = cut
+        self._reset = reset
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send(_start(self))
+            pending = b""  # one behind, so that the last event is known for the last
+            async for event in self._events:
+                if pending:
+                    await send({"type": "http.response.body", "body": pending, "more_body": True})
+                pending = event
+        finally:
+            self._leave()
+        if self._cut is None:
+            await send({"type": "http.response.body", "body": pending, "more_body": False})
+            return
+        half = pending[: len(pending) // 2]
+        await send({"type": "http.response.body", "body": half, "more_body": True})
+        self._cut(scope, reset=self._reset)
+        await until_gone(receive)
+
+
+async def until_gone(receive: Receive) -> None:
+    """Wait until the connection has ended, by whichever side."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _start(response: Response) -> Message:
+    return {
+        "type": "http.response.start",
+        "status": response.status_code,
+        "headers": response.raw_headers,
+    }

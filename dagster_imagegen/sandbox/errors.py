@@ -1,0 +1,89 @@
+"""What the sandbox answers instead of an image, and the forms that servers give it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Dialect = Literal["openai", "digitalocean", "xai", "fastapi", "azure", "html", "empty", "not_utf8"]
+
+# Codes that DigitalOcean's public API spells in its own way.
+DIGITALOCEAN_IDS = {
+    "rate_limit_exceeded": "too_many_requests",
+    "invalid_api_key": "unauthorized",
+    "model_not_found": "not_found",
+}
+
+
+class ApiError(Exception):
+    """An answer that is an error: its status, its code, and the headers that go with it."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str | None,
+        message: str,
+        *,
+        error_type: str = "invalid_request_error",
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.error_type = error_type
+        self.param = param
+        self.headers = dict(headers or {})
+        self.extra = dict(extra or {})
+
+
+def render(error: ApiError, *, dialect: Dialect, request_id: str) -> tuple[int, bytes, str]:
+    """Status, body and content type of `error` as a server of that dialect writes it."""
+    status = error.status
+    if dialect == "empty":
+        return status, b"", "text/plain"
+    if dialect == "html":
+        page = f"<html><head><title>{status}</title></head><body>{error.message}</body></html>"
+        return status, page.encode(), "text/html; charset=utf-8"
+    if dialect == "not_utf8":
+        return status, b"\xff\xfe " + error.message.encode("utf-16-le"), "text/plain"
+    if dialect == "digitalocean":
+        identifier = error.code or error.error_type
+        body: dict[str, Any] = {
+            "id": DIGITALOCEAN_IDS.get(identifier, identifier),
+            "message": error.message,
+            "request_id": request_id,
+        }
+    elif dialect == "xai":
+        body = {"code": str(status), "error": error.message}
+    elif dialect == "fastapi":
+        body = {"detail": error.message}
+        if error.param is not None:  # FastAPI answers a failed validation with 422 and a list
+            status = 422
+            where = ["body", error.param]
+            body = {"detail": [{"loc": where, "msg": error.message, "type": error.code}]}
+    elif dialect == "azure" and error.code == "moderation_blocked":
+        body = {
+            "error": {
+                "code": "contentFilter",
+                "message": error.message,
+                "inner_error": {"code": "ResponsibleAIPolicyViolation"},
+            }
+        }
+    else:
+        body = openai_body(error)
+    return status, json.dumps(body).encode(), "application/json"
+
+
+def openai_body(error: ApiError) -> dict[str, Any]:
+    """`{"error": {...}}`, as in OpenAI's answers and in the `error` event of a stream."""
+    return {
+        "error": {
+            "message": error.message,
+            "type": error.error_type,
+            "param": error.param,
+            "code": error.code,
+            **error.extra,
+        }
+    }

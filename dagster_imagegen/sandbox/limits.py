@@ -1,0 +1,93 @@
+"""How fast the sandbox lets itself be asked, and the headers that say so."""
+
+import math
+from collections import deque
+from collections.abc import Callable
+
+from dagster_imagegen.sandbox.errors import ApiError, Dialect
+
+
+class Gate:
+    """Admits requests up to a rate and a concurrency; refuses the others with 429.
+
+    The rate is a sliding window: never more than `requests_per_minute` admitted in any
+    `window_seconds` (60, unless a test shortens the minute). Refused requests do not count.
+    Used from the server's loop only.
+    """
+
+    def __init__(
+        self,
+        *,
+        requests_per_minute: int | None,
+        max_concurrency: int | None,
+        window_seconds: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._limit = requests_per_minute
+        self._max_concurrency = max_concurrency
+        self._window_seconds = window_seconds
+        self._clock = clock
+        self._admitted: deque[float] = deque()
+        self._in_flight = 0
+
+    def enter(self) -> None:
+        """Admit one request, or raise the 429; who was admitted has to `leave`."""
+        self._forget_old()
+        if self._max_concurrency is not None and self._in_flight >= self._max_concurrency:
+            message = (
+                "Too many concurrent requests: "
+                f"limit {self._max_concurrency}, in flight {self._in_flight}."
+            )
+            raise ApiError(429, "rate_limit_exceeded", message, error_type="concurrent_requests")
+        if self._limit is not None and len(self._admitted) >= self._limit:
+            wait = self._admitted[0] + self._window_seconds - self._clock()
+            raise ApiError(
+                429,
+                "rate_limit_exceeded",
+                f"Rate limit reached for images per min: limit {self._limit}, used "
+                f"{len(self._admitted)}, requested 1. Please try again in {wait:.3f}s.",
+                error_type="requests",
+                headers={"retry-after": str(max(1, math.ceil(wait)))},
+            )
+        self._in_flight += 1
+        if self._limit is not None:
+            self._admitted.append(self._clock())
+
+    def leave(self) -> None:
+        self._in_flight -= 1
+
+    def headers(self, dialect: Dialect) -> dict[str, str]:
+        """What remains, as OpenAI says it (a duration until all of it is back) or, in the
+        DigitalOcean dialect, as they do (the Unix time at which the oldest request expires)."""
+        if self._limit is None:
+            return {}
+        self._forget_old()
+        now = self._clock()
+        remaining = str(self._limit - len(self._admitted))
+        if dialect == "digitalocean":
+            oldest = self._admitted[0] if self._admitted else now
+            return {
+                "ratelimit-limit": str(self._limit),
+                "ratelimit-remaining": remaining,
+                "ratelimit-reset": str(math.ceil(oldest + self._window_seconds)),
+            }
+        newest = self._admitted[-1] if self._admitted else now - self._window_seconds
+        return {
+            "x-ratelimit-limit-requests": str(self._limit),
+            "x-ratelimit-remaining-requests": remaining,
+            "x-ratelimit-reset-requests": duration(newest + self._window_seconds - now),
+        }
+
+    def _forget_old(self) -> None:
+        horizon = self._clock() - self._window_seconds
+        while self._admitted and self._admitted[0] <= horizon:
+            self._admitted.popleft()
+
+
+def duration(seconds: float) -> str:
+    """`6m0s`, `1.5s`, `20ms`: the way OpenAI writes the time until a limit is whole again."""
+    milliseconds = max(0, round(seconds * 1000))
+    if milliseconds < 1000:
+        return f"{milliseconds}ms"
+    minutes, rest = divmod(milliseconds, 60_000)
+    return (f"{minutes}m" if minutes else "") + f"{rest / 1000:g}s"

@@ -1,0 +1,229 @@
+"""The body of a request, read and held against the reference's hard limits."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from dagster_imagegen.sandbox import metering
+from dagster_imagegen.sandbox.errors import ApiError
+
+Shape = Literal["openai", "together", "xai", "sglang", "vllm", "localai", "litellm", "bare", "raw"]
+
+DEFAULT_MODEL = "openai-gpt-image-1"
+JPEG_BY_DEFAULT = ("together", "xai")
+URL_BY_DEFAULT = ("xai", "sglang", "localai")
+AUTO_SIZES = ("1024x1024", "1536x1024", "1024x1536")
+SMALLEST_SIDE, LARGEST_SIDE = 16, 4096
+MOST_IMAGES = 10
+# More may be asked for; like OpenAI, the sandbox then sends fewer.
+MOST_PARTIALS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOrder:
+    """A request that can be answered: every `auto` is resolved to what will be made and billed."""
+
+    model: str
+    prompt: str
+    n: int
+    width: int
+    height: int
+    quality: str
+    background: str
+    output_format: str
+    output_compression: int | None
+    partial_images: int
+    stream: bool
+    as_url: bool
+
+    @property
+    def size(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    @property
+    def input_tokens(self) -> int:
+        return metering.input_tokens(self.prompt)
+
+    @property
+    def output_tokens(self) -> int:
+        return self.n * metering.output_tokens(
+            self.model,
+            width=self.width,
+            height=self.height,
+            quality=self.quality,
+            partials=self.partial_images,
+        )
+
+
+def parse(raw: bytes) -> dict[str, Any]:
+    """The JSON object in `raw`, or the 400 that says it is none."""
+    try:
+        value: object = json.loads(raw)
+    except ValueError:
+        raise ApiError(400, None, "We could not parse the JSON body of your request.") from None
+    if not isinstance(value, dict):
+        raise ApiError(400, None, "The body of your request has to be a JSON object.")
+    return cast("dict[str, Any]", value)
+
+
+def read_order(body: Mapping[str, Any], *, shape: Shape, strict_sizes: bool) -> ImageOrder:
+    """What `body` asks for. Breaking a limit raises the `ApiError` that names the parameter."""
+    prompt = _text(body, "prompt", at_most=32_000)
+    if not prompt:
+        raise _missing("prompt")
+    model = _text(body, "model") or DEFAULT_MODEL
+    _text(body, "user", at_most=256)
+    _choice(body, "moderation", ("auto", "low"))
+    stream = _boolean(body, "stream")
+    partials = _integer(body, "partial_images", at_least=0) or 0
+    if stream and not partials:
+        raise _invalid("partial_images", "has to be greater than 0 when stream is true")
+    width, height = _read_size(body, model, prompt, shape=shape, strict=strict_sizes)
+    default_format = "jpeg" if shape in JPEG_BY_DEFAULT else "png"
+    output_format = _choice(body, "output_format", ("png", "webp", "jpeg")) or default_format
+    return ImageOrder(
+        model=model,
+        prompt=prompt,
+        n=_read_count(body, model, stream=stream),
+        width=width,
+        height=height,
+        quality=_read_quality(body, model, prompt),
+        background=_read_background(body, prompt, output_format),
+        output_format=output_format,
+        output_compression=_read_compression(body, output_format),
+        partial_images=min(partials, MOST_PARTIALS) if stream else 0,
+        stream=stream,
+        as_url=_read_response_format(body, model, shape=shape),
+    )
+
+
+def _read_count(body: Mapping[str, Any], model: str, *, stream: bool) -> int:
+    n = _integer(body, "n", at_least=1, at_most=MOST_IMAGES) or 1
+    if n > 1 and metering.family_of(model).only_one_image:
+        raise _invalid("n", f"has to be 1 for {model}")
+    if n > 1 and stream:
+        raise _invalid("n", "has to be 1 when stream is true")
+    return n
+
+
+def _read_size(
+    body: Mapping[str, Any], model: str, prompt: str, *, shape: Shape, strict: bool
+) -> tuple[int, int]:
+    size = _text(body, "size")
+    if size and shape == "xai":
+        raise ApiError(400, None, "Argument not supported: size", param="size")
+    if size is None or size == "auto":
+        size = _pick(AUTO_SIZES, prompt, "size")
+    match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", size)
+    allowed = metering.family_of(model).tokens
+    if match is None or (strict and size not in allowed):
+        raise _invalid("size", f"supported values are: {', '.join([*allowed, 'auto'])}", value=size)
+    width, height = int(match[1]), int(match[2])
+    if not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in (width, height)):
+        raise _invalid("size", f"a side is {SMALLEST_SIDE} to {LARGEST_SIDE} pixels", value=size)
+    return width, height
+
+
+def _read_quality(body: Mapping[str, Any], model: str, prompt: str) -> str:
+    qualities = metering.family_of(model).qualities
+    if metering.is_known(model):
+        quality = _choice(body, "quality", (*qualities, "auto"))
+    else:
+        quality = _text(body, "quality")
+    # Some requests for `auto` turn out dear, as at the provider.
+    return _pick(qualities, prompt, "quality") if quality in (None, "auto") else quality
+
+
+def _read_background(body: Mapping[str, Any], prompt: str, output_format: str) -> str:
+    background = _choice(body, "background", ("transparent", "opaque", "auto")) or "auto"
+    if background == "transparent" and output_format == "jpeg":
+        raise _invalid("background", "transparent needs output_format png or webp")
+    if background == "auto":
+        wanted = "transparent background" in prompt.lower() and output_format != "jpeg"
+        return "transparent" if wanted else "opaque"
+    return background
+
+
+def _read_compression(body: Mapping[str, Any], output_format: str) -> int | None:
+    compression = _integer(body, "output_compression", at_least=0, at_most=100)
+    if output_format == "png":
+        if compression not in (None, 100):
+            raise _invalid("output_compression", "less than 100 needs output_format webp or jpeg")
+        return None
+    return compression
+
+
+def _read_response_format(body: Mapping[str, Any], model: str, *, shape: Shape) -> bool:
+    wanted = _text(body, "response_format")
+    if wanted is None:
+        return shape in URL_BY_DEFAULT
+    if shape == "openai" and metering.is_known(model):
+        message = "Unknown parameter: 'response_format'."
+        raise ApiError(400, "unknown_parameter", message, param="response_format")
+    return wanted == "url"
+
+
+def _pick(choices: tuple[str, ...], prompt: str, salt: str) -> str:
+    """The same one of `choices` for the same prompt."""
+    digest = hashlib.sha256(f"{salt}:{prompt}".encode("utf-8", "surrogatepass")).digest()
+    return choices[digest[0] % len(choices)]
+
+
+def _text(body: Mapping[str, Any], name: str, *, at_most: int | None = None) -> str | None:
+    value = body.get(name)
+    if value is not None and not isinstance(value, str):
+        raise _wrong_type(name, "a string")
+    if value is not None and at_most is not None and len(value) > at_most:
+        message = f"Invalid '{name}': string too long. Expected at most {at_most} characters"
+        raise ApiError(400, "string_above_max_length", f"{message}, got {len(value)}.", param=name)
+    return value
+
+
+def _choice(body: Mapping[str, Any], name: str, choices: tuple[str, ...]) -> str | None:
+    value = _text(body, name)
+    if value is not None and value not in choices:
+        raise _invalid(name, f"supported values are: {', '.join(choices)}", value=value)
+    return value
+
+
+def _boolean(body: Mapping[str, Any], name: str) -> bool:
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise _wrong_type(name, "a boolean")
+    return bool(value)
+
+
+def _integer(
+    body: Mapping[str, Any], name: str, *, at_least: int, at_most: int | None = None
+) -> int | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _wrong_type(name, "an integer")
+    if value < at_least:
+        message = f"Invalid '{name}': expected a value of at least {at_least}, got {value}."
+        raise ApiError(400, "integer_below_min_value", message, param=name)
+    if at_most is not None and value > at_most:
+        message = f"Invalid '{name}': expected a value of at most {at_most}, got {value}."
+        raise ApiError(400, "integer_above_max_value", message, param=name)
+    return value
+
+
+def _missing(name: str) -> ApiError:
+    message = f"Missing required parameter: '{name}'."
+    return ApiError(400, "missing_required_parameter", message, param=name)
+
+
+def _wrong_type(name: str, expected: str) -> ApiError:
+    return ApiError(
+        400, "invalid_type", f"Invalid type for '{name}': expected {expected}.", param=name
+    )
+
+
+def _invalid(name: str, remedy: str, *, value: str | None = None) -> ApiError:
+    shown = "" if value is None else f": '{value}'"
+    return ApiError(400, "invalid_value", f"Invalid '{name}'{shown}; {remedy}.", param=name)

@@ -1,0 +1,1 @@
+"""How the sandbox paints: words to a brief, a brief to colours, shapes, light and a finish."""

@@ -1,0 +1,329 @@
+"""The sandbox on a port: a uvicorn server in a thread of its own."""
+
+import asyncio
+import atexit
+import contextlib
+import os
+import random
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from types import TracebackType
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+from typing_extensions import Self
+
+from dagster_imagegen.sandbox.app import Rules, SandboxApp
+from dagster_imagegen.sandbox.books import Books, ReceivedRequest, Totals
+from dagster_imagegen.sandbox.errors import Dialect
+from dagster_imagegen.sandbox.faults import Fault, FaultPlan
+from dagster_imagegen.sandbox.limits import Gate
+from dagster_imagegen.sandbox.orders import Shape
+from dagster_imagegen.sandbox.pictures import Pictures
+
+HOST = "127.0.0.1"
+BACKLOG = 2048
+TICK_SECONDS = 1.0
+# l_onoff=1, l_linger=0: closing such a socket sends a reset.
+LINGER_ZERO = struct.pack("ii", 1, 0)
+
+
+class Sandbox:
+    """An image endpoint on this machine, for a `with` block or between `start()` and `stop()`.
+
+    port: 0 takes a free one.
+    api_key: the only key that is accepted; by default any is, and none.
+    error_dialect, answer_shape: whose errors and whose answers it gives.
+    strict_sizes: refuse sizes that the model's published list does not have.
+    latency_seconds: how long an image takes, or a range to draw from with `seed`.
+    requests_per_minute, max_concurrency: beyond them, 429 with the headers of real servers.
+    rate_window_seconds: how long that minute is.
+    credit_usd: what the account may spend; then `insufficient_quota`.
+    refuse: prompts to block: those with one of these phrases in them, or those it is true of.
+    faults: a script, see `FaultPlan`; `script()` adds to it later. fault_rates: at random, by kind.
+    paint: False makes pictures of a few pixels in no time.
+    clock: what the sandbox believes the time to be.
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        api_key: str | None = None,
+        error_dialect: Dialect = "openai",
+        answer_shape: Shape = "openai",
+        strict_sizes: bool = False,
+        latency_seconds: float | tuple[float, float] = 0.0,
+        requests_per_minute: int | None = None,
+        max_concurrency: int | None = None,
+        rate_window_seconds: float = 60.0,
+        credit_usd: Decimal | float | None = None,
+        refuse: Callable[[str], bool] | Sequence[str] = (),
+        faults: Iterable[Fault | str | None] = (),
+        fault_rates: Mapping[str, float] | None = None,
+        seed: int = 0,
+        paint: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._port = port
+        self._books = Books()
+        self._faults = FaultPlan(faults, rates=fault_rates, seed=seed)
+        self._pictures = Pictures(paint=paint)
+        self._gate = Gate(
+            requests_per_minute=requests_per_minute,
+            max_concurrency=max_concurrency,
+            window_seconds=rate_window_seconds,
+            clock=clock,
+        )
+        self._rules = Rules(
+            api_key=api_key,
+            error_dialect=error_dialect,
+            answer_shape=answer_shape,
+            strict_sizes=strict_sizes,
+            refuses=_refuser(refuse),
+            latency_seconds=_range(latency_seconds),
+            credit_usd=None if credit_usd is None else Decimal(str(credit_usd)),
+        )
+        self._latencies = random.Random(seed)  # noqa: S311  # repeatable waits, not secrets
+        self._clock = clock
+        self._socket: socket.socket | None = None
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+        self._pid = os.getpid()
+
+    @property
+    def base_url(self) -> str:
+        """The `base_url` for clients: `http://127.0.0.1:PORT/v1`."""
+        return f"{self.root_url}/v1"
+
+    @property
+    def root_url(self) -> str:
+        """Where `/sandbox/requests` lies."""
+        if self._socket is None:
+            raise RuntimeError("the sandbox is not running; use it in a `with` block")
+        return f"http://{HOST}:{self._port}"
+
+    @property
+    def requests(self) -> list[ReceivedRequest]:
+        """Every generation request received, in order, also those refused or never answered."""
+        return self._books.generations
+
+    @property
+    def other_requests(self) -> list[ReceivedRequest]:
+        """The others: the model list, downloads of a `url`, addresses that are not there."""
+        return self._books.others
+
+    @property
+    def totals(self) -> Totals:
+        """Sums over `requests`."""
+        return self._books.totals
+
+    def clear(self) -> None:
+        """Forget `requests`. The credit that was spent stays spent."""
+        self._books.clear()
+
+    def script(self, *faults: Fault | str | None) -> None:
+        """Put faults at the end of the script; a bare name is `Fault(name)`, None a success."""
+        self._faults.add(faults)
+
+    def start(self) -> Self:
+        """Listen. Returns when requests are answered."""
+        if self._socket is not None:
+            raise RuntimeError("the sandbox is already running")
+        self._socket = _listen(self._port)
+        self._port = self._socket.getsockname()[1]
+        self._server = _Server(self._build_app)
+        self._thread = threading.Thread(
+            target=self._server.run_until_stopped,
+            args=(self._socket,),
+            name=f"imagegen-sandbox-{self._port}",
+            daemon=True,
+        )
+        self._thread.start()
+        self._server.wait_until_started()
+        return self
+
+    def stop(self) -> None:
+        """Drop every connection, whatever it waits for, and free the port."""
+        if self._socket is None or self._server is None or self._thread is None:
+            return
+        if os.getpid() == self._pid:  # a forked child has the socket, but none of the threads
+            self._server.stop()
+            self._thread.join()
+            self._pictures.close()
+        self._socket.close()
+        self._socket = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _build_app(self, server: "_Server") -> ASGIApp:
+        return SandboxApp(
+            self._rules,
+            books=self._books,
+            gate=self._gate,
+            faults=self._faults,
+            pictures=self._pictures,
+            latencies=self._latencies,
+            clock=self._clock,
+            cut=server.cut,
+        ).asgi
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, stopping at once: hung requests are dropped, not waited for."""
+
+    def __init__(self, build_app: Callable[["_Server"], ASGIApp]) -> None:
+        self._app = build_app(self)
+        self._stop = asyncio.Event()
+        self._ready = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._failure: BaseException | None = None
+        super().__init__(
+            uvicorn.Config(
+                self._asgi,
+                interface="asgi3",
+                lifespan="off",
+                ws="none",
+                loop="asyncio",
+                log_config=None,
+                access_log=False,
+                # `cut` finds a connection by the client's own address.
+                proxy_headers=False,
+                server_header=False,
+                headers=[
+                    ("server", "dagster-imagegen-sandbox"),
+                    ("x-sandbox", "dagster-imagegen"),
+                ],
+            )
+        )
+
+    def run_until_stopped(self, listener: socket.socket) -> None:
+        try:
+            asyncio.run(self.serve(sockets=[listener]))
+        except BaseException as exc:
+            self._failure = exc
+            raise
+        finally:
+            self._ready.set()
+
+    def wait_until_started(self) -> None:
+        self._ready.wait()
+        if self._failure is not None:
+            raise RuntimeError("the sandbox's server did not start") from self._failure
+
+    def stop(self) -> None:
+        """Ask the server to end; from any thread."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended already
+                self._loop.call_soon_threadsafe(self._stop.set)
+
+    def cut(self, scope: Scope, *, reset: bool) -> None:
+        """End the connection that `scope` came over."""
+        for connection in list(self.server_state.connections):
+            if getattr(connection, "client", None) == tuple(scope["client"]):
+                if reset:
+                    raw = connection.transport.get_extra_info("socket")
+                    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
+                    connection.transport.abort()
+                else:
+                    connection.transport.close()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        await self.on_tick(0)  # sets the default headers before the first request
+        self._ready.set()
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), TICK_SECONDS)
+                return
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        tasks = list(self.server_state.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self._stop.is_set():
+                raise
+            # Swallowed while stopping: uvicorn would log it as an error of the app.
+
+
+def _listen(port: int) -> socket.socket:
+    # The protocol is named so that asyncio knows it for TCP and turns Nagle's algorithm off;
+    # without that each answer takes 40 ms.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        if os.name == "posix":  # elsewhere it would allow two servers on one port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((HOST, port))
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _refuser(refuse: Callable[[str], bool] | Sequence[str]) -> Callable[[str], bool]:
+    if callable(refuse):
+        return refuse
+    phrases = [refuse.lower()] if isinstance(refuse, str) else [text.lower() for text in refuse]
+    return lambda prompt: any(phrase in prompt.lower() for phrase in phrases)
+
+
+def _range(seconds: float | tuple[float, float]) -> tuple[float, float]:
+    return seconds if isinstance(seconds, tuple) else (seconds, seconds)
+
+
+_shared: Sandbox | None = None
+_shared_lock = threading.Lock()
+
+
+def shared_sandbox() -> Sandbox:
+    """The one sandbox of this process, started by whoever asks first and stopped at exit.
+
+    This is what `base_url="sandbox"` speaks to. A forked child starts one of its own.
+    """
+    global _shared  # noqa: PLW0603  # one a process is the point
+    with _shared_lock:
+        if _shared is None:
+            _shared = Sandbox().start()
+            atexit.register(_shared.stop)
+        return _shared
+
+
+def _forget_after_fork() -> None:
+    """The child has the parent's listening socket, in which nobody would answer, and no thread."""
+    global _shared, _shared_lock  # noqa: PLW0603  # one a process is the point
+    _shared_lock = threading.Lock()
+    if _shared is not None:
+        atexit.unregister(_shared.stop)
+        _shared.stop()
+        _shared = None
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_forget_after_fork)
