@@ -52,7 +52,9 @@ class Settings:
     max_concurrency: int = 64
     requests_per_minute: float | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
-    prices: Mapping[str, ModelPrice] = field(default_factory=dict[str, ModelPrice])
+    prices: Mapping[str, ModelPrice | Mapping[str, object]] = field(
+        default_factory=dict[str, "ModelPrice | Mapping[str, object]"]
+    )
     extra_headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     extra_body: Mapping[str, Any] = field(default_factory=dict[str, Any])
     record_prompts: bool = True

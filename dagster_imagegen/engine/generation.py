@@ -37,7 +37,7 @@ from dagster_imagegen.engine.pacing import Pacer, Signal, Slot
 from dagster_imagegen.engine.planning import Job, Outcome, OutcomeStatus, Plan
 from dagster_imagegen.engine.request import ImageRequest
 from dagster_imagegen.engine.response import Answer, Failure, FailureKind, GeneratedImage
-from dagster_imagegen.engine.rows import answer_columns, intent_columns
+from dagster_imagegen.engine.rows import answer_columns, charge, intent_columns, without_prompt
 from dagster_imagegen.engine.usage import Row
 
 SAVE_ATTEMPTS = 6
@@ -176,6 +176,7 @@ class Pass:
         if not self._todo or self._stopping.is_set():
             return
         try:
+            await self._parts.images.check_writable()
             await self._parts.ledger.open()
             try:
                 await self._work(workers)
@@ -290,8 +291,10 @@ class Pass:
 
     def _account(self, request: ImageRequest, answer: Answer) -> Row:
         """The answer's columns, counted into the totals."""
-        cost = self._parts.prices.cost_of(request, answer.result)
+        cost = charge(self._parts.prices, request, answer.result)
         row = answer_columns(answer, cost, sandbox=self._sandbox, finished_at=self._now())
+        if not self._record_prompts:
+            row = without_prompt(row, request.prompt)
         totals, tokens = self._totals, answer.result.tokens
         if tokens is not None:
             totals.input_tokens += tokens.input_tokens or 0

@@ -1,6 +1,7 @@
 """Images in storage, named by what was asked for and by the attempt that they came from."""
 
 import asyncio
+import secrets
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -14,7 +15,7 @@ from dagster_imagegen.engine.rows import (
     lost_columns,
     stored_image_columns,
 )
-from dagster_imagegen.engine.storage import Storage
+from dagster_imagegen.engine.storage import TEMPORARY_FOLDER, Storage
 from dagster_imagegen.engine.usage import Row
 
 FOLDER = "images"
@@ -33,6 +34,12 @@ class Images:
         path = f"{_folder(fingerprint)}/{fingerprint}.{attempt_id}.{image.format}"
         await self._storage.put(path, image.data)
         return image_columns(image, path=path)
+
+    async def check_writable(self) -> None:
+        """Raise `StorageError` if nothing can be written here: before money is spent on it."""
+        probe = f"{TEMPORARY_FOLDER}/{secrets.token_hex(8)}.tmp"
+        await self._storage.put(probe, b"")
+        await self._storage.delete([probe])
 
     async def find(self, fingerprint: str) -> Mapping[str, str]:
         """The paths of a fingerprint's images, by attempt."""

@@ -110,7 +110,7 @@ class PriceList:
         has no `image_made`: it may be billed for its prompt alone.
         """
         with localcontext(_EXACT):
-            if reported_usd is not None and _SMALLEST_USD <= reported_usd < _ABSURD_USD:
+            if reported_usd is not None and _is_bill(reported_usd):
                 usd = reported_usd.quantize(_SMALLEST_USD, ROUND_HALF_EVEN)
                 return Cost(usd=usd, basis="reported", source="reported by the endpoint")
             price = self.find(model)
@@ -141,6 +141,10 @@ class PriceList:
         with localcontext(_EXACT):
             price = self.find(request.model)
             return None if price is None else _range(price, request)
+
+
+def _is_bill(usd: Decimal) -> bool:
+    return usd.is_finite() and _SMALLEST_USD <= usd < _ABSURD_USD
 
 
 def _range(price: ModelPrice, request: ImageRequest) -> tuple[Decimal, Decimal] | None:

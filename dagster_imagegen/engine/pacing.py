@@ -29,7 +29,7 @@ WINDOW_SECONDS = 60.0  # where nobody says
 WINDOW_MAX_SECONDS = 3600.0  # a limit for longer than that is not paced, but met
 EAGERNESS = 16.0  # times the even rate at which what is left is used
 WINDOW_WAIT_SECONDS = 2.0  # who asks to wait longer means a rate, not how many are open
-RATE_GROWTH = 1.1  # per QUIET window of a learned rate
+SOON_SECONDS = 1e-4  # is now; a clock cannot be relied on to reach a time to the last bit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class Pacer:
     async def acquire(self) -> Slot:
         """Wait until a request may be sent. Cancelled, it leaves no trace."""
         async with self._turn:
-            while (delay := self._delay()) > 0:
+            while (delay := self._delay()) > SOON_SECONDS:
                 await self._changed_within(delay)
             return self._take()
 
@@ -112,6 +112,8 @@ class Pacer:
                 self._window.refused(slot, signal, now)
             else:
                 self._climb.refused(slot, admitted=self.in_flight, sent=self._sent, now=now)
+        elif signal.outcome == "accepted":
+            self._climb.accepted(slot)
         self._window.hear(slot, signal, now)
         self._changed.set()
 
@@ -121,7 +123,7 @@ class Pacer:
         at = max(
             self._paused_until,
             self._last_sent_at + self._gap_seconds,
-            self._window.next_at(self._last_sent_at),
+            self._window.next_at(now),
             self._climb.next_at(self.in_flight),
         )
         return at - now
@@ -156,7 +158,11 @@ async def _waited(sleep: Callable[[float], Awaitable[object]], seconds: float) -
 
 
 class _Climb:
-    """How many may be open at once."""
+    """How many may be open at once: climbs until a refusal, and falls back to what was admitted.
+
+    Refusals that go on however far it falls have nothing to do with how many are open. They are
+    then passed over, one at a time, and the climb goes on.
+    """
 
     def __init__(self, *, limit: int, max_limit: int) -> None:
         self.limit = limit
@@ -164,45 +170,93 @@ class _Climb:
         self._next_at = -math.inf
         self._step_seconds = CLIMB_SECONDS
         self._quiet_seconds = QUIET_SECONDS
-        self._cut_after = 0  # requests up to this number were sent before the last cut
+        self._top = limit  # where the climb ended last
         self._ceiling: int | None = None
+        self._cut_after = 0  # requests up to this number were sent before the last cut
+        self._random = False
+        self._refused_at = -math.inf
+        self._in_a_row = 0
 
     def next_at(self, in_flight: int) -> float:
+        """When the next request may go, with so many open; never, until one ends."""
         if in_flight < self.limit:
             return -math.inf
         return self._next_at if self.limit < self._max else math.inf
 
     def take(self, in_flight: int, now: float) -> None:
+        """One more is open."""
         if in_flight >= self.limit:
-            self.limit = in_flight + 1
+            self.limit = self._top = in_flight + 1
             self._next_at = now + self._step_seconds
 
+    def accepted(self, slot: Slot) -> None:
+        if slot.number > self._cut_after:
+            self._in_a_row = 0
+
     def refused(self, slot: Slot, *, admitted: int, sent: int, now: float) -> None:
+        """One was refused while `admitted` others were open; `sent` is the newest's number."""
+        self._random = self._random and now - self._refused_at < RANDOM_SECONDS
+        self._refused_at = now
         height = max(1, min(self.limit, admitted))
         if slot.number <= self._cut_after:
-            # The same episode: no second cut, but the first one measured better.
-            self.limit = height
+            if not self._random:
+                # The same episode: no second cut, but the first one measured better.
+                self.limit = self._ceiling = height
+                if height < FALL * self._top:
+                    self._top = height
             return
-        same = self._ceiling is not None and height <= self._ceiling + 1
+        self._cut_after = sent
+        if self._random:
+            self._in_a_row += 1
+            if self._in_a_row < IN_A_ROW:
+                return
+            self._random = False
+            self._top = height = max(1, int(FALL * self.limit))
+        elif height < FALL * self._top:
+            self._random = True
+            self.limit = self._top
+            self._next_at = now + QUIET_SECONDS
+            return
+        self._cut_to(height, now)
+
+    def _cut_to(self, height: int, now: float) -> None:
+        same = self._ceiling is not None and self._ceiling <= height <= self._ceiling + 1
         self._quiet_seconds = (
             min(2 * self._quiet_seconds, QUIET_MAX_SECONDS) if same else QUIET_SECONDS
         )
         self.limit = self._ceiling = height
-        self._cut_after = sent
+        self._in_a_row = 0
         self._step_seconds = LATER_CLIMB_SECONDS
         self._next_at = now + self._quiet_seconds
 
 
+RANDOM_SECONDS = 60.0
+FALL = 0.75
+IN_A_ROW = 3
+
+
 class _Window:
-    """How many may be sent in a stretch of time, as far as the endpoint tells."""
+    """How many may be sent in a stretch of time, as far as the endpoint tells.
+
+    While something is left, it is used at `EAGERNESS` times the rate that would just use it up in
+    one window: ever more slowly, so that all who share it see each other coming. With nothing
+    left, a request goes as an own one leaves the window, which holds for every kind of window; and
+    now and then one more, to find out.
+    """
 
     def __init__(self) -> None:
-        self._seconds = 0.0  # the longest reset seen
-        self._remaining: int | None = None
-        self._heard_from = 0  # the request whose answer said so
-        self._sent_at: deque[float] = deque()
-        self._rate: float | None = None
-        self._rate_since = math.inf
+        self._seconds: float | None = None  # the longest reset announced, in whole seconds
+        self._left: float | None = None
+        self._heard_from = 0  # the request whose answer told
+        self._sent_at: deque[float] = deque()  # within the window, and not refused
+        self._credit = 1.0  # of a request, earned while something was left
+        self._credit_at = -math.inf
+        self._probe_at = math.inf
+        self._probe_seconds = 0.0
+
+    @property
+    def _length(self) -> float:
+        return self._seconds or WINDOW_SECONDS
 
     def is_meant_by(self, signal: Signal) -> bool:
         """Whether a refusal is about a rate."""
@@ -213,31 +267,67 @@ class _Window:
         return signal.wait_seconds is not None and signal.wait_seconds > WINDOW_WAIT_SECONDS
 
     def hear(self, slot: Slot, signal: Signal, now: float) -> None:
-        reset = signal.reset_seconds
-        if signal.remaining is None or (reset or 0) > WINDOW_MAX_SECONDS:
+        """Take in what an answer says is left."""
+        if signal.remaining is None or (signal.reset_seconds or 0) > WINDOW_MAX_SECONDS:
             return
-        if reset is not None:
-            self._seconds = max(self._seconds, reset)
-        if slot.number >= self._heard_from:
-            self._heard_from = slot.number
-            self._remaining = signal.remaining
+        self._earn(now)
+        if signal.reset_seconds is not None:
+            self._seconds = max(self._seconds or 0, math.ceil(signal.reset_seconds))
+        if slot.number < self._heard_from:
+            return
+        if self._left is None:
+            self._credit_at = now
+        self._heard_from = slot.number
+        reserve = min(RESERVE_MAX, RESERVE_SHARE * (signal.limit or 0))
+        self._left = max(0.0, signal.remaining - int(reserve))
+        if self._left and signal.outcome == "accepted":
+            self._probe_seconds = self._length / 4
 
     def refused(self, slot: Slot, signal: Signal, now: float) -> None:
+        """A refusal about a rate: nothing is left, whoever used it."""
         with contextlib.suppress(ValueError):
             self._sent_at.remove(slot.sent_at)
+        self._earn(now)
+        self._left = 0.0
+        self._credit = 0.0
+        self._heard_from = max(self._heard_from, slot.number)
+        if self._seconds is None and signal.wait_seconds is not None and signal.remaining is None:
+            since = self._sent_at[0] if self._sent_at else slot.sent_at
+            self._seconds = now + signal.wait_seconds - since
+        self._probe_seconds = min(max(2 * self._probe_seconds, self._length / 4), 4 * self._length)
+        self._probe_at = now + self._probe_seconds
 
-    def next_at(self, last_sent_at: float) -> float:
-        if self._remaining is None:
+    def next_at(self, now: float) -> float:
+        if self._left is None:
             return -math.inf
-        window = self._seconds or WINDOW_SECONDS
-        if self._remaining >= 1:
-            return last_sent_at + window / (EAGERNESS * self._remaining)
-        return self._sent_at[0] + window if self._sent_at else last_sent_at + window / EAGERNESS
+        self._earn(now)
+        if self._left > 0:
+            return now + (1 - self._credit) * self._length / (EAGERNESS * self._left)
+        own = self._sent_at[0] + self._length if self._sent_at else math.inf
+        return min(
+            own,
+            max(self._probe_at, now)
+            if self._probe_at < math.inf
+            else (now + self._length / 4 if not self._sent_at else math.inf),
+        )
 
     def take(self, now: float) -> None:
-        if self._remaining is not None:
-            self._remaining = max(0, self._remaining - 1)
-        window = self._seconds or WINDOW_SECONDS
-        while self._sent_at and self._sent_at[0] <= now - window:
+        self._earn(now)
+        if self._left is not None:
+            if not self._left and not (self._sent_at and self._sent_at[0] <= now - self._length):
+                self._probe_at = now + self._probe_seconds
+            self._left = max(0, self._left - 1)
+        self._credit = 0.0
+        while self._sent_at and self._sent_at[0] <= now - self._length:
             self._sent_at.popleft()
         self._sent_at.append(now)
+
+    def _earn(self, now: float) -> None:
+        if self._left is not None:
+            rate = EAGERNESS * self._left / self._length
+            self._credit = min(1.0, self._credit + rate * (now - self._credit_at))
+            self._credit_at = now
+
+
+RESERVE_SHARE = 0.02
+RESERVE_MAX = 3

@@ -209,8 +209,10 @@ def _choices(
         rows = [table[key] for key in (size, ANY) if key in table]
     if quality is None or is_open(quality):
         return [entry for row in rows for entry in row.values()]
-    found = [row[key] for row in rows for key in (quality, ANY) if key in row]
-    return found if is_open(size) else found[:1]
+    nearest = [
+        row[quality] if quality in row else row[ANY] for row in rows if {quality, ANY} & set(row)
+    ]
+    return nearest if is_open(size) else nearest[:1]
 
 
 def _per_million(rate: Decimal, tokens: int) -> Decimal:

@@ -2,12 +2,13 @@
 
 import hashlib
 from datetime import datetime, timezone
+from decimal import Decimal
 from typing import Any
 
 from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.image_header import read_header
 from dagster_imagegen.engine.journal import Identity
-from dagster_imagegen.engine.money import Cost
+from dagster_imagegen.engine.money import Cost, PriceList
 from dagster_imagegen.engine.request import ImageRequest
 from dagster_imagegen.engine.response import Answer, Failure, GeneratedImage
 from dagster_imagegen.engine.tokens import TokenUsage
@@ -90,6 +91,16 @@ def answer_columns(answer: Answer, cost: Cost, *, sandbox: bool, finished_at: da
     }
 
 
+def without_prompt(row: Row, prompt: str) -> Row:
+    """The same columns without what the endpoint repeats of the prompt."""
+    message = row.get("error_message")
+    return {
+        **row,
+        "revised_prompt": None,
+        "error_message": message.replace(prompt, "[prompt]") if message else message,
+    }
+
+
 def image_columns(image: GeneratedImage, *, path: str) -> Row:
     """Where an answered image went, and what it is."""
     return {
@@ -117,10 +128,36 @@ def stored_image_columns(data: bytes, *, path: str) -> Row:
     }
 
 
+def charge(prices: PriceList, request: ImageRequest, result: GeneratedImage | Failure) -> Cost:
+    """What an answer cost; 0 where it cannot have been billed, the worst case where it may have."""
+    if isinstance(result, GeneratedImage):
+        pixels = f"{result.width}x{result.height}" if result.width and result.height else None
+        size, quality = result.size or pixels or request.size, result.quality or request.quality
+    elif result.billing == "billed":
+        size, quality = request.size, request.quality
+    elif result.billing == "unknown":
+        return prices.worst_case(request)
+    else:
+        return Cost(usd=Decimal(0), basis="estimated")
+    return prices.cost(
+        request.model,
+        tokens=result.tokens,
+        reported_usd=result.reported_cost_usd,
+        size=size,
+        quality=quality,
+        partial_images=request.partial_images or 0,
+    )
+
+
 def cost_columns(cost: Cost, *, sandbox: bool) -> Row:
     """Money that was spent, which in the sandbox is none, whatever the price list says."""
     if sandbox:
-        return {"cost_usd": 0, "cost_basis": SANDBOX, "price_source": None, "price_as_of": None}
+        return {
+            "cost_usd": Decimal(0),
+            "cost_basis": SANDBOX,
+            "price_source": None,
+            "price_as_of": None,
+        }
     return {
         "cost_usd": cost.usd,
         "cost_basis": cost.basis,
@@ -139,7 +176,7 @@ def lost_columns(intent: Row, *, finished_at: datetime, code: str, message: str)
         "error_code": code,
         "error_message": message,
         "finished_at": finished_at,
-        "cost_usd": 0 if sandbox else worst_case,
+        "cost_usd": Decimal(0) if sandbox else worst_case,
         "cost_basis": SANDBOX if sandbox else "unknown" if worst_case is None else "estimated",
     }
 
