@@ -293,6 +293,8 @@ class Pass:
         """The answer's columns, counted into the totals."""
         cost = charge(self._parts.prices, request, answer.result)
         row = answer_columns(answer, cost, sandbox=self._sandbox, finished_at=self._now())
+        if isinstance(answer.result, Failure) and (reason := self._retry.too_long(answer.result)):
+            row["error_message"] = f"{row['error_message']}; {reason}"
         if not self._record_prompts:
             row = without_prompt(row, request.prompt)
         totals, tokens = self._totals, answer.result.tokens

@@ -413,15 +413,16 @@ class Ledger:
         expected = set(self._own)
         listing = parse_listing((await self._store.list(JOURNAL_FOLDER)).values())
         for jid in expected & set(self._own):
-            if jid not in listing or not listing[jid].objects:
-                raise StoreInconsistent(
-                    f"the store does not list journal {jid}, which was just written; its listings "
-                    "lag behind its writes, so requests cannot be kept on record there"
-                )
-            if listing[jid].sealed:
+            own = listing.get(jid)
+            if own is not None and own.sealed:
                 raise Fenced(
                     f"another writer took this one for dead and closed its journal {jid}; it was "
                     f"silent for longer than {self._limits.lease:.0f} s. Run it again"
+                )
+            if own is None or not own.objects:
+                raise StoreInconsistent(
+                    f"the store does not list journal {jid}, which was just written; its listings "
+                    "lag behind its writes, so requests cannot be kept on record there"
                 )
         closed = self._folded.union(self.journal_ids)
         foreign = {jid: found for jid, found in listing.items() if jid not in closed}

@@ -27,7 +27,7 @@ QUIET_SECONDS = 2.0  # after a cut; doubles with each at the same height
 QUIET_MAX_SECONDS = 120.0
 WINDOW_SECONDS = 60.0  # where nobody says
 WINDOW_MAX_SECONDS = 3600.0  # a limit for longer than that is not paced, but met
-EAGERNESS = 16.0  # times the even rate at which what is left is used
+EAGERNESS = 8.0  # times the even rate at which what is left is used
 WINDOW_WAIT_SECONDS = 2.0  # who asks to wait longer means a rate, not how many are open
 SOON_SECONDS = 1e-4  # is now; a clock cannot be relied on to reach a time to the last bit
 
@@ -111,9 +111,13 @@ class Pacer:
             if self._window.is_meant_by(signal):
                 self._window.refused(slot, signal, now)
             else:
-                self._climb.refused(slot, admitted=self.in_flight, sent=self._sent, now=now)
-        elif signal.outcome == "accepted":
-            self._climb.accepted(slot)
+                self._climb.refused(
+                    slot,
+                    admitted=self.in_flight,
+                    sent=self._sent,
+                    quiet=max(QUIET_SECONDS, 8 * (signal.wait_seconds or 0)),
+                    now=now,
+                )
         self._window.hear(slot, signal, now)
         self._changed.set()
 
@@ -176,6 +180,7 @@ class _Climb:
         self._random = False
         self._refused_at = -math.inf
         self._in_a_row = 0
+        self._last_refused = 0
 
     def next_at(self, in_flight: int) -> float:
         """When the next request may go, with so many open; never, until one ends."""
@@ -189,50 +194,47 @@ class _Climb:
             self.limit = self._top = in_flight + 1
             self._next_at = now + self._step_seconds
 
-    def accepted(self, slot: Slot) -> None:
-        if slot.number > self._cut_after:
-            self._in_a_row = 0
-
-    def refused(self, slot: Slot, *, admitted: int, sent: int, now: float) -> None:
+    def refused(
+        self, slot: Slot, *, admitted: int, sent: int, quiet: float, now: float
+    ) -> None:
         """One was refused while `admitted` others were open; `sent` is the newest's number."""
         self._random = self._random and now - self._refused_at < RANDOM_SECONDS
         self._refused_at = now
+        self._in_a_row = self._in_a_row + 1 if slot.number == self._last_refused + 1 else 1
+        self._last_refused = slot.number
         height = max(1, min(self.limit, admitted))
-        if slot.number <= self._cut_after:
-            if not self._random:
-                # The same episode: no second cut, but the first one measured better.
-                self.limit = self._ceiling = height
-                if height < FALL * self._top:
-                    self._top = height
-            return
-        self._cut_after = sent
         if self._random:
-            self._in_a_row += 1
-            if self._in_a_row < IN_A_ROW:
-                return
-            self._random = False
-            self._top = height = max(1, int(FALL * self.limit))
+            if self._in_a_row >= IN_A_ROW:
+                self._random = False
+                self._cut_after = sent
+                self._top = max(1, int(FALL * self.limit))
+                self._cut_to(self._top, quiet, now)
+        elif slot.number <= self._cut_after:
+            # The same episode: no second cut, but the first one measured better.
+            self.limit = self._ceiling = height
+            if height < FALL * self._top:
+                self._top = height
         elif height < FALL * self._top:
             self._random = True
             self.limit = self._top
             self._next_at = now + QUIET_SECONDS
-            return
-        self._cut_to(height, now)
+        else:
+            self._cut_after = sent
+            self._cut_to(height, quiet, now)
 
-    def _cut_to(self, height: int, now: float) -> None:
+    def _cut_to(self, height: int, quiet: float, now: float) -> None:
         same = self._ceiling is not None and self._ceiling <= height <= self._ceiling + 1
         self._quiet_seconds = (
-            min(2 * self._quiet_seconds, QUIET_MAX_SECONDS) if same else QUIET_SECONDS
+            min(2 * self._quiet_seconds, QUIET_MAX_SECONDS) if same else quiet
         )
         self.limit = self._ceiling = height
-        self._in_a_row = 0
         self._step_seconds = LATER_CLIMB_SECONDS
         self._next_at = now + self._quiet_seconds
 
 
 RANDOM_SECONDS = 60.0
 FALL = 0.75
-IN_A_ROW = 3
+IN_A_ROW = 4
 
 
 class _Window:
@@ -247,6 +249,8 @@ class _Window:
     def __init__(self) -> None:
         self._seconds: float | None = None  # the longest reset announced, in whole seconds
         self._left: float | None = None
+        self._used = 0
+        self._seconds_heard = False
         self._heard_from = 0  # the request whose answer told
         self._sent_at: deque[float] = deque()  # within the window, and not refused
         self._credit = 1.0  # of a request, earned while something was left
@@ -272,6 +276,7 @@ class _Window:
             return
         self._earn(now)
         if signal.reset_seconds is not None:
+            self._seconds_heard = True
             self._seconds = max(self._seconds or 0, math.ceil(signal.reset_seconds))
         if slot.number < self._heard_from:
             return
@@ -298,28 +303,32 @@ class _Window:
         self._probe_at = now + self._probe_seconds
 
     def next_at(self, now: float) -> float:
+        """When the next request may go."""
         if self._left is None:
             return -math.inf
         self._earn(now)
         if self._left > 0:
             return now + (1 - self._credit) * self._length / (EAGERNESS * self._left)
+        # What could have been used long ago, somebody else has taken.
+        while self._sent_at and self._sent_at[0] <= now - self._length * (1 + SLACK):
+            self._sent_at.popleft()
         own = self._sent_at[0] + self._length if self._sent_at else math.inf
-        return min(
-            own,
-            max(self._probe_at, now)
-            if self._probe_at < math.inf
-            else (now + self._length / 4 if not self._sent_at else math.inf),
-        )
+        return min(own, self._probe_at)
 
     def take(self, now: float) -> None:
-        self._earn(now)
+        """A request goes."""
         if self._left is not None:
-            if not self._left and not (self._sent_at and self._sent_at[0] <= now - self._length):
+            self._earn(now)
+            own = bool(self._sent_at) and self._sent_at[0] + self._length <= now + SOON_SECONDS
+            if not own and not self._left:
                 self._probe_at = now + self._probe_seconds
-            self._left = max(0, self._left - 1)
+            self._left = max(0.0, self._left - 1)
         self._credit = 0.0
-        while self._sent_at and self._sent_at[0] <= now - self._length:
+        while self._sent_at and self._sent_at[0] + self._length <= now + SOON_SECONDS:
             self._sent_at.popleft()
+            self._used += 1
+            if self._used % GIVE == 0 and self._sent_at and self._left is not None and self._seconds_heard:
+                self._sent_at.popleft()
         self._sent_at.append(now)
 
     def _earn(self, now: float) -> None:
@@ -329,5 +338,7 @@ class _Window:
             self._credit_at = now
 
 
+SLACK = 0.02
+GIVE = 10
 RESERVE_SHARE = 0.02
 RESERVE_MAX = 3

@@ -130,14 +130,15 @@ def stored_image_columns(data: bytes, *, path: str) -> Row:
 
 def charge(prices: PriceList, request: ImageRequest, result: GeneratedImage | Failure) -> Cost:
     """What an answer cost; 0 where it cannot have been billed, the worst case where it may have."""
+    size, quality = request.size, request.quality
     if isinstance(result, GeneratedImage):
+        # What the answer says of itself tells what an `auto` was billed as.
         pixels = f"{result.width}x{result.height}" if result.width and result.height else None
-        size, quality = result.size or pixels or request.size, result.quality or request.quality
-    elif result.billing == "billed":
-        size, quality = request.size, request.quality
+        size = _chosen(result.size) or pixels or size
+        quality = _chosen(result.quality) or quality
     elif result.billing == "unknown":
         return prices.worst_case(request)
-    else:
+    elif result.billing == "not_billed":
         return Cost(usd=Decimal(0), basis="estimated")
     return prices.cost(
         request.model,
@@ -146,7 +147,12 @@ def charge(prices: PriceList, request: ImageRequest, result: GeneratedImage | Fa
         size=size,
         quality=quality,
         partial_images=request.partial_images or 0,
+        image_made=isinstance(result, GeneratedImage),
     )
+
+
+def _chosen(answered: str | None) -> str | None:
+    return None if answered == "auto" else answered
 
 
 def cost_columns(cost: Cost, *, sandbox: bool) -> Row:

@@ -285,7 +285,9 @@ def _write_whole(
             os.fsync(descriptor)
             if locked and fcntl is not None:
                 # Before the rename: no other writer may ever see the header without its lock.
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                # Some network filesystems have no locks; there the lease alone tells.
+                with contextlib.suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -347,6 +349,8 @@ def _is_locked(path: str) -> bool | None:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:
+        return None
     finally:
         os.close(descriptor)
     return False

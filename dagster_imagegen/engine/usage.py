@@ -21,6 +21,7 @@ Row: TypeAlias = dict[str, Any]
 """One attempt: a value, or nothing, for each column of `SCHEMA`."""
 
 MONEY = pa.decimal128(20, 10)
+_MONEY_STEP = Decimal(1).scaleb(-10)
 TIME = pa.timestamp("us", tz="UTC")
 
 _IDENTITY: tuple[tuple[str, pa.DataType, str], ...] = (
@@ -115,7 +116,7 @@ def journal_of(path: str) -> str | None:
 
 def encode_part(rows: Iterable[Row]) -> bytes:
     """A Parquet file of the rows, in the order in which they were put on record."""
-    table = pa.Table.from_pylist(list(rows), schema=SCHEMA).sort_by(
+    table = to_table(rows).sort_by(
         [("started_at", "ascending"), ("attempt_id", "ascending")]
     )
     buffer = io.BytesIO()
@@ -161,8 +162,31 @@ def open_parts(paths: Sequence[str], *, filesystem: Any) -> ds.Dataset:
 
 
 def to_table(rows: Iterable[Row]) -> pa.Table:
-    """Rows as an Arrow table of `SCHEMA`."""
-    return pa.Table.from_pylist(list(rows), schema=SCHEMA)
+    """Rows as an Arrow table of `SCHEMA`.
+
+    What a column cannot hold (a provider's lone surrogate, a number out of range) is escaped,
+    rounded or left out: the row of a request that was sent must not be lost to it.
+    """
+    listed = list(rows)
+    try:
+        return pa.Table.from_pylist(listed, schema=SCHEMA)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError):
+        return pa.Table.from_pylist([_fitting(row) for row in listed], schema=SCHEMA)
+
+
+def _fitting(row: Row) -> Row:
+    return {field.name: _fit(row.get(field.name), field.type) for field in SCHEMA}
+
+
+def _fit(value: object, kind: pa.DataType) -> object:
+    if isinstance(value, str):
+        value = value.encode(errors="backslashreplace").decode()
+    try:
+        if isinstance(value, Decimal):
+            value = value.quantize(_MONEY_STEP)
+        return pa.scalar(value, kind).as_py()
+    except (pa.ArrowException, ArithmeticError, ValueError, TypeError):
+        return None
 
 
 def rows_about(
