@@ -1,12 +1,16 @@
 """The engine: everything but Dagster. `Engine` wires the parts, and is the only place that does."""
 
 import asyncio
+import hashlib
+import os
 import random
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from decimal import Decimal
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -16,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from typing_extensions import Self
 
+from dagster_imagegen.engine.budget import Budget
 from dagster_imagegen.engine.client import ImageClient, RetryPolicy
 from dagster_imagegen.engine.generation import Generation, Parts, Pass
 from dagster_imagegen.engine.images import Images
@@ -24,7 +29,7 @@ from dagster_imagegen.engine.ledger import Books, Ledger, Limits, read_books
 from dagster_imagegen.engine.manifest import image_table
 from dagster_imagegen.engine.money import ModelPrice, PriceList
 from dagster_imagegen.engine.pacing import Pacer
-from dagster_imagegen.engine.planning import Outcome, Plan, Redo, make_plan
+from dagster_imagegen.engine.planning import Outcome, Plan, Redo, check_prices, make_plan
 from dagster_imagegen.engine.prompts import PromptTable, read_prompts
 from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.engine.rows import SANDBOX
@@ -58,7 +63,9 @@ class Settings:
     extra_headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     extra_body: Mapping[str, Any] = field(default_factory=dict[str, Any])
     record_prompts: bool = True
+    budget: Budget | None = None
     drain_seconds: float = 60.0
+    aside_folder: str = field(default_factory=lambda: str(_aside_folder()))
     limits: Limits = field(default_factory=Limits)
 
 
@@ -89,10 +96,16 @@ class Engine:
             else Storage(settings.usage_uri, settings.storage_options)
         )
 
+        # One folder a storage: what waits for one must not come to another.
+        digest = hashlib.sha256(self._storage.uri("").encode()).hexdigest()[:16]
+        self._aside = Storage(str(Path(settings.aside_folder) / digest))
+        self._images = Images(self._storage, aside=self._aside, prices=self._prices, now=self._now)
+
     def close(self) -> None:
         """Let go of threads; whatever was reported is durable long before."""
         self._storage.close()
         self._usage.close()
+        self._aside.close()
 
     def __enter__(self) -> Self:
         return self
@@ -140,13 +153,23 @@ class Engine:
         return _run_apart(plan)
 
     def generate(
-        self, prompts: PromptTable, *, identity: Identity, redo: Collection[Redo] = ()
+        self,
+        prompts: PromptTable,
+        *,
+        identity: Identity,
+        redo: Collection[Redo] = (),
+        max_usd: Decimal | None = None,
     ) -> Generation:
-        """Begin a pass: what is on record is not asked for again, the rest is sent and recorded."""
+        """Begin a pass: what is on record is not asked for again, the rest is sent and recorded.
+
+        `max_usd` tightens the budget for this run.
+        """
+        budgets = self._budgets(max_usd)
 
         async def run(generation: Generation) -> None:
             settings = self.settings
-            images = Images(self._storage, prices=self._prices, now=self._now)
+            images = self._images
+            await images.bring_back()
             ledger = Ledger(
                 store=self._usage,
                 shelf=images,
@@ -157,6 +180,8 @@ class Engine:
             )
             books = await ledger.start()
             plan = await self._plan(prompts, books, identity=identity, redo=redo)
+            if budgets:
+                check_prices(plan, self._prices)
             loop = asyncio.get_running_loop()
             endpoint = ImageClient(
                 base_url=settings.base_url,
@@ -177,6 +202,8 @@ class Engine:
                         sleep=asyncio.sleep,
                     ),
                     prices=self._prices,
+                    room=self._room(budgets, identity) if budgets else None,
+                    defers=bool(budgets) and budgets[0].when_exhausted == "defer",
                 ),
                 identity=identity,
                 retry=settings.retry,
@@ -198,6 +225,24 @@ class Engine:
 
         return Generation(run)
 
+    def _budgets(self, max_usd: Decimal | None) -> tuple[Budget, ...]:
+        budget = self.settings.budget
+        given = () if budget is None else (budget,)
+        if max_usd is None:
+            return given
+        this_run = Budget(max_usd=max_usd, per="run", scope="asset")
+        return (*given, replace(budget or this_run, max_usd=max_usd, per="run", scope="asset"))
+
+    def _room(self, budgets: Sequence[Budget], identity: Identity) -> Callable[[Books], Decimal]:
+        def room(books: Books) -> Decimal:
+            now = self._now()
+            return min(
+                budget.max_usd - budget.spent(books, identity, storage=self._usage, now=now)
+                for budget in budgets
+            )
+
+        return room
+
     async def _plan(
         self,
         prompts: PromptTable,
@@ -210,7 +255,7 @@ class Engine:
             prompts,
             books,
             storage=self._usage,
-            images=Images(self._storage, prices=self._prices, now=self._now),
+            images=self._images,
             prices=self._prices,
             root_run_id=identity.root_run_id,
             redo=redo,
@@ -267,6 +312,12 @@ class Engine:
             return to_table([])
         full = [self._usage.full_path(path) for path in paths]
         return open_parts(full, filesystem=self._usage.filesystem).to_table()
+
+
+def _aside_folder() -> Path:
+    """Below the user's state folder (XDG Base Directory Specification)."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "dagster-imagegen" / "unsaved"
 
 
 def _run_apart(work: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -9,6 +9,7 @@ ImageGenError
 │   ├── EndpointUnreachable      nobody answers at the base URL
 │   └── OutOfCredit              the account cannot pay; resumable later
 ├── NoImage                  the one image that was asked for was refused, or failed
+├── BudgetExhausted          what the budget has left does not cover the next request
 └── StorageError             images or records cannot be written or read
     ├── StoreInconsistent    the store does not show what was just written to it
     └── Fenced               another writer took this one for dead and closed its journal
@@ -100,6 +101,13 @@ class NoImage(ImageGenError):
         super().__init__(message)
         self.status = status
         self.code = code
+
+
+class BudgetExhausted(ImageGenError):
+    """What the budget has left does not cover the worst case of the next request.
+
+    What was made is saved; a later run, with more to spend, goes on.
+    """
 
 
 class StorageError(ImageGenError):

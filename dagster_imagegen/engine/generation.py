@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,8 +21,10 @@ from typing import Any, Literal, Protocol
 
 from typing_extensions import Self
 
+from dagster_imagegen.engine.budget import Purse
 from dagster_imagegen.engine.client import RetryPolicy
 from dagster_imagegen.engine.errors import (
+    BudgetExhausted,
     EndpointError,
     EndpointMisconfigured,
     EndpointUnreachable,
@@ -31,8 +33,8 @@ from dagster_imagegen.engine.errors import (
 )
 from dagster_imagegen.engine.images import Images
 from dagster_imagegen.engine.journal import Identity
-from dagster_imagegen.engine.ledger import AlreadyThere, Granted, Ledger
-from dagster_imagegen.engine.money import PriceList
+from dagster_imagegen.engine.ledger import AlreadyThere, Books, Granted, Ledger
+from dagster_imagegen.engine.money import Cost, PriceList
 from dagster_imagegen.engine.pacing import Pacer, Signal, Slot
 from dagster_imagegen.engine.planning import Job, Outcome, OutcomeStatus, Plan
 from dagster_imagegen.engine.request import ImageRequest
@@ -42,6 +44,7 @@ from dagster_imagegen.engine.usage import Row
 
 SAVE_ATTEMPTS = 6
 SAVE_BACKOFF_SECONDS = 0.5
+GROWTH = Decimal("1.25")
 
 _STATUS: dict[str, OutcomeStatus] = {
     "succeeded": "generated",
@@ -117,6 +120,10 @@ class Parts:
     endpoint: Endpoint
     pacer: Pacer
     prices: PriceList
+    room: Callable[[Books], Decimal] | None = None
+    """How much of the budget is left by what is on record of others; None: there is no budget."""
+    defers: bool = False
+    """Whether what the budget does not cover is left to a later run, instead of failing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +164,7 @@ class Pass:
         self._stopping = asyncio.Event()
         self._sending: set[asyncio.Task[None] | None] = set()
         self._todo: deque[Job] = deque()
+        self._purse: Purse | None = None
         self.error: Exception | None = None
 
     @property
@@ -179,11 +187,26 @@ class Pass:
             await self._parts.images.check_writable()
             await self._parts.ledger.open()
             try:
+                self._purse = await self._open_purse(self._todo)
                 await self._work(workers)
             finally:
                 await self._parts.ledger.close()
         except StorageError as error:
             self._halt(error)
+
+    async def _open_purse(self, jobs: Iterable[Job]) -> Purse | None:
+        """Reserve what all of it can cost, if that is left; less of it otherwise."""
+        room, ledger = self._parts.room, self._parts.ledger
+        if room is None:
+            return None
+        worst_cases = (self._parts.prices.worst_case(job.request).usd for job in jobs)
+        want = sum((usd for usd in worst_cases if usd is not None), Decimal(0))
+
+        async def grow(total_usd: Decimal) -> Decimal:
+            # A quarter more than needed now: asking again for each retry would cost a commit each.
+            return await ledger.reserve(total_usd * GROWTH, room=room)
+
+        return Purse(allowed_usd=await ledger.reserve(want, room=room), grow=grow)
 
     async def _work(self, workers: int) -> None:
         """Run the workers until all is done; once stopping, for `drain_seconds` at most."""
@@ -214,10 +237,20 @@ class Pass:
         attempt = 0
         while True:
             attempt += 1
-            claimed = await self._claim(job, attempt=attempt)
-            if isinstance(claimed, Outcome):
-                return claimed
-            answer, row = await self._ask(job.request, claimed)
+            worst_case = self._parts.prices.worst_case(job.request)
+            reserved_usd = worst_case.usd or Decimal(0)
+            if self._purse is not None and not await self._purse.reserve(reserved_usd):
+                return self._beyond_the_budget(job, reserved_usd)
+            spent_usd: Decimal | None = Decimal(0)
+            try:
+                claimed = await self._claim(job, worst_case=worst_case, attempt=attempt)
+                if isinstance(claimed, Outcome):
+                    return claimed
+                spent_usd = None
+                answer, row, spent_usd = await self._ask(job.request, claimed)
+            finally:
+                if self._purse is not None:
+                    self._purse.settle(reserved_usd, spent_usd)
             status = _STATUS.get(row["status"], "failed")
             outcome = Outcome(fingerprint=job.request.fingerprint, status=status, row=row)
             if not isinstance(answer.result, Failure):
@@ -232,7 +265,24 @@ class Pass:
                 return None
             await asyncio.sleep(wait)
 
-    async def _claim(self, job: Job, *, attempt: int) -> "_Claim | Outcome":
+    def _beyond_the_budget(self, job: Job, reserved_usd: Decimal) -> Outcome | None:
+        message = (
+            f"what the budget has left does not cover another request of this kind, which can "
+            f"cost ${reserved_usd:,.4f}"
+        )
+        if not self._parts.defers:
+            self._halt(
+                BudgetExhausted(
+                    f"{message}. What was made is saved; raise budget.max_usd, or run again when "
+                    "its period is over. budget.when_exhausted='defer' leaves the rest to a later "
+                    "run without failing"
+                )
+            )
+            return None
+        row: Row = {"error_code": "budget_exhausted", "error_message": message}
+        return Outcome(fingerprint=job.request.fingerprint, status="deferred", row=row)
+
+    async def _claim(self, job: Job, *, worst_case: Cost, attempt: int) -> "_Claim | Outcome":
         """A free slot and an attempt on record in it; or the outcome, if another writer has it."""
         parts, request = self._parts, job.request
         intent = intent_columns(
@@ -240,7 +290,7 @@ class Pass:
             identity=self._identity,
             prompt_id=job.prompt_id,
             attempt=attempt,
-            worst_case=parts.prices.worst_case(request),
+            worst_case=worst_case,
             record_prompt=self._record_prompts,
         )
         while True:
@@ -266,9 +316,12 @@ class Pass:
                 status = _ADOPTED[row["status"]]
                 return Outcome(fingerprint=request.fingerprint, status=status, row=row)
 
-    async def _ask(self, request: ImageRequest, claim: "_Claim") -> tuple[Answer, Row]:
+    async def _ask(
+        self, request: ImageRequest, claim: "_Claim"
+    ) -> tuple[Answer, Row, Decimal | None]:
         """Send what is on record; on return its image and its outcome are durable.
 
+        With the row comes what it cost at list price, which the sandbox's rows do not say.
         While this runs, stopping waits for it.
         """
         task = asyncio.current_task()
@@ -281,16 +334,16 @@ class Pass:
                 signal = _signal(answer)
             finally:
                 self._parts.pacer.release(claim.slot, signal)
-            row = self._account(request, answer)
+            row, list_price_usd = self._account(request, answer)
             if isinstance(answer.result, GeneratedImage):
                 row |= await self._save(answer.result, request, claim.attempt_id, row)
             await self._parts.ledger.settle(claim.attempt_id, row)
         finally:
             self._sending.discard(task)
-        return answer, {**row, "attempt_id": claim.attempt_id}
+        return answer, {**row, "attempt_id": claim.attempt_id}, list_price_usd
 
-    def _account(self, request: ImageRequest, answer: Answer) -> Row:
-        """The answer's columns, counted into the totals."""
+    def _account(self, request: ImageRequest, answer: Answer) -> tuple[Row, Decimal | None]:
+        """The answer's columns and its list price, counted into the totals."""
         cost = charge(self._parts.prices, request, answer.result)
         row = answer_columns(answer, cost, sandbox=self._sandbox, finished_at=self._now())
         if isinstance(answer.result, Failure) and (reason := self._retry.too_long(answer.result)):
@@ -306,7 +359,7 @@ class Pass:
         totals.list_price_usd += cost.usd or 0
         totals.cost_usd += row["cost_usd"] or 0
         totals.unpriced += row["cost_usd"] is None
-        return row
+        return row, cost.usd
 
     async def _save(
         self, image: GeneratedImage, request: ImageRequest, attempt_id: str, row: Row
@@ -320,10 +373,17 @@ class Pass:
                 )
             except StorageError as error:
                 if tried == SAVE_ATTEMPTS:
-                    failed = {"status": "failed", "error_code": "image_not_saved"}
-                    message = {"error_message": str(error)}
-                    await self._parts.ledger.settle(attempt_id, {**row, **failed, **message})
-                    raise
+                    where = await self._parts.images.set_aside(
+                        image, fingerprint=request.fingerprint, attempt_id=attempt_id
+                    )
+                    message = (
+                        f"{error}. The image is paid for and kept at {where}; the next run on "
+                        "this machine stores it instead of buying another"
+                    )
+                    unsaved = {"error_code": "image_not_saved", "error_message": message}
+                    row = {**row, "status": "failed", **unsaved}
+                    await self._parts.ledger.settle(attempt_id, row)
+                    raise StorageError(message) from error
             await asyncio.sleep(wait)
             wait *= 2
         raise AssertionError("unreachable: the last try returns or raises")

@@ -22,18 +22,44 @@ FOLDER = "images"
 
 
 class Images:
-    """The images of one storage; the `ImageShelf` of a ledger."""
+    """The images of one storage; the `ImageShelf` of a ledger.
 
-    def __init__(self, storage: Storage, *, prices: PriceList, now: Callable[[], datetime]) -> None:
+    `aside` is on this machine's disk: there an image waits that is paid for and that the storage
+    would not take.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        aside: Storage,
+        prices: PriceList,
+        now: Callable[[], datetime],
+    ) -> None:
         self._storage = storage
+        self._aside = aside
         self._prices = prices
         self._now = now
 
     async def save(self, image: GeneratedImage, *, fingerprint: str, attempt_id: str) -> Row:
         """Store the exact bytes; the image's columns. Safe to repeat. Raises `StorageError`."""
-        path = f"{_folder(fingerprint)}/{fingerprint}.{attempt_id}.{image.format}"
+        path = _path(fingerprint, attempt_id, image.format)
         await self._storage.put(path, image.data)
         return image_columns(image, path=path)
+
+    async def set_aside(self, image: GeneratedImage, *, fingerprint: str, attempt_id: str) -> str:
+        """Keep an image that the storage does not take; where it is now, on this machine."""
+        path = _path(fingerprint, attempt_id, image.format)
+        await self._aside.put(path, image.data)
+        return self._aside.uri(path)
+
+    async def bring_back(self) -> int:
+        """Store what an earlier pass on this machine set aside; how many there were."""
+        waiting = await self._aside.list(FOLDER)
+        for path in waiting:
+            await self._storage.put(path, await self._aside.get(path))
+            await self._aside.delete([path])
+        return len(waiting)
 
     async def check_writable(self) -> None:
         """Raise `StorageError` if nothing can be written here: before money is spent on it."""
@@ -90,6 +116,10 @@ class Images:
             code="outcome_lost",
             message="the process ended before the outcome of this request was on record",
         )
+
+
+def _path(fingerprint: str, attempt_id: str, image_format: str) -> str:
+    return f"{_folder(fingerprint)}/{fingerprint}.{attempt_id}.{image_format}"
 
 
 def _folder(fingerprint: str) -> str:

@@ -4,7 +4,8 @@
     _journal/<jid>.sealed        its writer is presumed dead; whoever finds its own seal stops
 
 Records: `intent` (every identity and request column), `result` (the outcome's columns),
-`withdrawn` (not sent after all), `heartbeat`. docs/write-protocol.md tells the whole protocol.
+`withdrawn` (not sent after all), `reserve` (what the pass may spend on attempts of this journal),
+`heartbeat`. docs/write-protocol.md tells the whole protocol.
 """
 
 import json
@@ -12,10 +13,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Literal, TypeAlias
 
 from dagster_imagegen.engine.storage import StoredObject
-from dagster_imagegen.engine.usage import Row, decode_values, encode_values
+from dagster_imagegen.engine.usage import Row, decode_values, encode_values, worth
 
 JOURNAL_FOLDER = "_journal"
 SCHEMA_VERSION = 1
@@ -23,7 +25,7 @@ SCHEMA_VERSION = 1
 _OBJECT = re.compile(rf"{JOURNAL_FOLDER}/([^/]+)/(\d{{6}})\.jsonl")
 _SEAL = re.compile(rf"{JOURNAL_FOLDER}/([^/]+)\.sealed")
 
-Kind: TypeAlias = Literal["intent", "result", "withdrawn", "heartbeat"]
+Kind: TypeAlias = Literal["intent", "result", "withdrawn", "reserve", "heartbeat"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,7 @@ class Attempts:
     """What a journal's records add up to."""
 
     header: Header | None = None
+    reserved_usd: Decimal = Decimal(0)
     rows: dict[str, Row] = field(default_factory=dict[str, Row])
     """By attempt: its intent, and its outcome once there is one. Withdrawn ones are gone."""
     unresolved: dict[str, str] = field(default_factory=dict[str, str])
@@ -118,8 +121,15 @@ class Attempts:
                     self.resolve(record["attempt_id"], values)
                 case "withdrawn":
                     self.withdraw(record["attempt_id"])
+                case "reserve":
+                    self.reserved_usd = values["worst_case_usd"]
                 case _:
                     pass
+
+    @property
+    def worth_usd(self) -> Decimal:
+        """What its rows cost, at the worst case where that is all that is known."""
+        return sum((worth(row) for row in self.rows.values()), Decimal(0))
 
     @property
     def is_of_newer_schema(self) -> bool:

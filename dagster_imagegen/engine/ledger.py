@@ -6,9 +6,10 @@ Everything runs in one event loop, whose clock and sleep it uses.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from decimal import Decimal
 from typing import Literal, Protocol, TypeVar
 
 from dagster_imagegen.engine.errors import Fenced, StorageError, StoreInconsistent
@@ -34,6 +35,7 @@ from dagster_imagegen.engine.usage import (
     encode_part,
     journal_of,
     part_path,
+    worth,
 )
 
 T = TypeVar("T")
@@ -111,28 +113,45 @@ class _OwnJournal:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reservation:
+    """What a pass under way may spend beyond what its journal's rows are worth already."""
+
+    journal_id: str
+    identity: Identity
+    usd: Decimal
+
+
+@dataclass(frozen=True, kw_only=True)
 class Books:
     """All that is on record: the parts, and what the journals hold that is in no part yet."""
 
     parts: tuple[str, ...]
     open_rows: tuple[Row, ...]
+    reservations: tuple[Reservation, ...] = ()
 
 
-async def read_books(store: ObjectStore) -> Books:
-    """Read the journals, then list the parts, changing nothing.
+async def read_books(store: ObjectStore, *, without: Collection[str] = ()) -> Books:
+    """Read the journals, then list the parts, changing nothing; some journals may be left out.
 
     In that order: a journal published in between is then found as a part, never in neither.
     """
     listing = parse_listing((await store.list(JOURNAL_FOLDER)).values())
     journals = {jid: await _read_journal(store, jid, found) for jid, found in listing.items()}
     parts = await _list_parts(store)
-    rows = [
-        row
+    unpublished = {
+        jid: attempts
         for jid, attempts in journals.items()
-        if jid not in parts and not attempts.is_of_newer_schema
-        for row in attempts.rows.values()
-    ]
-    return Books(parts=tuple(parts.values()), open_rows=tuple(rows))
+        if jid not in parts and jid not in without and not attempts.is_of_newer_schema
+    }
+    return Books(
+        parts=tuple(path for jid, path in parts.items() if jid not in without),
+        open_rows=tuple(row for each in unpublished.values() for row in each.rows.values()),
+        reservations=tuple(
+            Reservation(journal_id=jid, identity=each.header.identity, usd=left)
+            for jid, each in unpublished.items()
+            if each.header is not None and (left := each.reserved_usd - each.worth_usd) > 0
+        ),
+    )
 
 
 class Ledger:
@@ -175,6 +194,8 @@ class Ledger:
         self._at_store = asyncio.Lock()
         """Held while own journals are written, looked after, or published: one at a time."""
         self._closing = False
+        self._allowance_usd = Decimal(0)
+        self._settled_usd: dict[str, Decimal] = {}
         self.journal_ids: list[str] = []
         """Every journal that this writer opened, oldest first."""
 
@@ -203,7 +224,7 @@ class Ledger:
     async def _begin_journal(self) -> _OwnJournal:
         jid = new_journal_id(self._now(), token=self._token())
         header = Header(journal_id=jid, schema=SCHEMA_VERSION, identity=self._identity)
-        data = f"{header.line()}\n".encode()
+        data = f"{header.line()}\n{self._reservation_of(jid)}\n".encode()
         lock = await self._persist(lambda: self._store.put_locked(object_path(jid, 0), data))
         return _OwnJournal(
             journal_id=jid,
@@ -216,6 +237,50 @@ class Ledger:
     def _own_add(self, journal: _OwnJournal) -> None:
         self._own[journal.journal_id] = journal
         self.journal_ids.append(journal.journal_id)
+
+    # -- RESERVE ------------------------------------------------------------------------------
+
+    async def reserve(self, want_usd: Decimal, *, room: Callable[[Books], Decimal]) -> Decimal:
+        """Put on record what this pass may spend in all, and return how much of it fits.
+
+        `room` says how much of the budget is left by what is on record of others. As with
+        intents, of two writers the second one to reserve sees the first; the younger gives way at
+        once, the older waits a little for it. What was granted once stays granted.
+        """
+        granted = self._allowance_usd
+        patience_ends = self._clock() + self._limits.rival_grace
+        target = want_usd
+        while target > granted:
+            self._allowance_usd = target
+            await self._commit_reservation()
+            others = await self._persist(lambda: read_books(self._store, without=self.journal_ids))
+            free = await asyncio.to_thread(room, others)
+            if target <= free:
+                return target
+            older = [r for r in others.reservations if r.journal_id < self.journal_ids[0]]
+            unrivalled = await asyncio.to_thread(room, replace(others, reservations=tuple(older)))
+            if target <= unrivalled and self._clock() < patience_ends:
+                await asyncio.sleep(self._limits.poll / 4)
+            else:
+                target = free
+        self._allowance_usd = granted
+        await self._commit_reservation()
+        return granted
+
+    async def _commit_reservation(self) -> None:
+        journal = next((j for j in self._own.values() if j.state == "open"), None)
+        if journal is not None:
+            journal.pending.append(self._reservation_of(journal.journal_id))
+        await self._commit()
+
+    def _reservation_of(self, journal_id: str) -> str:
+        """What the newest journal may spend: all that the pass may, but for what older ones did.
+
+        An older one's unsettled attempts are not taken off, because they may settle for less.
+        """
+        older = sum((v for k, v in self._settled_usd.items() if k != journal_id), Decimal(0))
+        left = max(self._allowance_usd - older, Decimal(0))
+        return record_line("reserve", values={"worst_case_usd": left})
 
     # -- SEND ---------------------------------------------------------------------------------
 
@@ -315,6 +380,9 @@ class Ledger:
         if journal is None:
             raise StorageError(f"attempt {attempt_id} is not in a journal of this writer")
         journal.attempts.resolve(attempt_id, outcome)
+        settled = self._settled_usd.get(journal.journal_id, Decimal(0))
+        row_worth = worth(journal.attempts.rows[attempt_id])
+        self._settled_usd[journal.journal_id] = settled + row_worth
         await self._commit(journal, "result", attempt_id, outcome)
         self._publish_if_drained(journal)
 
@@ -360,9 +428,10 @@ class Ledger:
 
         Without a record: only the look.
         """
-        self._raise_if_broken()
         if journal is not None and kind is not None:
             journal.pending.append(record_line(kind, attempt_id, values))
+        # Not before: what is known when the part is written is on record before it.
+        self._raise_if_broken()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._wake.set()
@@ -462,6 +531,9 @@ class Ledger:
             successor = await self._begin_journal()
             self._own_add(successor)
             if current is not None:
+                # Only now that the successor's is in place: what is left is never unreserved.
+                nothing = {"worst_case_usd": Decimal(0)}
+                current.pending.append(record_line("reserve", values=nothing))
                 current.state = "draining"
                 self._publish_if_drained(current)
             return successor
@@ -506,14 +578,13 @@ class Ledger:
             return False
         if found.sealed or 0 not in found.objects:
             return True
-        if await self._persist(lambda: self._store.is_locked(object_path(jid, 0))) is False:
-            return True
+        # Before anything is awaited: a later look would set the clock on, and not what was found.
         store_now = self._store_time()
-        return (
-            store_now is not None
-            and found.newest is not None
-            and found.newest + self._limits.lease < store_now
-        )
+        newest = found.newest
+        silent_for = store_now - newest if store_now is not None and newest is not None else 0.0
+        if silent_for > self._limits.lease:
+            return True
+        return await self._persist(lambda: self._store.is_locked(object_path(jid, 0))) is False
 
     def _store_time(self) -> float | None:
         """The store's clock at the last look, or a little before: its time of our newest object,

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 
+from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.images import Images
 from dagster_imagegen.engine.ledger import Books
 from dagster_imagegen.engine.money import PriceList
@@ -145,6 +146,7 @@ async def make_plan(
     on_record = _on_record(books, list(wanted), storage=storage)
     paths = [best["image_path"] for rows in on_record.values() if (best := _image_row(rows))]
     gone = await images.missing(paths)
+    await _add_what_arrived_later(on_record, images)
     verdicts = _Verdicts(
         root_run_id=root_run_id, redo=redo, resend_unknown=resend_unknown, gone=gone
     )
@@ -170,6 +172,18 @@ async def make_plan(
     )
 
 
+def check_prices(plan: Plan, prices: PriceList) -> None:
+    """Raise `ConfigurationError` if something is to be sent whose worst case nobody knows."""
+    for job in plan.jobs:
+        request = job.request
+        if job.known is None and prices.worst_case(request).usd is None:
+            raise ConfigurationError(
+                f"a budget is set, and model {request.model!r} at size {request.size!r}, quality "
+                f"{request.quality!r} has no price that bounds its cost; give one in `prices`, or "
+                "run without a budget"
+            )
+
+
 def _on_record(
     books: Books, fingerprints: list[str], *, storage: Storage
 ) -> Mapping[str, list[Row]]:
@@ -185,6 +199,29 @@ def _on_record(
     for row in rows:
         found.setdefault(row["fingerprint"], []).append(row)
     return found
+
+
+async def _add_what_arrived_later(on_record: Mapping[str, list[Row]], images: Images) -> None:
+    """Images of attempts that are on record as doubtful, and that came to the storage all the same.
+
+    A save that ended after its process was given up, or one that was set aside and brought back.
+    """
+    for fingerprint, rows in on_record.items():
+        if _image_row(rows) is not None or not any(_perhaps_billed(row) for row in rows):
+            continue
+        for attempt_id, path in sorted((await images.find(fingerprint)).items()):
+            doubtful = next((row for row in rows if row["attempt_id"] == attempt_id), {})
+            recovered = {"status": "succeeded", "error_code": None, "error_message": None}
+            rows.append(
+                {
+                    "attempt_id": attempt_id,
+                    "fingerprint": fingerprint,
+                    **doubtful,
+                    **recovered,
+                    **await images.describe(path),
+                }
+            )
+            break
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -271,8 +271,15 @@ def _write_whole(
     """Temporary, fsync, rename, fsync of the folder: the file is there whole, or not at all.
 
     Temporaries lie in a folder of their own, because some readers take every file of a folder
-    for a part.
+    for a part. A folder that another writer deletes just now, empty, is made again.
     """
+    try:
+        return _write_once(path, data, temporaries=temporaries, locked=locked)
+    except FileNotFoundError:
+        return _write_once(path, data, temporaries=temporaries, locked=locked)
+
+
+def _write_once(path: Path, data: bytes, *, temporaries: Path, locked: bool) -> _FileLock | None:
     _make_folder(path.parent)
     temporaries.mkdir(exist_ok=True)
     temporary = temporaries / f"{path.name}.{secrets.token_hex(4)}.tmp"

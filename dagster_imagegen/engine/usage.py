@@ -108,6 +108,11 @@ def part_path(journal_id: str) -> str:
     return f"{PARTS_FOLDER}/date={day}/{journal_id}.parquet"
 
 
+def part_day(path: str) -> date:
+    """The day (UTC) on which the journal of a part began."""
+    return date.fromisoformat(path.split("/date=", 1)[1][:10])
+
+
 def journal_of(path: str) -> str | None:
     """The journal whose part lies at `path`; None where no part of ours lies there."""
     name = path.rsplit("/", 1)[-1]
@@ -116,9 +121,7 @@ def journal_of(path: str) -> str | None:
 
 def encode_part(rows: Iterable[Row]) -> bytes:
     """A Parquet file of the rows, in the order in which they were put on record."""
-    table = to_table(rows).sort_by(
-        [("started_at", "ascending"), ("attempt_id", "ascending")]
-    )
+    table = to_table(rows).sort_by([("started_at", "ascending"), ("attempt_id", "ascending")])
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
@@ -159,6 +162,12 @@ def open_parts(paths: Sequence[str], *, filesystem: Any) -> ds.Dataset:
     """
     files: Any = list(paths)
     return ds.dataset(files, schema=SCHEMA, format="parquet", filesystem=filesystem)
+
+
+def worth(row: Row) -> Decimal:
+    """What a row cost, at the worst case where that is all that is known; 0 if nothing is."""
+    cost = row.get("cost_usd")
+    return (row.get("worst_case_usd") or Decimal(0)) if cost is None else cost
 
 
 def to_table(rows: Iterable[Row]) -> pa.Table:
