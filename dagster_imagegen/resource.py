@@ -1,7 +1,6 @@
 """`ImageGenResource`: who is asked, where the images go, and how fast."""
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -26,7 +25,9 @@ from dagster_imagegen.engine.rows import SANDBOX
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
-dg.DagsterLibraryRegistry.register("dagster-imagegen", __version__, is_dagster_package=False)
+dg.DagsterLibraryRegistry.register(  # pyright: ignore[reportPrivateImportUsage]  # documented for libraries, but not marked as exported
+    "dagster-imagegen", __version__, is_dagster_package=False
+)
 
 
 class _Config(dg.Config):
@@ -314,43 +315,25 @@ class ImageGenResource(dg.ConfigurableResource):  # pyright: ignore[reportMissin
 
         Raises `ConfigurationError` for settings that cannot work; nothing was sent by then.
         """
-        base_url, endpoint_id = _endpoint(self.base_url)
+        # The fields of this class alone: a subclass may have more.
+        settings: dict[str, Any] = {
+            name: _plain(name, getattr(self, name)) for name in ImageGenResource.model_fields
+        }
         for name in ("model", "storage_uri"):
-            if not getattr(self, name).strip():
+            if not settings[name].strip():
                 raise ConfigurationError(f"{name} is empty; set it")
-        return Engine(
-            Settings(
-                base_url=base_url,
-                endpoint_id=self._endpoint_id(endpoint_id),
-                model=self.model,
-                storage_uri=self.storage_uri,
-                api_key=self.api_key,
-                storage_options=_resolved(self.storage_options),
-                usage_uri=self.usage_uri,
-                timeout_seconds=self.timeout_seconds,
-                max_concurrency=self.max_concurrency,
-                requests_per_minute=self.requests_per_minute,
-                retry=RetryPolicy(**self.retry.model_dump()),
-                prices={
-                    model: price.model_dump(exclude_none=True, exclude_defaults=True)
-                    for model, price in self.prices.items()
-                },
-                extra_headers=self.extra_headers,
-                extra_body=self.extra_body,
-                record_prompts=self.record_prompts,
-                drain_seconds=self.drain_seconds,
-            )
-        )
-
-    def _endpoint_id(self, default: str) -> str:
-        if self.endpoint_id is None:
-            return default
-        if (self.endpoint_id == SANDBOX) != (default == SANDBOX):
-            raise ConfigurationError(
-                f"endpoint_id {self.endpoint_id!r} with base_url {self.base_url!r}: the sandbox's "
-                'images and costs are marked by endpoint_id "sandbox", and nothing else is'
-            )
-        return self.endpoint_id
+        base_url, owner = _endpoint(settings["base_url"])
+        settings |= {
+            "base_url": base_url,
+            "endpoint_id": _endpoint_id(settings["endpoint_id"], owner, base_url=base_url),
+            "storage_options": _options(settings["storage_options"]),
+            "retry": RetryPolicy(**self.retry.model_dump()),
+            "prices": {
+                model: price.model_dump(exclude_none=True, exclude_defaults=True)
+                for model, price in self.prices.items()
+            },
+        }
+        return Engine(Settings(**settings))
 
     def _identity(
         self, asset_key: dg.AssetKey | str | Sequence[str] | None, partition_key: str | None
@@ -397,36 +380,48 @@ def _endpoint(base_url: str) -> tuple[str, str]:
         from dagster_imagegen.sandbox import shared_sandbox  # noqa: PLC0415  # an extra
     except ImportError as error:
         raise ConfigurationError(
-            f'base_url "sandbox" needs a package: pip install \'dagster-imagegen[sandbox]\' '
+            f"base_url \"sandbox\" needs a package: pip install 'dagster-imagegen[sandbox]' "
             f"({error})"
         ) from error
     return shared_sandbox().base_url, SANDBOX
 
 
-def _resolved(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with the values of their environment variables.
+def _endpoint_id(given: str | None, owner: str, *, base_url: str) -> str:
+    if given is None:
+        return owner
+    if (given == SANDBOX) != (owner == SANDBOX):
+        raise ConfigurationError(
+            f"endpoint_id {given!r} with base_url {base_url!r}: the sandbox's images and costs are "
+            'marked by endpoint_id "sandbox", and nothing else is; leave it out'
+        )
+    return given
 
-    Dagster resolves an EnvVar where it knows the type; in these open ones it leaves the EnvVar
-    (outside a run) or `{"env": "NAME"}` (in one).
-    """
-    return {name: _resolved_value(name, value) for name, value in options.items()}
 
-
-def _resolved_value(name: str, value: Any) -> Any:
+def _plain(place: str, value: Any) -> Any:
+    """The value, with those of environment variables in it. Outside a run nobody resolved them."""
     if isinstance(value, dg.EnvVar):
-        return _variable(name, str(value))
-    if not isinstance(value, Mapping):
-        return value
-    nested = cast("Mapping[str, Any]", value)
-    if set(nested) == {"env"} and isinstance(nested["env"], str):
-        return _variable(name, nested["env"])
-    return _resolved(nested)
+        found = value.get_value()
+        if found is None:
+            raise ConfigurationError(f"{place}: the environment variable {value!r} is not set")
+        return found
+    if isinstance(value, Mapping):
+        items = cast("Mapping[str, Any]", value).items()
+        return {name: _plain(f"{place}[{name!r}]", each) for name, each in items}
+    return value
 
 
-def _variable(option: str, name: str) -> str:
-    if name not in os.environ:
-        raise ConfigurationError(f"storage_options[{option!r}]: ${name} is not set")
-    return os.environ[name]
+def _options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Storage options with the values of environment variables that Dagster left unresolved.
+
+    It resolves an EnvVar where it knows that a text belongs; in open options it hands the run
+    `{"env": "NAME"}`.
+    """
+    return {
+        name: _plain(f"storage_options[{name!r}]", dg.EnvVar(value["env"]))
+        if isinstance(value, Mapping) and list(cast("Mapping[str, Any]", value)) == ["env"]
+        else value
+        for name, value in options.items()
+    }
 
 
 def _key_text(key: dg.AssetKey | str | Sequence[str] | None) -> str | None:

@@ -31,11 +31,12 @@ def test_serve_says_where_it_is_and_ends_on_a_signal(ending: signal.Signals) -> 
         for prompt, status in [("mug", 200), ("cup", 400)]:
             answer = httpx.post(url, json={"prompt": prompt}, verify=False)
             assert answer.status_code == status
+        shown = list(iter(process.stdout.readline, "Ctrl+C stops it.\n"))
+        assert f'base_url="{found[1]}"' in "".join(shown)
         process.send_signal(ending)
-        rest, complaints = process.communicate(timeout=30)
+        _, complaints = process.communicate(timeout=30)
         assert process.returncode == 0
         assert complaints == ""
-        assert "base_url=" in rest
     finally:
         process.kill()
         process.communicate()

@@ -99,7 +99,13 @@ class Engine:
         # One folder a storage: what waits for one must not come to another.
         digest = hashlib.sha256(self._storage.uri("").encode()).hexdigest()[:16]
         self._aside = Storage(str(Path(settings.aside_folder) / digest))
-        self._images = Images(self._storage, aside=self._aside, prices=self._prices, now=self._now)
+        self._images = Images(
+            self._storage,
+            aside=self._aside,
+            prices=self._prices,
+            now=self._now,
+            limits=settings.limits,
+        )
 
     def close(self) -> None:
         """Let go of threads; whatever was reported is durable long before."""

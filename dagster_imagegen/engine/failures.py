@@ -103,9 +103,13 @@ class Failure:
         counted = self.tokens is not None or self.reported_cost_usd is not None
         if counted or self.kind is FailureKind.SAVING_FAILED:
             return "billed"
-        # Refused for what the image showed: it had been made.
+        # Refused for what the image showed: it had been made. And a success is no refusal to work,
+        # even if a web page came.
         made = self.kind is FailureKind.REFUSED and self.moderation_stage == "output"
-        return "unknown" if made or self.kind in _PERHAPS_BILLED else "not_billed"
+        worked = self.http_status is not None and 200 <= self.http_status < 300
+        said_so = self.kind in (FailureKind.MISCONFIGURED, FailureKind.REJECTED)
+        perhaps = made or (worked and said_so) or self.kind in _PERHAPS_BILLED
+        return "unknown" if perhaps else "not_billed"
 
     @property
     def names_concurrency(self) -> bool:

@@ -10,7 +10,7 @@ import queue
 import random
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -235,6 +235,9 @@ class Pass:
     async def _produce(self, job: Job) -> Outcome | None:
         """Ask until there is an outcome. None: the pass is stopping before there is one."""
         attempt = 0
+        # Counted apart: that it was not accepted a few times is no reason to give up a request
+        # at its first server error.
+        tries: Counter[bool] = Counter()
         while True:
             attempt += 1
             worst_case = self._parts.prices.worst_case(job.request)
@@ -255,7 +258,11 @@ class Pass:
             outcome = Outcome(fingerprint=job.request.fingerprint, status=status, row=row)
             if not isinstance(answer.result, Failure):
                 return outcome
-            wait = self._retry.wait_before_next(answer.result, attempt=attempt, random=self._rng)
+            accepted = answer.result.billing != "not_billed"
+            tries[accepted] += 1
+            wait = self._retry.wait_before_next(
+                answer.result, attempt=tries[accepted], random=self._rng
+            )
             if error := _stops_everything(answer.result, job.request, out_of_tries=wait is None):
                 self._halt(error)
                 return outcome
@@ -364,29 +371,30 @@ class Pass:
     async def _save(
         self, image: GeneratedImage, request: ImageRequest, attempt_id: str, row: Row
     ) -> Row:
-        """Store the image, trying again for a while: it is paid for."""
-        wait = SAVE_BACKOFF_SECONDS
-        for tried in range(1, SAVE_ATTEMPTS + 1):
+        """Store the image, or keep it on this machine if the storage stays away: it is paid for.
+
+        Raises `StorageError`, the attempt settled, when the storage does not take it.
+        """
+        images = self._parts.images
+        try:
+            return await images.save(image, fingerprint=request.fingerprint, attempt_id=attempt_id)
+        except (StorageError, asyncio.CancelledError) as error:
             try:
-                return await self._parts.images.save(
+                where = await images.set_aside(
                     image, fingerprint=request.fingerprint, attempt_id=attempt_id
                 )
-            except StorageError as error:
-                if tried == SAVE_ATTEMPTS:
-                    where = await self._parts.images.set_aside(
-                        image, fingerprint=request.fingerprint, attempt_id=attempt_id
-                    )
-                    message = (
-                        f"{error}. The image is paid for and kept at {where}; the next run on "
-                        "this machine stores it instead of buying another"
-                    )
-                    unsaved = {"error_code": "image_not_saved", "error_message": message}
-                    row = {**row, "status": "failed", **unsaved}
-                    await self._parts.ledger.settle(attempt_id, row)
-                    raise StorageError(message) from error
-            await asyncio.sleep(wait)
-            wait *= 2
-        raise AssertionError("unreachable: the last try returns or raises")
+                kept = (
+                    f"kept at {where}; the next run on this machine stores it instead of buying "
+                    "another"
+                )
+            except StorageError as second:
+                kept = f"lost, for it could not be kept on this machine either: {second}"
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            message = f"{error}. The image is paid for and {kept}"
+            unsaved = {"error_code": "image_not_saved", "error_message": message}
+            await self._parts.ledger.settle(attempt_id, {**row, "status": "failed", **unsaved})
+            raise StorageError(message) from error
 
     def _halt(self, error: Exception) -> None:
         """End the pass for a reason; the first one is told."""

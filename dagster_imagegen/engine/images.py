@@ -1,11 +1,15 @@
 """Images in storage, named by what was asked for and by the attempt that they came from."""
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import datetime
 from decimal import Decimal
+from typing import TypeVar
 
+from dagster_imagegen.engine.errors import StorageError
+from dagster_imagegen.engine.ledger import Limits
 from dagster_imagegen.engine.money import PriceList
 from dagster_imagegen.engine.response import GeneratedImage
 from dagster_imagegen.engine.rows import (
@@ -17,6 +21,8 @@ from dagster_imagegen.engine.rows import (
 )
 from dagster_imagegen.engine.storage import TEMPORARY_FOLDER, Storage
 from dagster_imagegen.engine.usage import Row
+
+T = TypeVar("T")
 
 FOLDER = "images"
 
@@ -35,16 +41,18 @@ class Images:
         aside: Storage,
         prices: PriceList,
         now: Callable[[], datetime],
+        limits: Limits | None = None,
     ) -> None:
         self._storage = storage
         self._aside = aside
         self._prices = prices
         self._now = now
+        self._limits = limits or Limits()
 
     async def save(self, image: GeneratedImage, *, fingerprint: str, attempt_id: str) -> Row:
-        """Store the exact bytes; the image's columns. Safe to repeat. Raises `StorageError`."""
+        """Store the exact bytes, trying for a while; the image's columns. Raises `StorageError`."""
         path = _path(fingerprint, attempt_id, image.format)
-        await self._storage.put(path, image.data)
+        await self._persist(lambda: self._storage.put(path, image.data))
         return image_columns(image, path=path)
 
     async def set_aside(self, image: GeneratedImage, *, fingerprint: str, attempt_id: str) -> str:
@@ -57,31 +65,44 @@ class Images:
         """Store what an earlier pass on this machine set aside; how many there were."""
         waiting = await self._aside.list(FOLDER)
         for path in waiting:
-            await self._storage.put(path, await self._aside.get(path))
-            await self._aside.delete([path])
+            # Gone meanwhile: another pass on this machine is at the same, and has stored it.
+            with contextlib.suppress(FileNotFoundError):
+                await self._bring_back(path, await self._aside.get(path))
         return len(waiting)
+
+    async def _bring_back(self, path: str, data: bytes) -> None:
+        await self._persist(lambda: self._storage.put(path, data))
+        await self._aside.delete([path])
 
     async def check_writable(self) -> None:
         """Raise `StorageError` if nothing can be written here: before money is spent on it."""
         probe = f"{TEMPORARY_FOLDER}/{secrets.token_hex(8)}.tmp"
-        await self._storage.put(probe, b"")
-        await self._storage.delete([probe])
+        await self._persist(lambda: self._storage.put(probe, b""))
+        await self._persist(lambda: self._storage.delete([probe]))
+
+    async def arrived(self, fingerprint: str) -> Mapping[str, str]:
+        """`find`, trying for a while."""
+        return await self._persist(lambda: self.find(fingerprint))
 
     async def find(self, fingerprint: str) -> Mapping[str, str]:
-        """The paths of a fingerprint's images, by attempt."""
+        """The paths of a fingerprint's images, by attempt. The ledger repeats it itself."""
         listed = await self._storage.list(_folder(fingerprint), prefix=f"{fingerprint}.")
         return {_attempt_of(path): path for path in listed}
 
     async def missing(self, paths: Collection[str]) -> set[str]:
         """Those of the paths where nothing lies any more; one listing for each folder."""
         folders = sorted({path.rpartition("/")[0] for path in paths})
-        listed = await asyncio.gather(*(self._storage.list(folder) for folder in folders))
+        listed = await asyncio.gather(*(self._listed(folder) for folder in folders))
         there = {path for listing in listed for path in listing}
         return {path for path in paths if path not in there}
 
+    async def _listed(self, folder: str) -> Collection[str]:
+        return await self._persist(lambda: self._storage.list(folder))
+
     async def describe(self, path: str) -> Row:
-        """The image's columns, from its bytes."""
-        return stored_image_columns(await self._storage.get(path), path=path)
+        """The image's columns, from its bytes, trying for a while."""
+        data = await self._persist(lambda: self._storage.get(path))
+        return stored_image_columns(data, path=path)
 
     async def recover(self, intent: Row, path: str) -> Row:
         """The outcome of an attempt whose image is there and whose answer is lost.
@@ -105,7 +126,7 @@ class Images:
             "billing": "not_billed" if sandbox else "billed",
             "finished_at": self._now(),
             **columns,
-            **await self.describe(path),
+            **stored_image_columns(await self._storage.get(path), path=path),
         }
 
     def lost(self, intent: Row) -> Row:
@@ -116,6 +137,16 @@ class Images:
             code="outcome_lost",
             message="the process ended before the outcome of this request was on record",
         )
+
+    async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Repeat what is safe to repeat until it works or patience ends."""
+        wait = self._limits.store_backoff
+        for _ in range(self._limits.store_attempts - 1):
+            with contextlib.suppress(StorageError):
+                return await call()
+            await asyncio.sleep(wait)
+            wait *= 2
+        return await call()
 
 
 def _path(fingerprint: str, attempt_id: str, image_format: str) -> str:

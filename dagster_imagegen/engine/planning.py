@@ -209,7 +209,7 @@ async def _add_what_arrived_later(on_record: Mapping[str, list[Row]], images: Im
     for fingerprint, rows in on_record.items():
         if _image_row(rows) is not None or not any(_perhaps_billed(row) for row in rows):
             continue
-        for attempt_id, path in sorted((await images.find(fingerprint)).items()):
+        for attempt_id, path in sorted((await images.arrived(fingerprint)).items()):
             doubtful = next((row for row in rows if row["attempt_id"] == attempt_id), {})
             recovered = {"status": "succeeded", "error_code": None, "error_message": None}
             rows.append(

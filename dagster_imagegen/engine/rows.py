@@ -132,9 +132,10 @@ def charge(prices: PriceList, request: ImageRequest, result: GeneratedImage | Fa
     """What an answer cost; 0 where it cannot have been billed, the worst case where it may have."""
     size, quality = request.size, request.quality
     if isinstance(result, GeneratedImage):
-        # What the answer says of itself tells what an `auto` was billed as.
+        # What the answer says of itself tells what an `auto` was billed as; where it says
+        # nothing, the picture does, unless a size was named: that is what is charged for.
         pixels = f"{result.width}x{result.height}" if result.width and result.height else None
-        size = _chosen(result.size) or pixels or size
+        size = _chosen(result.size) or _chosen(size) or pixels
         quality = _chosen(result.quality) or quality
     elif result.billing == "unknown":
         return prices.worst_case(request)

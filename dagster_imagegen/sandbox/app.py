@@ -6,11 +6,9 @@ received and booked -> fault drawn -> key -> refused by the fault -> limits -> h
 
 import asyncio
 import json
-import math
 import random
 import uuid
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from time import perf_counter
@@ -28,18 +26,19 @@ from dagster_imagegen.sandbox.books import Books, key_in
 from dagster_imagegen.sandbox.delivery import (
     Cut,
     CutShort,
+    Events,
     EventStream,
     Unanswered,
     until_gone,
 )
 from dagster_imagegen.sandbox.errors import ApiError, Dialect, render
 from dagster_imagegen.sandbox.faults import ODD_ANSWERS, Fault, FaultPlan, error_of
+from dagster_imagegen.sandbox.hosting import Hosting
 from dagster_imagegen.sandbox.limits import Gate
 from dagster_imagegen.sandbox.orders import DEFAULT_MODEL, ImageOrder, Shape, parse, read_order
 from dagster_imagegen.sandbox.pictures import Pictures
 
 MODELS = (DEFAULT_MODEL, "gpt-image-1", "gpt-image-1-mini", "gpt-image-1.5", "gpt-image-2")
-HOSTED_IMAGES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +67,12 @@ class Call:
     started: float = field(default_factory=perf_counter)
     admitted: bool = False
 
+    @property
+    def fault_kind(self) -> str | None:
+        return None if self.fault is None else self.fault.kind
+
     def befallen_by(self, *kinds: str) -> bool:
-        return self.fault is not None and self.fault.kind in kinds
-
-
-@dataclass(kw_only=True)
-class Hosted:
-    """An image that was answered as a `url`; its first `misses` downloads are 404."""
-
-    order: ImageOrder
-    index: int
-    misses: float
+        return self.fault_kind in kinds
 
 
 class SandboxApp:
@@ -106,7 +100,7 @@ class SandboxApp:
         self._clock = clock
         self._cut = cut
         self._sleep = sleep
-        self._hosted: OrderedDict[str, Hosted] = OrderedDict()
+        self._hosting = Hosting()
         self.asgi = Starlette(
             routes=[
                 Route("/v1/images/generations", self._generate, methods=["POST"]),
@@ -133,7 +127,7 @@ class SandboxApp:
             self._books.answer(
                 call.sequence,
                 status=None if isinstance(response, Unanswered) else response.status_code,
-                fault=None if call.fault is None else call.fault.kind,
+                fault=call.fault_kind,
             )
             if call.befallen_by("hang"):
                 await until_gone(request.receive)
@@ -234,20 +228,12 @@ class SandboxApp:
         if call.befallen_by("url_data"):
             media_type = answers.MEDIA_TYPES[order.output_format]
             return [f"data:{media_type};base64,{answers.encoded(image)}" for image in images]
-        asked = order.as_url and not order.stream
-        if not asked and not call.befallen_by("url", "url_relative", "url_late", "url_gone"):
+        if not order.as_url and not call.befallen_by("url", "url_relative", "url_late", "url_gone"):
             return None
-        misses = 1 if call.befallen_by("url_late") else math.inf * call.befallen_by("url_gone")
         relative = self._rules.answer_shape == "sglang" or call.befallen_by("url_relative")
         base = "/" if relative else str(call.request.base_url)
-        urls: list[str] = []
-        for index in range(order.n):
-            name = f"{call.request_id}-{index}.{order.output_format}"
-            self._hosted[name] = Hosted(order=order, index=index, misses=misses)
-            urls.append(f"{base}sandbox/images/{name}")
-        while len(self._hosted) > HOSTED_IMAGES:
-            self._hosted.popitem(last=False)
-        return urls
+        paths = self._hosting.publish(order, name=call.request_id, fault=call.fault_kind)
+        return [base + path for path in paths]
 
     def _deliver(self, call: Call, done: Done) -> Response:
         if call.befallen_by("closed", "hang"):
@@ -258,7 +244,7 @@ class SandboxApp:
             whole = Response(done.images[0], media_type=done.media_type)
         else:
             body = answers.body_in(self._rules.answer_shape, done)
-            text = answers.written(body, fault=None if call.fault is None else call.fault.kind)
+            text = answers.written(body, fault=call.fault_kind)
             whole = Response(text, media_type="application/json")
         if call.befallen_by("reset", "truncated"):
             return CutShort(whole, self._cut, reset=call.befallen_by("reset"))
@@ -278,25 +264,25 @@ class SandboxApp:
             reset=call.befallen_by("reset"),
         )
 
-    async def _events(self, call: Call, order: ImageOrder, cost: Decimal) -> AsyncIterator[bytes]:
+    async def _events(self, call: Call, order: ImageOrder, cost: Decimal) -> Events:
         pause = call.latency_seconds / (order.partial_images + 1)
         created = int(self._clock())
         if call.befallen_by("stream_completed_first"):
-            yield await self._completed(call, order, cost, created)
+            yield await self._completed(call, order, cost, created), False
         for step in range(order.partial_images):
             await self._sleep(pause)
             image = answers.encoded(await self._pictures.partial(order, step))
-            yield answers.partial_event(order, image, step=step, created=created)
+            yield answers.partial_event(order, image, step=step, created=created), False
         await self._sleep(pause)
         if call.befallen_by("stream_error"):
-            yield answers.ERROR_EVENT
+            yield answers.ERROR_EVENT, True
         elif not call.befallen_by("stream_cut", "stream_completed_first"):
-            yield await self._completed(call, order, cost, created)
+            yield await self._completed(call, order, cost, created), True
 
     async def _completed(self, call: Call, order: ImageOrder, cost: Decimal, created: int) -> bytes:
         images = [await self._pictures.final(order)]
         done = Done(order=order, created=created, images=images, urls=None, cost_usd=cost)
-        return answers.completed_event(done, fault=None if call.fault is None else call.fault.kind)
+        return answers.completed_event(done, fault=call.fault_kind)
 
     # The rest
 
@@ -308,23 +294,21 @@ class SandboxApp:
         return self._note(request, JSONResponse(_model(request.path_params["model"])))
 
     async def _download(self, request: Request) -> Response:
-        hosted = self._hosted.get(request.path_params["name"])
-        if hosted is None or hosted.misses > 0:
-            if hosted is not None:
-                hosted.misses -= 1
+        hosted = self._hosting.find(request.path_params["name"])
+        if hosted is None:
             return self._note(request, Response("not found", 404))
         image = await self._pictures.final(hosted.order, hosted.index)
         media_type = answers.MEDIA_TYPES[hosted.order.output_format]
         return self._note(request, Response(image, media_type=media_type))
 
     async def _show_books(self, request: Request) -> Response:
-        return JSONResponse(
-            {
-                "totals": self._books.totals.as_json(),
-                "requests": [row.as_json() for row in self._books.generations],
-                "other_requests": [row.as_json() for row in self._books.others],
-            }
-        )
+        books = {
+            "totals": self._books.totals.as_json(),
+            "requests": [row.as_json() for row in self._books.generations],
+            "other_requests": [row.as_json() for row in self._books.others],
+        }
+        # Not JSONResponse: a prompt may hold a lone surrogate, which only an escape can carry.
+        return Response(json.dumps(books), media_type="application/json")
 
     async def _clear_books(self, request: Request) -> Response:
         self._books.clear()

@@ -43,18 +43,22 @@ class CutShort(Response):
         await until_gone(receive)
 
 
-class EventStream(Response):
-    """Server-sent events as they come.
+# Each event as it is ready, and whether it is the last.
+Events = AsyncIterator[tuple[bytes, bool]]
 
-    `leave` is called once, before the last event is sent or when the stream breaks off.
-    `cut` set, the connection is ended where the stream should have been.
+
+class EventStream(Response):
+    """Sends each server-sent event the moment it is ready.
+
+    `leave` is called once: before the last event is sent, or when the stream breaks off.
+    With `cut`, half of the last event is sent, and then the connection ends.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
         self,
-        events: AsyncIterator[bytes],
+        events: Events,
         *,
         leave: Callable[[], None],
         cut: Cut | None = None,
@@ -68,22 +72,23 @@ class EventStream(Response):
         self._reset = reset
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        left = False
         try:
             await send(_start(self))
-            pending = b""  # one behind, so that the last event is known for the last
-            async for event in self._events:
-                if pending:
-                    await send({"type": "http.response.body", "body": pending, "more_body": True})
-                pending = event
+            async for event, last in self._events:
+                if last:
+                    left = True
+                    self._leave()
+                body = event[: len(event) // 2] if last and self._cut is not None else event
+                await send({"type": "http.response.body", "body": body, "more_body": True})
         finally:
-            self._leave()
+            if not left:
+                self._leave()
         if self._cut is None:
-            await send({"type": "http.response.body", "body": pending, "more_body": False})
-            return
-        half = pending[: len(pending) // 2]
-        await send({"type": "http.response.body", "body": half, "more_body": True})
-        self._cut(scope, reset=self._reset)
-        await until_gone(receive)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        else:
+            self._cut(scope, reset=self._reset)
+            await until_gone(receive)
 
 
 async def until_gone(receive: Receive) -> None:

@@ -45,9 +45,9 @@ def render(error: ApiError, *, dialect: Dialect, request_id: str) -> tuple[int, 
         return status, b"", "text/plain"
     if dialect == "html":
         page = f"<html><head><title>{status}</title></head><body>{error.message}</body></html>"
-        return status, page.encode(), "text/html; charset=utf-8"
+        return status, page.encode("utf-8", "replace"), "text/html; charset=utf-8"
     if dialect == "not_utf8":
-        return status, b"\xff\xfe " + error.message.encode("utf-16-le"), "text/plain"
+        return status, b"\xff\xfe " + error.message.encode("utf-16-le", "replace"), "text/plain"
     if dialect == "digitalocean":
         identifier = error.code or error.error_type
         body: dict[str, Any] = {

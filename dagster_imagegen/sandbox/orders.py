@@ -74,6 +74,8 @@ def read_order(body: Mapping[str, Any], *, shape: Shape, strict_sizes: bool) -> 
     prompt = _text(body, "prompt", at_most=32_000)
     if not prompt:
         raise _missing("prompt")
+    if re.search(r"[\ud800-\udfff]", prompt):
+        raise _invalid("prompt", "a lone surrogate is not text")
     model = _text(body, "model") or DEFAULT_MODEL
     _text(body, "user", at_most=256)
     _choice(body, "moderation", ("auto", "low"))
@@ -96,7 +98,7 @@ def read_order(body: Mapping[str, Any], *, shape: Shape, strict_sizes: bool) -> 
         output_compression=_read_compression(body, output_format),
         partial_images=min(partials, MOST_PARTIALS) if stream else 0,
         stream=stream,
-        as_url=_read_response_format(body, model, shape=shape),
+        as_url=_read_response_format(body, model, shape=shape) and not stream,
     )
 
 
@@ -168,7 +170,7 @@ def _read_response_format(body: Mapping[str, Any], model: str, *, shape: Shape) 
 
 def _pick(choices: tuple[str, ...], prompt: str, salt: str) -> str:
     """The same one of `choices` for the same prompt."""
-    digest = hashlib.sha256(f"{salt}:{prompt}".encode("utf-8", "surrogatepass")).digest()
+    digest = hashlib.sha256(f"{salt}:{prompt}".encode()).digest()
     return choices[digest[0] % len(choices)]
 
 

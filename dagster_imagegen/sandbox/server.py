@@ -10,15 +10,18 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from types import TracebackType
 
 import uvicorn
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import Self
 
 from dagster_imagegen.sandbox.app import Rules, SandboxApp
 from dagster_imagegen.sandbox.books import Books, ReceivedRequest, Totals
+from dagster_imagegen.sandbox.delivery import Cut
 from dagster_imagegen.sandbox.errors import Dialect
 from dagster_imagegen.sandbox.faults import Fault, FaultPlan
 from dagster_imagegen.sandbox.limits import Gate
@@ -72,7 +75,7 @@ class Sandbox:
         self._port = port
         self._books = Books()
         self._faults = FaultPlan(faults, rates=fault_rates, seed=seed)
-        self._pictures = Pictures(paint=paint)
+        self._paint = paint
         self._gate = Gate(
             requests_per_minute=requests_per_minute,
             max_concurrency=max_concurrency,
@@ -90,10 +93,7 @@ class Sandbox:
         )
         self._latencies = random.Random(seed)  # noqa: S311  # repeatable waits, not secrets
         self._clock = clock
-        self._socket: socket.socket | None = None
-        self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
-        self._pid = os.getpid()
+        self._running: _Running | None = None
 
     @property
     def base_url(self) -> str:
@@ -103,7 +103,7 @@ class Sandbox:
     @property
     def root_url(self) -> str:
         """Where `/sandbox/requests` lies."""
-        if self._socket is None:
+        if self._running is None:
             raise RuntimeError("the sandbox is not running; use it in a `with` block")
         return f"http://{HOST}:{self._port}"
 
@@ -132,31 +132,30 @@ class Sandbox:
 
     def start(self) -> Self:
         """Listen. Returns when requests are answered."""
-        if self._socket is not None:
+        if self._running is not None:
             raise RuntimeError("the sandbox is already running")
-        self._socket = _listen(self._port)
-        self._port = self._socket.getsockname()[1]
-        self._server = _Server(self._build_app)
-        self._thread = threading.Thread(
-            target=self._server.run_until_stopped,
-            args=(self._socket,),
+        listener = _listen(self._port)
+        self._port = listener.getsockname()[1]
+        pictures = Pictures(paint=self._paint)
+        server = _Server(lambda server: self._app(pictures, server.cut))
+        thread = threading.Thread(
+            target=server.run_until_stopped,
+            args=(listener,),
             name=f"imagegen-sandbox-{self._port}",
             daemon=True,
         )
-        self._thread.start()
-        self._server.wait_until_started()
+        self._running = _Running(
+            listener=listener, server=server, thread=thread, pictures=pictures, pid=os.getpid()
+        )
+        thread.start()
+        server.wait_until_started()
         return self
 
     def stop(self) -> None:
         """Drop every connection, whatever it waits for, and free the port."""
-        if self._socket is None or self._server is None or self._thread is None:
-            return
-        if os.getpid() == self._pid:  # a forked child has the socket, but none of the threads
-            self._server.stop()
-            self._thread.join()
-            self._pictures.close()
-        self._socket.close()
-        self._socket = None
+        if self._running is not None:
+            self._running.stop()
+            self._running = None
 
     def __enter__(self) -> Self:
         return self.start()
@@ -169,17 +168,35 @@ class Sandbox:
     ) -> None:
         self.stop()
 
-    def _build_app(self, server: "_Server") -> ASGIApp:
+    def _app(self, pictures: Pictures, cut: Cut) -> ASGIApp:
         return SandboxApp(
             self._rules,
             books=self._books,
             gate=self._gate,
             faults=self._faults,
-            pictures=self._pictures,
+            pictures=pictures,
             latencies=self._latencies,
             clock=self._clock,
-            cut=server.cut,
+            cut=cut,
         ).asgi
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Running:
+    """What there is between a start and its stop."""
+
+    listener: socket.socket
+    server: "_Server"
+    thread: threading.Thread
+    pictures: Pictures
+    pid: int
+
+    def stop(self) -> None:
+        if os.getpid() == self.pid:  # a forked child has the socket, but none of the threads
+            self.server.stop()
+            self.thread.join()
+            self.pictures.close()
+        self.listener.close()
 
 
 class _Server(uvicorn.Server):
@@ -213,9 +230,8 @@ class _Server(uvicorn.Server):
     def run_until_stopped(self, listener: socket.socket) -> None:
         try:
             asyncio.run(self.serve(sockets=[listener]))
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001  # told to whoever waits for the start
             self._failure = exc
-            raise
         finally:
             self._ready.set()
 
@@ -270,6 +286,8 @@ class _Server(uvicorn.Server):
             if not self._stop.is_set():
                 raise
             # Swallowed while stopping: uvicorn would log it as an error of the app.
+        except ClientDisconnect:
+            pass  # the client went away in the middle of its request; nothing was received
 
 
 def _listen(port: int) -> socket.socket:

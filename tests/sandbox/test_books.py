@@ -24,7 +24,7 @@ pytestmark = pytest.mark.imagegen_sandbox(paint=False)
     ],
 )
 def test_the_bill_is_the_published_table_times_the_price_list(
-    imagegen_sandbox: Sandbox, model: str, size: str, quality: str, tokens: int, usd: str
+    imagegen_sandbox: Sandbox, *, model: str, size: str, quality: str, tokens: int, usd: str
 ) -> None:
     """Three input tokens for nine characters, and the table's output tokens."""
     post(imagegen_sandbox, model=model, size=size, quality=quality)
@@ -82,7 +82,7 @@ def test_every_request_is_listed_over_http_too(imagegen_sandbox: Sandbox) -> Non
         "billed": 2,
         "input_tokens": 6,
         "output_tokens": 544,
-        "cost_usd": "0.02179",
+        "cost_usd": "0.021790",
         "max_in_flight": 1,
     }
     assert imagegen_sandbox.totals.cost_usd == Decimal("0.02179")

@@ -1,0 +1,177 @@
+"""Small pictures for Dagster's asset page, as markdown with the pictures in it."""
+
+import base64
+import io
+import json
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+PICTURES = 12
+SHEET_COLUMNS = 4
+SHEET_BYTES = 36_000
+"""A whole sheet, as Dagster stores it. Some event-log databases hold 64 KB an event, and the column
+schema is in it too."""
+
+SHEET_FORMS = ((224, 60), (176, 60), (144, 50), (112, 45), (80, 40), (56, 35))
+"""(longest side in pixels, quality): the first with which all fit is taken."""
+
+STRIP_CHARACTERS = 999
+"""Dagster shows markdown of fewer than 1,000 characters where it stands, and more on a click."""
+
+STRIP_FORMS = (
+    (5, 48, 20),
+    (4, 48, 20),
+    (4, 40, 20),
+    (3, 40, 20),
+    (3, 32, 15),
+    (2, 32, 15),
+    (1, 40, 15),
+    (1, 32, 10),
+    (1, 20, 5),
+)
+"""(pictures, height in pixels, quality): likewise."""
+
+PIXELS_MAX = 64_000_000
+IMAGE_BYTES_MAX = 64_000_000
+CAPTION_CHARACTERS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One image, small, and the prompt that it was made of."""
+
+    image: Image.Image
+    prompt: str
+
+
+def pictures(
+    images: pa.Table, read_image: Callable[[str], bytes], *, most: int = PICTURES
+) -> list[Picture]:
+    """The first images of an image table, those made now before the others.
+
+    An image that cannot be shown (SVG, a broken file, one of absurd size, one that is gone) is
+    left out: a preview never fails an asset.
+    """
+    found: list[Picture] = []
+    for path, prompt in _candidates(images, limit=4 * most):
+        image = _decoded(path, read_image)
+        if image is not None:
+            found.append(Picture(image=image, prompt=prompt))
+        if len(found) == most:
+            break
+    return found
+
+
+def contact_sheet(pictures: Sequence[Picture], *, max_bytes: int = SHEET_BYTES) -> str:
+    """A markdown table of pictures, each over its prompt; "" for none.
+
+    At most `max_bytes` as Dagster stores it, in JSON: with fewer or smaller pictures where it
+    would be more.
+    """
+    shown = list(pictures)
+    while shown:
+        for side, quality in SHEET_FORMS:
+            cells = [(_data_uri(_shrunk(p.image, side, side), quality), p.prompt) for p in shown]
+            markdown = _grid(cells)
+            if len(json.dumps(markdown)) <= max_bytes:
+                return markdown
+        shown = shown[: len(shown) // 2]
+    return ""
+
+
+def strip(pictures: Sequence[Picture], *, max_characters: int = STRIP_CHARACTERS) -> str:
+    """One picture of the first few side by side, small enough to be shown without a click."""
+    for count, height, quality in STRIP_FORMS:
+        row = [_shrunk(each.image, 2 * height, height) for each in pictures[:count]]
+        if not row:
+            return ""
+        joined = Image.new("RGB", (sum(each.width + 2 for each in row) - 2, height), "white")
+        left = 0
+        for each in row:
+            joined.paste(each, (left, (height - each.height) // 2))
+            left += each.width + 2
+        markdown = f"![images]({_data_uri(joined, quality)})"
+        if len(markdown) <= max_characters:
+            return markdown
+    return ""
+
+
+def literal(text: str) -> str:
+    """Text as inline code, so that nothing in it is read as markdown, HTML or a link.
+
+    Cut, on one line, and with stand-ins for the two characters that end a cell or a code span.
+    """
+    one_line = " ".join(text.split())
+    cut = one_line if len(one_line) <= CAPTION_CHARACTERS else f"{one_line[:CAPTION_CHARACTERS]}…"
+    printable = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in cut)
+    stand_ins = {"`": "\N{MODIFIER LETTER PRIME}", "|": "\N{BROKEN BAR}"}
+    return f"`{printable.translate(str.maketrans(stand_ins)) or ' '}`"
+
+
+def _candidates(images: pa.Table, *, limit: int) -> Iterator[tuple[str, str]]:
+    """Paths and prompts of distinct images, those made now first."""
+    table = images.select(["image_path", "image_status", "image_size_bytes", "prompt"])
+    seen: set[str] = set()
+    for status in ("generated", "reused"):
+        rows = table.filter(pc.field("image_status") == status).slice(0, limit)
+        for row in rows.to_pylist():
+            path = row["image_path"]
+            if path not in seen and (row["image_size_bytes"] or 0) <= IMAGE_BYTES_MAX:
+                seen.add(path)
+                yield path, row["prompt"]
+
+
+def _decoded(path: str, read_image: Callable[[str], bytes]) -> Image.Image | None:
+    side = SHEET_FORMS[0][0]
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of decompression bombs before it refuses them; here they are left out.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(read_image(path))) as image:
+                if image.width * image.height > PIXELS_MAX:
+                    return None
+                image.draft("RGB", (2 * side, 2 * side))  # JPEG: decodes a smaller one at once.
+                small = _shrunk(image.convert("RGBA" if _has_alpha(image) else "RGB"), side, side)
+                # On white: a picture with alpha takes twice the bytes, and its sheet is white.
+                paper = Image.new("RGB", small.size, "white")
+                paper.paste(small, mask=small if small.mode == "RGBA" else None)
+                return paper
+    except Exception:  # noqa: BLE001  # whatever a file or a storage may do, it is a preview
+        return None
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+
+
+def _shrunk(image: Image.Image, width: int, height: int) -> Image.Image:
+    small = image.copy()
+    small.thumbnail((width, height))
+    return small
+
+
+def _data_uri(image: Image.Image, quality: int) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=quality, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _grid(cells: Sequence[tuple[str, str]]) -> str:
+    width = min(SHEET_COLUMNS, len(cells))
+    lines: list[str] = []
+    for start in range(0, len(cells), width):
+        row = [*cells[start : start + width], *[("", "")] * width][:width]
+        lines.append(_line(f"![image]({uri})" if uri else "" for uri, _ in row))
+        if start == 0:
+            lines.append(_line(["---"] * width))
+        lines.append(_line(literal(prompt) if uri else "" for uri, prompt in row))
+    return "\n".join(lines)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,111 @@
+"""Fixtures for tests that run Dagster for real: an instance, a sandbox, a folder."""
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from dagster_imagegen import ImageGenResource
+from dagster_imagegen.sandbox import Sandbox
+
+
+@dataclass
+class Project:
+    """Assets on an instance of their own, asking a sandbox of their own over HTTP."""
+
+    folder: Path
+    instance: dg.DagsterInstance
+    sandbox: Sandbox
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def resource(self, **changes: Any) -> ImageGenResource:
+        """The resource that runs use: the sandbox as a paid endpoint, the folder as storage."""
+        settings: dict[str, Any] = {
+            "base_url": self.sandbox.base_url,
+            "model": "openai-gpt-image-1",
+            "storage_uri": str(self.folder / "store"),
+            **self.settings,
+            **changes,
+        }
+        return ImageGenResource(**settings)
+
+    def run(
+        self,
+        *assets: dg.AssetsDefinition,
+        select: list[str] | None = None,
+        fails: bool = False,
+        resources: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> dg.ExecuteInProcessResult:
+        """Materialize assets in this process; assert that the run succeeds, or that it fails."""
+        result = dg.materialize(
+            assets,
+            instance=self.instance,
+            resources={"imagegen": self.resource()} if resources is None else resources,
+            selection=select,
+            raise_on_error=False,
+            **options,
+        )
+        assert result.success is not fails, self.errors(result)
+        return result
+
+    def sent(self) -> int:
+        """Requests received since this was last asked."""
+        count = len(self.sandbox.requests)
+        self.sandbox.clear()
+        return count
+
+    def value(self, key: str) -> Any:
+        """The value that the default IO manager stored for an asset."""
+        path = self.folder / "dagster" / "storage" / key
+        return pickle.loads(path.read_bytes())
+
+    def errors(self, result: dg.ExecuteInProcessResult) -> list[str]:
+        """Description of every failed step, its causes after it."""
+        texts: list[str] = []
+        for event in result.all_events:
+            if event.is_step_failure:
+                data: Any = event.step_failure_data
+                failure, error = data.user_failure_data, data.error
+                texts.append(failure.description if failure else "")
+                while error is not None:
+                    texts[-1] += f"\n{error.message}"
+                    error = error.cause
+        return texts
+
+    def logs(self, result: dg.ExecuteInProcessResult) -> list[str]:
+        """What the assets logged."""
+        entries = self.instance.all_logs(result.run_id)
+        return [each.user_message for each in entries if each.dagster_event is None]
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """A sandbox that paints small pictures at once."""
+    with Sandbox(paint=False) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def project(tmp_path: Path, sandbox: Sandbox) -> Iterator[Project]:
+    (tmp_path / "dagster").mkdir()
+    with dg.DagsterInstance.ephemeral(str(tmp_path / "dagster")) as instance:
+        yield Project(folder=tmp_path, instance=instance, sandbox=sandbox)
+
+
+def materialized(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetMaterialization]:
+    """The materializations of a run, by asset key."""
+    return {
+        event.materialization.asset_key.to_user_string(): event.materialization
+        for event in result.get_asset_materialization_events()
+    }
+
+
+def column(table: pa.Table, name: str) -> list[Any]:
+    """The values of a column."""
+    return table[name].to_pylist()

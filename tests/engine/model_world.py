@@ -1,0 +1,494 @@
+"""The world in which writers meet: a store with moods, and an endpoint that keeps books."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from functools import cached_property
+from types import ModuleType
+from typing import Any, Literal, TypeVar
+
+from dagster_imagegen.engine.errors import StorageError
+from dagster_imagegen.engine.journal import JOURNAL_FOLDER, Attempts
+from dagster_imagegen.engine.ledger import Ledger, Limits
+from dagster_imagegen.engine.storage import StoredObject, WriterLock
+from dagster_imagegen.engine.usage import (
+    PARTS_FOLDER,
+    Row,
+    decode_part,
+    decode_values,
+    encode_values,
+    journal_of,
+)
+
+T = TypeVar("T")
+
+Status = Literal["succeeded", "refused", "failed", "unknown"]
+
+RULES: Mapping[str, str] = {
+    "row": "every request that was sent has exactly one row",
+    "phantom": "a row without a request is `unknown`, and of a writer that died or was stopped",
+    "settled": "an outcome that was reported is in the parts, with that status",
+    "agreed": "a part and its journal say the same: a fold that comes late changes nothing",
+    "image": "an image that was reported, or that a row names, is there and whole",
+    "recovered": "a dead writer's image that was in place makes its attempt succeeded",
+    "twice": "nothing is asked for while a rightly living writer asks for it",
+    "bought": "nothing is asked for whose image was in place",
+    "stale": "nothing is granted a third of a lease after the journal was closed by another",
+    "fenced": "a writer that was never silent is not taken for dead",
+    "refused": "a writer that nothing happened to finishes without an error",
+    "reader": "a reader sees no attempt twice, and none with an outcome vanish",
+    "litter": "nothing stays but parts, images and seals",
+    "hang": "a writer that is alive ends",
+}
+
+
+@dataclass(kw_only=True)
+class Post:
+    """One request, as the endpoint has it in its books."""
+
+    attempt_id: str
+    fingerprint: str
+    writer: "Handle"
+    at: float
+    intended_at: float
+    ended_at: float = float("inf")
+    outcome: Status | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moods:
+    """What a schedule's store and endpoint do, and how often."""
+
+    error: float
+    """Of each call of the store: how likely it fails."""
+    late: float
+    """Of each failing write: how likely it takes effect later, or once more later."""
+    locks: bool
+    slow: float
+    """Of each call: how likely it takes seconds."""
+    part_loses_journal: float
+    """Of each part: how likely some of its journal's objects vanish after it exists."""
+
+
+class World:
+    """The store's objects, the endpoint's books, and everything that is known of the writers."""
+
+    def __init__(
+        self,
+        seed: int,
+        code: ModuleType,
+    ) -> None:
+        self.rng = random.Random(seed)
+        self.code: Any = code
+        """The ledger's module, or one with a rule left out."""
+        rng = self.rng
+        self.moods = Moods(
+            error=rng.choice((0.0, 0.0, 0.02, 0.08)),
+            late=rng.choice((0.0, 0.3)),
+            locks=rng.random() < 0.3,
+            slow=rng.choice((0.0, 0.0, 0.02, 0.1)),
+            part_loses_journal=rng.choice((0.0, 0.5)),
+        )
+        self.limits = Limits(
+            lease=rng.choice((12.0, 24.0, 48.0)),
+            roll_attempts=rng.choice((1, 2, 3, 50)),
+            roll_objects=rng.choice((3, 6, 256)),
+            roll_seconds=rng.choice((5.0, 20.0, 300.0)),
+            rival_grace=rng.choice((0.5, 2.0)),
+            store_attempts=5,
+            store_backoff=0.1,
+        )
+        self.epoch = datetime(2026, 11, 22, 23, 59, 59, tzinfo=timezone.utc) - timedelta(
+            seconds=rng.choice((0.0, 2.0, 10.0, 40.0, 40_000.0))
+        )
+        self.objects: dict[str, tuple[bytes, float]] = {}
+        self.images: dict[str, list[tuple[str, float]]] = {}
+        self.posts: list[Post] = []
+        self.writers: list[Handle] = []
+        self.violations: list[str] = []
+        self.sealed_at: dict[str, float] = {}
+        self.late_writes = 0
+        self.written_at: dict[str, float] = {}
+        self.silences: dict[str, float] = {}
+        self.landing = 0
+        self.risen: set[str] = set()
+        """Journals whose header landed again after it was deleted."""
+        self.over = False
+        self._decoded: dict[bytes, list[Row]] = {}
+
+    def now(self) -> datetime:
+        return self.epoch + timedelta(seconds=self.clock())
+
+    @staticmethod
+    def clock() -> float:
+        return asyncio.get_running_loop().time()
+
+    def break_rule(self, rule: str, text: str) -> None:
+        assert rule in RULES
+        self.violations.append(f"{rule}: {text} (at {self.clock():.2f})")
+
+    def rows_of(self, path: str) -> list[Row]:
+        """What a part holds now."""
+        data, _ = self.objects[path]
+        if data not in self._decoded:
+            self._decoded[data] = decode_either(data)
+        return self._decoded[data]
+
+    def owner(self, journal_id: str) -> "Handle | None":
+        return next((w for w in self.writers if w.owns(journal_id)), None)
+
+    # -- what the store does when a call reaches it ---------------------------------------------
+
+    def take_effect(self, path: str, data: bytes, by: "Handle") -> None:
+        known = path in self.objects
+        self.objects[path] = (data, self.clock())
+        if path.startswith("images/") and not known:
+            _, fingerprint, attempt_id = path.split("/")
+            self.images.setdefault(fingerprint, []).append((attempt_id, self.clock()))
+        elif path.endswith(".sealed") and not known:
+            self._sealed(path, by)
+        elif path.endswith(".jsonl"):
+            jid = path.split("/")[1]
+            silence = self.clock() - self.written_at.get(jid, self.clock())
+            self.silences[jid] = max(self.silences.get(jid, 0.0), silence)
+            self.written_at[jid] = self.clock()
+        elif (jid := journal_of(path)) is not None and path.startswith(PARTS_FOLDER):
+            if by is self.owner(jid) and not known:
+                self._compare_with_journal(jid, decode_either(data))
+            if self.rng.random() < self.moods.part_loses_journal:
+                delay = self.rng.choice((0.0, 0.05, 1.0))
+                asyncio.get_running_loop().call_later(delay, self._lose_some_of, jid)
+
+    def land_later(self, path: str, data: bytes, by: "Handle") -> None:
+        """A write that the client gave up on takes effect after all, once more perhaps."""
+        self.late_writes += 1
+        self.landing += 1
+
+        def land() -> None:
+            self.landing -= 1
+            if path not in self.objects and path.endswith("/000000.jsonl"):
+                self.risen.add(path.split("/")[1])
+            self.take_effect(path, data, by)
+
+        asyncio.get_running_loop().call_later(self.rng.choice((0.3, 2.0, 8.0, 40.0)), land)
+
+    def _lose_some_of(self, jid: str) -> None:
+        doomed = [path for path in self.objects if path.startswith(f"{JOURNAL_FOLDER}/{jid}/")]
+        for path in doomed:
+            if self.rng.random() < 0.5:
+                del self.objects[path]
+
+    def _compare_with_journal(self, jid: str, rows: list[Row]) -> None:
+        folder = f"{JOURNAL_FOLDER}/{jid}"
+        paths = sorted(path for path in self.objects if path.startswith(f"{folder}/"))
+        whole = bool(paths) and len(paths) == int(paths[-1][-12:-6]) + 1
+        if not whole or f"{folder}.sealed" in self.objects:
+            return
+        journal = Attempts()
+        for path in paths:
+            journal.apply(self.objects[path][0])
+        recorded = {each: row.get("status") for each, row in journal.rows.items()}
+        published = {row["attempt_id"]: row.get("status") for row in rows}
+        if recorded != published:
+            self.break_rule("agreed", f"{jid} is published as {published}, recorded as {recorded}")
+
+    def _sealed(self, path: str, by: "Handle") -> None:
+        jid = path.removeprefix(f"{JOURNAL_FOLDER}/").removesuffix(".sealed")
+        self.sealed_at[jid] = self.clock()
+        owner = self.owner(jid)
+        if owner is None or not owner.is_open(jid):
+            return
+        owner.presumed_dead = True
+        at_ease = not (owner.was_silent or self.moods.slow or self.moods.error)
+        silence = max(self.silences.get(jid, 0.0), self.clock() - self.written_at[jid])
+        # A store that is slow or fails keeps a writer silent; nothing else may.
+        if not self.late_writes and (at_ease or silence < self.limits.lease):
+            self.break_rule(
+                "fenced", f"{by.name} sealed {jid} of {owner.name} after {silence:.2f} s"
+            )
+
+
+CALLS = (
+    "any",
+    "put journal",
+    "list journal",
+    "get journal",
+    "delete journal",
+    "images",
+    "post",
+    "list part",
+    "put part",
+)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The n-th call of a kind."""
+
+    kind: str
+    number: int
+
+    @classmethod
+    def draw(cls, rng: random.Random) -> "Moment":
+        kind = rng.choice(("any", *CALLS))
+        most = {"any": 100, "put part": 3, "images": 12}.get(kind, 8)
+        return cls(kind, rng.randint(1, most))
+
+
+def kind_of(verb: str, path: str) -> str:
+    if path.startswith("images"):
+        return "images"
+    return f"{verb} {'part' if path.startswith(PARTS_FOLDER) else 'journal'}"
+
+
+@dataclass(kw_only=True)
+class Handle:
+    """One writer's way to the store and the endpoint; the place where it dies or is paused."""
+
+    world: World
+    name: str
+    dies_at: "Moment | None" = None
+    pauses_at: "Moment | None" = None
+    pause_seconds: float = 0.0
+    calm: bool = False
+    """Nothing goes wrong for this one."""
+    calls: Counter[str] = field(default_factory=Counter[str])
+    killed_at: float | None = None
+    paused_until: float = float("-inf")
+    was_silent: bool = False
+    presumed_dead: bool = False
+    error: BaseException | None = None
+    ended: bool = False
+    ledger: Ledger | None = None
+    past_journals: list[str] = field(default_factory=list[str])
+    locked: set[str] = field(default_factory=set[str])
+    settled: dict[str, Status] = field(default_factory=dict[str, Status])
+    reported: list[str] = field(default_factory=list[str])
+    """Paths of images that it handed on."""
+    trace: list[str] = field(default_factory=list[str])
+
+    def owns(self, jid: str) -> bool:
+        return jid.endswith(f"-{self.name}") or f"-{self.name}." in jid
+
+    def is_open(self, jid: str) -> bool:
+        """Whether it still writes this journal, as far as it knows."""
+        if self.killed_at is not None or self.ended or self.ledger is None:
+            return False
+        inside: Any = self.ledger
+        if inside._broken is not None and not inside._closing:
+            return False
+        return jid in inside._own or jid not in inside.journal_ids
+
+    @cached_property
+    def rng(self) -> random.Random:
+        return random.Random(self.world.rng.random())
+
+    @property
+    def may_leave_phantoms(self) -> bool:
+        return self.killed_at is not None or self.presumed_dead or self.error is not None
+
+    # -- life and death -------------------------------------------------------------------------
+
+    async def _gate(self) -> None:
+        """Where a dead writer stays for ever, and a paused one until it is resumed."""
+        if self.world.over:
+            raise asyncio.CancelledError
+        if self.killed_at is not None:
+            await _never()
+        while self.world.clock() < self.paused_until:
+            await asyncio.sleep(self.paused_until - self.world.clock())
+            if self.killed_at is not None:
+                await _never()
+
+    async def _begin(self, kind: str) -> bool:
+        """A call sets out. Says whether it is to be this one's last."""
+        await self._gate()
+        self.calls.update(("any", kind))
+        dies = self._is_moment(self.dies_at, kind)
+        if dies and self.rng.random() < 0.3:
+            self.killed_at = self.world.clock()
+            await _never()
+        return dies
+
+    def _is_moment(self, moment: "Moment | None", kind: str) -> bool:
+        return (
+            moment is not None
+            and moment.kind in ("any", kind)
+            and moment.number == self.calls[moment.kind]
+        )
+
+    async def _step(self, kind: str, effect: Callable[[], T]) -> T:
+        """One call: it takes a while to get there, and the answer a while to come back."""
+        dies = await self._begin(kind)
+        pauses = self._is_moment(self.pauses_at, kind)
+        await self._latency()
+        if dies:
+            self.killed_at = self.world.clock()
+        elif self.killed_at is not None and self.rng.random() < 0.5:
+            await _never()  # Killed by another of its calls, before this one got there.
+        result = effect()
+        if self.killed_at is not None:
+            await _never()
+        if pauses:
+            self.was_silent = True
+            self.paused_until = self.world.clock() + self.pause_seconds
+        if not self.calm and self.rng.random() < 0.5:
+            await self._latency()
+        await self._gate()
+        return result
+
+    async def _latency(self) -> None:
+        roll = self.rng.random()
+        if not self.calm and roll < self.world.moods.slow:
+            await asyncio.sleep(self.rng.uniform(0.02, 0.06) * self.world.limits.lease)
+        else:
+            await asyncio.sleep(0.005 + 0.1 * roll * roll)
+
+    def _fails(self) -> bool:
+        return not self.calm and self.rng.random() < self.world.moods.error
+
+    # -- ObjectStore ----------------------------------------------------------------------------
+
+    async def put(self, path: str, data: bytes) -> None:
+        def effect() -> StorageError | None:
+            if not self._fails():
+                self.world.take_effect(path, data, self)
+                return None
+            if self.rng.random() < 0.5:
+                self.world.take_effect(path, data, self)
+            if self.rng.random() < self.world.moods.late:
+                self.world.land_later(path, data, self)
+            return StorageError(f"put {path}")
+
+        error = await self._step(kind_of("put", path), effect)
+        if error is not None:
+            raise error
+
+    async def put_locked(self, path: str, data: bytes) -> WriterLock | None:
+        if self.world.moods.locks:
+            self.locked.add(path)
+        await self.put(path, data)
+        return _Lock(self, path) if self.world.moods.locks else None
+
+    async def is_locked(self, path: str) -> bool | None:
+        def effect() -> bool | None:
+            if not self.world.moods.locks or path not in self.world.objects:
+                return None
+            return any(w.killed_at is None and path in w.locked for w in self.world.writers)
+
+        return await self._step(kind_of("get", path), effect)
+
+    async def get(self, path: str) -> bytes:
+        def effect() -> bytes | StorageError | None:
+            if self._fails():
+                return StorageError(f"get {path}")
+            found = self.world.objects.get(path)
+            return None if found is None else found[0]
+
+        data = await self._step(kind_of("get", path), effect)
+        if isinstance(data, StorageError):
+            raise data
+        if data is None:
+            raise FileNotFoundError(path)
+        return data
+
+    async def list(self, folder: str, *, prefix: str = "") -> dict[str, StoredObject]:
+        wanted = f"{folder}/{prefix}"
+
+        def effect() -> dict[str, StoredObject] | StorageError:
+            if self._fails():
+                return StorageError(f"list {wanted}")
+            return {
+                path: StoredObject(path=path, size_bytes=len(data), modified=modified)
+                for path, (data, modified) in self.world.objects.items()
+                if path.startswith(wanted)
+            }
+
+        found = await self._step(kind_of("list", folder), effect)
+        if isinstance(found, StorageError):
+            raise found
+        return found
+
+    async def delete(self, paths: Iterable[str]) -> None:
+        for path in paths:
+
+            def effect(path: str = path) -> StorageError | None:
+                fails = self._fails()
+                if not fails or self.rng.random() < 0.5:
+                    self.world.objects.pop(path, None)
+                return StorageError(f"delete {path}") if fails else None
+
+            error = await self._step(kind_of("delete", path), effect)
+            if error is not None:
+                raise error
+
+    # -- ImageShelf -----------------------------------------------------------------------------
+
+    async def find(self, fingerprint: str) -> Mapping[str, str]:
+        listed = await self.list(f"images/{fingerprint}")
+        return {path.rpartition("/")[2]: path for path in listed}
+
+    async def recover(self, intent: Row, path: str) -> Row:
+        await self.get(path)
+        return {"status": "succeeded", "image_path": path}
+
+    def lost(self, intent: Row) -> Row:
+        return {"status": "unknown"}
+
+    # -- the endpoint ---------------------------------------------------------------------------
+
+    async def post(self, attempt_id: str, fingerprint: str, *, intended_at: float) -> Status:
+        sealed_at = self.world.sealed_at.get(attempt_id.rpartition("-")[0], float("inf"))
+        if self.world.clock() - sealed_at > self.world.limits.lease / 3:
+            self.world.break_rule("stale", f"{attempt_id}, sealed at {sealed_at:.2f}")
+        dies = await self._begin("post")
+        post = Post(
+            attempt_id=attempt_id,
+            fingerprint=fingerprint,
+            writer=self,
+            at=self.world.clock(),
+            intended_at=intended_at,
+        )
+        self.world.posts.append(post)
+        await asyncio.sleep(self.rng.choice((0.2, 1.0, 3.0, 10.0, 2.0 * self.world.limits.lease)))
+        if dies:
+            self.killed_at = self.world.clock()
+        outcomes: tuple[Status, ...] = ("succeeded", "refused", "failed", "unknown")
+        outcome = self.rng.choices(outcomes, (6, 1, 2, 1))[0]
+        post.ended_at, post.outcome = self.world.clock(), outcome
+        await self._gate()
+        return outcome
+
+
+@dataclass(frozen=True)
+class _Lock:
+    handle: Handle
+    path: str
+
+    def release(self) -> None:
+        self.handle.locked.discard(self.path)
+
+
+async def _never() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+def image_of(attempt_id: str) -> bytes:
+    return f"the picture of {attempt_id}".encode()
+
+
+PARQUET_MAGIC = b"PAR1"
+
+
+def encode_light(rows: Iterable[Row]) -> bytes:
+    """A part as lines of JSON: the protocol does not care, and it takes a hundredth of the time."""
+    return "\n".join(encode_values(row) for row in rows).encode()
+
+
+def decode_either(data: bytes) -> list[Row]:
+    if data.startswith(PARQUET_MAGIC):
+        return decode_part(data)
+    return [decode_values(line) for line in data.decode().splitlines()]

@@ -1,0 +1,448 @@
+"""What an answer with an error means: its kind, whether it was billed, how long to wait."""
+
+import json
+import random
+from decimal import Decimal
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dagster_imagegen.engine.failures import Failure, FailureKind, classify
+from dagster_imagegen.engine.retries import SERVER_ERROR_ATTEMPTS, RetryPolicy
+from dagster_imagegen.engine.waits import read_headroom, seconds_in_message, server_wait
+
+K = FailureKind
+NOW = 1_700_000_000.0
+
+
+def classified(status: int, body: object = b"", **headers: str) -> Failure:
+    """The failure of an answer; header names are given with underscores."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    named = httpx.Headers({name.replace("_", "-"): value for name, value in headers.items()})
+    return classify(http_status=status, headers=named, body=data, now=NOW)
+
+
+def openai(code: str | None = None, kind: str | None = None, message: str = "no") -> Any:
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+# By kind: the status of its usage row, whether it was billed, and the answers that are of it.
+TABLE: dict[K, tuple[str, str, list[tuple[int, object, dict[str, str]]]]] = {
+    K.RATE_LIMITED: (
+        "rate_limited",
+        "not_billed",
+        [
+            (429, openai("rate_limit_exceeded", "requests"), {}),
+            (429, openai("rate_limit_exceeded", "concurrent_requests"), {}),
+            (429, openai("rate_limit_exceeded", "insufficient_quota"), {}),
+            (429, b"", {}),
+            (503, openai("slow_down"), {}),
+        ],
+    ),
+    K.UNAVAILABLE: (
+        "failed",
+        "not_billed",
+        [
+            (503, b"", {"retry_after": "3"}),
+            (503, b"", {"retry_after_ms": "300"}),
+            (503, openai(None, "server_error"), {"retry_after": "3"}),
+            (529, b"", {}),
+        ],
+    ),
+    K.SERVER_ERROR: (
+        "failed",
+        "unknown",
+        [
+            (500, b"", {}),
+            (500, openai(None, "server_error"), {}),
+            (502, b"<html>", {}),
+            (503, b"", {}),
+            (400, openai("image_generation_failed", "image_generation_server_error"), {}),
+            (599, b"", {}),
+        ],
+    ),
+    K.AMBIGUOUS: (
+        "unknown",
+        "unknown",
+        [
+            (408, b"", {}),
+            (504, b"", {}),
+            (504, openai(None, "server_error"), {}),
+            (524, b"<html><title>A timeout occurred</title>", {}),
+        ],
+    ),
+    K.REFUSED: (
+        "refused",
+        "not_billed",
+        [
+            (400, openai("moderation_blocked"), {}),
+            (400, openai("content_policy_violation"), {}),
+            (400, openai("content_filter"), {}),
+            (400, openai("contentFilter"), {}),
+            (400, {"error": {"inner_error": {"code": "ResponsibleAIPolicyViolation"}}}, {}),
+            (400, {"error": {"code": "x", "innererror": {"code": "content_filter"}}}, {}),
+            (451, b"", {}),
+        ],
+    ),
+    K.MISCONFIGURED: (
+        "rejected",
+        "not_billed",
+        [
+            (401, openai("invalid_api_key"), {}),
+            (401, {"id": "unauthorized", "message": "no"}, {}),
+            (403, openai(message="Your organization must be verified"), {}),
+            (404, b"", {}),
+            (400, openai("model_not_found"), {}),
+            (400, openai("unknown_parameter"), {}),
+            (422, {"detail": "no"}, {}),
+            (307, b"", {"location": "https://elsewhere.example/v1"}),
+        ],
+    ),
+    K.OUT_OF_CREDIT: (
+        "rejected",
+        "not_billed",
+        [
+            (402, b"", {}),
+            (429, openai("insufficient_quota"), {}),
+            (429, openai(None, "insufficient_quota"), {}),
+            (429, openai("credit_balance_exhausted"), {}),
+            (429, openai("organization_spend_limit_exceeded"), {}),
+            (429, openai("project_spend_limit_exceeded"), {}),
+            (429, openai("organization_usage_limit_exceeded"), {}),
+            (400, openai("billing_hard_limit_reached"), {}),
+        ],
+    ),
+    K.REJECTED: (
+        "rejected",
+        "not_billed",
+        [(400, openai("invalid_value"), {}), (400, b"", {}), (413, b"", {})],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"), [(kind, answer) for kind, row in TABLE.items() for answer in row[2]]
+)
+def test_every_row_of_the_table(kind: K, answer: tuple[int, object, dict[str, str]]) -> None:
+    """Code goes before type and type before status, and the kind says what was billed."""
+    http_status, body, headers = answer
+    failure = classified(http_status, body, **headers)
+    assert failure.kind is kind
+    assert (failure.status, failure.billing) == TABLE[kind][:2]
+    assert failure.http_status == http_status
+    assert failure.message
+
+
+BODIES: list[tuple[int, object, str | None, str]] = [
+    (
+        429,
+        openai("rate_limit_exceeded", message="Slow  down\nplease"),
+        "rate_limit_exceeded",
+        "Slow down please",
+    ),
+    (
+        429,
+        {"id": "too_many_requests", "message": "API Rate limit"},
+        "too_many_requests",
+        "API Rate limit",
+    ),
+    (
+        400,
+        {"code": "400", "error": "Argument not supported: size"},
+        "400",
+        "Argument not supported: size",
+    ),
+    (422, {"detail": "size is odd"}, None, "size is odd"),
+    (
+        422,
+        {"detail": [{"loc": ["body", "size"], "msg": "bad", "type": "x"}]},
+        None,
+        "body.size: bad",
+    ),
+    (500, [{"error": {"message": "in a list", "code": 13}}], "13", "in a list"),
+    (
+        500,
+        {"object": "error", "message": "m", "type": "InternalServerError", "code": 500},
+        "InternalServerError",
+        "m",
+    ),
+    (
+        502,
+        b"<html><head><title>502 Bad\nGateway</title></head><body>x</body>",
+        None,
+        "HTML page: 502 Bad Gateway",
+    ),
+    (502, b"<p>nginx <b>says</b> no</p>", None, "HTML page: nginx says no"),
+    (500, b"", None, "the endpoint answered 500 and no message"),
+    (500, b"null", None, "the endpoint answered 500 and no message"),
+    (500, b"\xff\xfen\x00o\x00", None, "no"),
+    (500, b"caf\xe9", None, "caf\ufffd"),
+    (500, b'{"error": {"message": "a\\ud800b"}}', None, "a b"),
+    (500, b'event: error\ndata: {"type":"error","error":{"code":"x","message":"m"}}\n\n', "x", "m"),
+    (
+        307,
+        b"",
+        None,
+        "the endpoint redirects to another path of the same host; set base_url to the"
+        " address that answers itself",
+    ),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "code", "message"), BODIES)
+def test_every_shape_of_error_body(
+    status: int, body: object, code: str | None, message: str
+) -> None:
+    """Code and message are found wherever a server puts them."""
+    failure = classified(status, body)
+    assert (failure.code, failure.message) == (code, message)
+
+
+def test_a_redirect_names_where_to_without_its_secrets() -> None:
+    """Of the Location, the host alone is told: the rest can hold a user or a signature."""
+    failure = classified(302, location="https://user:pw@moved.example:8443/v1?sig=abc")
+    assert "moved.example:8443;" in failure.message
+    assert "pw" not in failure.message
+    assert "abc" not in failure.message
+
+
+def test_a_refusal_of_the_finished_image_may_have_been_billed() -> None:
+    """The stage and the categories are told; what was made may be on the bill."""
+    body = openai("moderation_blocked", message="Blocked.")
+    body["error"]["moderation_details"] = {"moderation_stage": "output", "categories": ["violence"]}
+    failure = classified(400, body)
+    assert failure.billing == "unknown"
+    assert failure.message == "Blocked. (stage output; categories violence)"
+
+
+def test_an_error_that_counts_tokens_was_billed() -> None:
+    """What the answer counts is kept, failure or not."""
+    body = {
+        **openai("moderation_blocked"),
+        "usage": {"total_tokens": 5, "cost_in_usd_ticks": 10**9},
+    }
+    failure = classified(400, body)
+    assert failure.tokens is not None
+    assert failure.tokens.total_tokens == 5
+    assert failure.reported_cost_usd == Decimal("0.1")
+    assert failure.billing == "billed"
+
+
+@given(st.binary(max_size=300), st.integers(300, 599))
+def test_no_body_breaks_the_classification(body: bytes, status: int) -> None:
+    """Whatever comes, there is a kind and one printable line."""
+    failure = classified(status, body)
+    assert failure.message.isprintable()
+    assert 0 < len(failure.message) <= 600
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "error",
+                    "message",
+                    "code",
+                    "type",
+                    "detail",
+                    "id",
+                    "usage",
+                    "loc",
+                    "msg",
+                    "inner_error",
+                    "moderation_details",
+                    "categories",
+                    "input_tokens",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(json_values, st.sampled_from([200, 400, 429, 500]))
+def test_no_json_breaks_the_classification(value: object, status: int) -> None:
+    """Known keys with unknown values under them are read as if they were not there."""
+    failure = classified(status, json.dumps(value).encode())
+    assert failure.message.isprintable()
+    assert failure.code is None or failure.code.isprintable()
+
+
+WAITS: list[tuple[dict[str, str], str, float | None]] = [
+    ({"retry-after-ms": "350", "retry-after": "9"}, "", 0.35),
+    ({"retry-after": "12"}, "", 12.0),
+    ({"retry-after": "1.5"}, "", 1.5),
+    ({"retry-after": "Tue, 14 Nov 2023 22:13:50 GMT"}, "", 30.0),
+    (
+        {"retry-after": "Tue, 14 Nov 2023 22:13:50 GMT", "date": "Tue, 14 Nov 2023 22:13:40 GMT"},
+        "",
+        10.0,
+    ),
+    ({"retry-after": "4", "x-ratelimit-reset-requests": "1s"}, "", 4.0),
+    ({"x-ratelimit-reset-requests": "6m0s"}, "", 360.0),
+    ({"x-ratelimit-reset-requests": "350ms"}, "", 0.35),
+    ({"x-ratelimit-reset": "1700000040"}, "", 40.0),
+    ({"ratelimit-reset": "1700000040"}, "", 40.0),
+    ({"ratelimit-reset": "40"}, "", 40.0),
+    (
+        {
+            "x-ratelimit-reset-requests": "1s",
+            "x-ratelimit-remaining-requests": "5",
+            "x-ratelimit-reset-tokens": "20s",
+            "x-ratelimit-remaining-tokens": "0",
+        },
+        "",
+        20.0,
+    ),
+    ({"x-ratelimit-reset-requests": "3s", "x-ratelimit-reset-tokens-per-day": "6h"}, "", 3.0),
+    ({}, "Please try again in 12s.", 12.0),
+    ({}, "Rate limit reached. Please try again in 1m30.5s. Visit x", 90.5),
+    ({}, "Please retry after 26 seconds.", 26.0),
+    ({"retry-after": "3"}, "try again in 12s", 3.0),
+    ({"retry-after": "0"}, "", None),
+    ({"retry-after": "-3"}, "", None),
+    ({"retry-after": "nan"}, "", None),
+    ({"retry-after": "soon"}, "", None),
+    ({"retry-after": "Tue, 14 Nov 2023 22:00:00 GMT"}, "", None),
+    ({"x-ratelimit-reset": "1600000000"}, "", None),
+    ({"x-ratelimit-reset-requests": "0s"}, "", None),
+    ({"retry-after": "0", "x-ratelimit-reset-requests": "0"}, "try again in 2s", 2.0),
+    ({}, "try again later", None),
+]
+
+
+@pytest.mark.parametrize(("headers", "message", "seconds"), WAITS)
+def test_every_source_of_a_wait_in_its_order(
+    headers: dict[str, str], message: str, seconds: float | None
+) -> None:
+    """The first source that says more than 0 counts; a time in the past says nothing."""
+    wait = server_wait(httpx.Headers(headers), message, now=NOW)
+    assert wait is None if seconds is None else wait is not None and abs(wait - seconds) < 1e-6
+
+
+@given(st.text(max_size=200))
+def test_waits_are_positive_whatever_a_message_says(message: str) -> None:
+    """No text makes a negative or an endless wait."""
+    assert (seconds_in_message(message) or 0.0) >= 0.0
+
+
+@given(st.dictionaries(
+    st.sampled_from(["retry-after", "retry-after-ms", "x-ratelimit-reset", "date",
+                     "x-ratelimit-remaining", "x-ratelimit-limit-requests"]),
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30),
+))  # fmt: skip
+def test_no_header_breaks_the_waits(headers: dict[str, str]) -> None:
+    """Whatever stands in the headers, a wait is None or more than 0."""
+    wait = server_wait(httpx.Headers(headers), None, now=NOW)
+    assert wait is None or wait > 0
+    read_headroom(httpx.Headers(headers), now=NOW)
+
+
+def test_headroom_is_the_tightest_limit_on_requests() -> None:
+    """Requests and images count alike; tokens are another currency."""
+    headers = httpx.Headers(
+        {
+            "x-ratelimit-remaining-requests": "40",
+            "x-ratelimit-limit-requests": "50",
+            "x-ratelimit-reset-requests": "12s",
+            "x-ratelimit-remaining-images": "7",
+            "x-ratelimit-limit-images": "10",
+            "x-ratelimit-reset-images": "1700000030",
+            "x-ratelimit-remaining-tokens": "0",
+        }
+    )
+    headroom = read_headroom(headers, now=NOW)
+    assert headroom is not None
+    assert (headroom.remaining, headroom.limit, headroom.reset_seconds) == (7, 10, 30.0)
+    assert read_headroom(httpx.Headers(), now=NOW) is None
+
+
+def failure(kind: FailureKind, **facts: Any) -> Failure:
+    return Failure(kind=kind, message="m", **facts)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tries"),
+    [
+        (K.RATE_LIMITED, 5),
+        (K.UNREACHABLE, 5),
+        (K.UNAVAILABLE, 5),
+        (K.SERVER_ERROR, SERVER_ERROR_ATTEMPTS),
+        (K.AMBIGUOUS, 1),
+        (K.REFUSED, 1),
+        (K.REJECTED, 1),
+        (K.MISCONFIGURED, 1),
+        (K.OUT_OF_CREDIT, 1),
+        (K.SAVING_FAILED, 1),
+    ],
+)
+def test_how_often_each_kind_is_sent(kind: FailureKind, tries: int) -> None:
+    """What was not accepted is sent five times, what may be billed less, the rest once."""
+    policy, rng = RetryPolicy(), random.Random(1)
+    waits = [policy.wait_before_next(failure(kind), attempt=n, random=rng) for n in range(1, 9)]
+    assert [wait is not None for wait in waits] == [n < tries for n in range(1, 9)]
+
+
+def test_unknown_outcomes_are_sent_again_only_on_request() -> None:
+    """`resend_unknown` is the user's word that paying twice is acceptable."""
+    policy = RetryPolicy(resend_unknown=True)
+    wait = policy.wait_before_next(failure(K.AMBIGUOUS), attempt=1, random=random.Random(1))
+    assert wait is not None
+
+
+def test_an_asked_wait_is_honoured_and_spread() -> None:
+    """Nobody comes back early, and not all at once."""
+    policy, rng = RetryPolicy(), random.Random(1)
+    limited = failure(K.RATE_LIMITED, wait_seconds=20.0)
+    waits = [policy.wait_before_next(limited, attempt=1, random=rng) or 0 for _ in range(50)]
+    assert all(20.0 <= wait <= 21.0 for wait in waits)
+    assert len(set(waits)) > 40
+
+
+def test_a_wait_that_is_too_long_ends_the_attempt_with_its_time() -> None:
+    """Longer than configured: not sent again, and the sentence names both times."""
+    policy = RetryPolicy(max_wait_seconds=300)
+    limited = failure(K.RATE_LIMITED, wait_seconds=3600.0)
+    assert policy.wait_before_next(limited, attempt=1, random=random.Random(1)) is None
+    sentence = policy.too_long(limited)
+    assert sentence is not None
+    assert "3,600 s" in sentence
+    assert "300 s" in sentence
+    assert policy.too_long(failure(K.RATE_LIMITED, wait_seconds=300.0)) is None
+
+
+def test_backoff_grows_with_full_jitter() -> None:
+    """Without a word from the server, the range of the wait doubles with each try."""
+    policy, rng = RetryPolicy(max_attempts=20), random.Random(1)
+    longest = [
+        max(
+            policy.wait_before_next(failure(K.RATE_LIMITED), attempt=n, random=rng) or 0
+            for _ in range(200)
+        )
+        for n in range(1, 12)
+    ]
+    assert all(most <= min(60, 0.5 * 2**n) for n, most in enumerate(longest, start=1))
+    assert longest[3] > 4 * longest[0]
+
+
+def test_a_server_that_says_not_to_retry_is_obeyed() -> None:
+    """`x-should-retry: false` goes before everything else."""
+    limited = classified(429, b"", x_should_retry="false", retry_after="1")
+    assert RetryPolicy().wait_before_next(limited, attempt=1, random=random.Random(1)) is None
+    limited = classified(429, b"", x_should_retry="true", retry_after="1")
+    assert RetryPolicy().wait_before_next(limited, attempt=1, random=random.Random(1))
+
+
+def test_a_limit_on_open_requests_is_known_by_its_words() -> None:
+    """The pacer treats it differently from a limit a minute."""
+    assert classified(429, openai("x", message="Too many concurrent requests")).names_concurrency
+    assert not classified(429, openai("x", message="Rate limit reached")).names_concurrency

@@ -1,0 +1,515 @@
+"""One ledger at a time, on real storage and among real processes. The schedules are elsewhere."""
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from dagster_imagegen.engine.errors import Fenced, StorageError, StoreInconsistent
+from dagster_imagegen.engine.journal import Identity, object_path, record_line, seal_path
+from dagster_imagegen.engine.ledger import (
+    AlreadyThere,
+    Books,
+    Contended,
+    Granted,
+    Ledger,
+    Limits,
+    read_books,
+)
+from dagster_imagegen.engine.storage import Storage, StoredObject
+from dagster_imagegen.engine.usage import Row, decode_part
+from tests.virtual_time import run_virtual
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
+LIMITS = Limits(lease=20.0, poll=0.1, store_attempts=2, store_backoff=0.01)
+FOREIGN = "20261122T110000000000Z-foreign"
+
+tokens = itertools.count()
+
+
+class Shelf:
+    """Images as `images/<fingerprint>.<attempt>`."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    async def find(self, fingerprint: str) -> Mapping[str, str]:
+        listed = await self.storage.list("images", prefix=f"{fingerprint}.")
+        return {path.rpartition(".")[2]: path for path in listed}
+
+    async def recover(self, intent: Row, path: str) -> Row:
+        size = len(await self.storage.get(path))
+        return {"status": "succeeded", "image_path": path, "image_size_bytes": size}
+
+    def lost(self, intent: Row) -> Row:
+        return {"status": "unknown", "billing": "unknown"}
+
+
+@pytest.fixture(params=["local", "memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+    uri = str(tmp_path) if request.param == "local" else f"memory://{tmp_path}"
+    opened = Storage(uri)
+    yield opened
+    opened.close()
+
+
+def new_ledger(storage: Storage, *, limits: Limits = LIMITS) -> Ledger:
+    return Ledger(
+        store=storage,
+        shelf=Shelf(storage),
+        identity=Identity(run_id="run-1", root_run_id="run-1"),
+        now=lambda: NOW,
+        token=lambda: f"{next(tokens):06d}",
+        limits=limits,
+    )
+
+
+async def opened_ledger(storage: Storage, *, limits: Limits = LIMITS) -> Ledger:
+    ledger = new_ledger(storage, limits=limits)
+    await ledger.start()
+    await ledger.open()
+    return ledger
+
+
+async def granted(ledger: Ledger, fingerprint: str = "aa") -> str:
+    decision = await ledger.intend({"fingerprint": fingerprint, "model": "m"})
+    assert isinstance(decision, Granted)
+    return decision.attempt_id
+
+
+def everything(storage: Storage) -> list[str]:
+    return sorted(path for folder in ("_journal", "usage") for path in storage.list_now(folder))
+
+
+def rows(storage: Storage) -> dict[str, Row]:
+    parts = [decode_part(storage.get_now(path)) for path in storage.list_now("usage")]
+    found = {row["attempt_id"]: row for part in parts for row in part}
+    assert len(found) == sum(map(len, parts)), "an attempt has two rows"
+    return found
+
+
+def test_an_attempt_ends_as_one_row(storage: Storage):
+    """Intent and outcome become a row of a part, and the journal is gone."""
+
+    async def main() -> str:
+        ledger = await opened_ledger(storage)
+        attempt_id = await granted(ledger)
+        await ledger.settle(attempt_id, {"status": "succeeded", "input_tokens": 3})
+        await ledger.close()
+        return attempt_id
+
+    attempt_id = run_virtual(main())
+    (row,) = rows(storage).values()
+    assert (row["attempt_id"], row["fingerprint"], row["model"]) == (attempt_id, "aa", "m")
+    assert (row["status"], row["input_tokens"], row["started_at"]) == ("succeeded", 3, NOW)
+    assert everything(storage) == [f"usage/date=2026-11-22/{attempt_id.rpartition('-')[0]}.parquet"]
+
+
+def test_nothing_sent_leaves_nothing(storage: Storage):
+    """Reading the books, or opening and sending nothing, leaves no object behind."""
+
+    async def main() -> None:
+        await new_ledger(storage).start()
+        assert everything(storage) == []
+        ledger = await opened_ledger(storage)
+        attempt_id = await granted(ledger)
+        await ledger.withdraw(attempt_id)
+        await ledger.close()
+
+    run_virtual(main())
+    assert everything(storage) == []
+
+
+def test_the_intent_is_on_record_before_it_is_granted(storage: Storage):
+    """At the moment of the grant a reader finds the attempt, without an outcome."""
+
+    async def main() -> tuple[str, Books]:
+        ledger = await opened_ledger(storage)
+        attempt_id = await granted(ledger)
+        books = await read_books(storage)
+        await ledger.settle(attempt_id, {"status": "failed"})
+        await ledger.close()
+        return attempt_id, books
+
+    attempt_id, books = run_virtual(main())
+    assert books.parts == ()
+    assert [(row["attempt_id"], row.get("status")) for row in books.open_rows] == [
+        (attempt_id, None)
+    ]
+
+
+def test_what_is_unresolved_at_the_end_is_unknown(storage: Storage):
+    """Closing gives an attempt without an outcome a row all the same."""
+
+    async def main() -> None:
+        ledger = await opened_ledger(storage)
+        await granted(ledger)
+        await ledger.close()
+
+    run_virtual(main())
+    assert [row["status"] for row in rows(storage).values()] == ["unknown"]
+
+
+def test_an_image_that_is_there_is_not_asked_for(storage: Storage):
+    """The decision names the image; no row is left of the attempt."""
+
+    async def main() -> None:
+        ledger = await opened_ledger(storage)
+        storage.put_now("images/aa.some-attempt", b"picture")
+        decision = await ledger.intend({"fingerprint": "aa"})
+        assert decision == AlreadyThere(attempt_id="some-attempt", path="images/aa.some-attempt")
+        await ledger.close()
+
+    run_virtual(main())
+    assert everything(storage) == []
+
+
+def test_a_second_writer_waits_for_the_first_one_s_outcome(storage: Storage):
+    """What one asks for, the other waits for, and learns what became of it."""
+
+    async def main() -> Row | None:
+        first, second = await opened_ledger(storage), await opened_ledger(storage)
+        attempt_id = await granted(first)
+        decision = await second.intend({"fingerprint": "aa"})
+        assert decision == Contended(rival=attempt_id)
+        waiting = asyncio.create_task(second.outcome_of(attempt_id))
+        await asyncio.sleep(5)
+        assert not waiting.done()
+        await first.settle(attempt_id, {"status": "refused", "error_code": "no"})
+        await first.close()
+        row = await waiting
+        await second.close()
+        return row
+
+    row = run_virtual(main())
+    assert row is not None
+    assert (row["status"], row["error_code"]) == ("refused", "no")
+    assert len(rows(storage)) == 1
+
+
+def test_a_journal_is_rolled_and_published_on_the_way(storage: Storage):
+    """With a journal full, the next attempt goes to a new one, and the old one becomes a part."""
+
+    async def main() -> Ledger:
+        ledger = await opened_ledger(storage, limits=Limits(roll_attempts=2))
+        for number in range(5):
+            attempt_id = await granted(ledger, f"f{number}")
+            await ledger.settle(attempt_id, {"status": "succeeded"})
+        assert len(storage.list_now("usage")) >= 1
+        await ledger.close()
+        return ledger
+
+    ledger = run_virtual(main())
+    assert len(ledger.journal_ids) == 3
+    assert len(rows(storage)) == 5
+    assert len(everything(storage)) == 3
+
+
+def test_a_writer_that_was_closed_by_another_stops(storage: Storage):
+    """With its seal in place it settles nothing, grants nothing and publishes nothing."""
+
+    async def main() -> str:
+        ledger = await opened_ledger(storage)
+        attempt_id = await granted(ledger)
+        storage.put_now(seal_path(ledger.journal_ids[0]), b"")
+        with pytest.raises(Fenced, match="took this one for dead"):
+            await ledger.settle(attempt_id, {"status": "succeeded"})
+        with pytest.raises(Fenced):
+            await granted(ledger, "bb")
+        with pytest.raises(Fenced):
+            await ledger.close()
+        return attempt_id
+
+    attempt_id = run_virtual(main())
+    assert rows(storage) == {}
+
+    async def recover() -> None:
+        await new_ledger(storage).start()
+
+    run_virtual(recover())
+    assert [(key, row["status"]) for key, row in rows(storage).items()] == [
+        (attempt_id, "succeeded")
+    ], "its result was on record by then"
+
+
+class Forgetful(Storage):
+    """A store whose listings lag behind for ever."""
+
+    async def list(self, folder: str, *, prefix: str = "") -> dict[str, StoredObject]:
+        return {}
+
+
+def test_a_store_that_does_not_list_what_was_written_is_refused(tmp_path: Path):
+    """Without consistent listings nothing is sent."""
+
+    async def main() -> None:
+        with pytest.raises(StoreInconsistent, match="listings lag behind"):
+            await opened_ledger(Forgetful(str(tmp_path)))
+
+    run_virtual(main())
+
+
+class Keeping(Storage):
+    """A store on which nothing may be deleted."""
+
+    async def delete(self, paths: Iterable[str]) -> None:
+        raise StorageError("cannot delete: denied")
+
+
+@pytest.mark.parametrize("scheme", ["local", "memory"])
+def test_without_the_right_to_delete_all_is_said_once(scheme: str, tmp_path: Path):
+    """Journals that cannot be deleted count for nothing once their part is there."""
+    storage = Keeping(str(tmp_path) if scheme == "local" else f"memory://{tmp_path}-keeping")
+
+    async def main() -> Books:
+        dead = await opened_ledger(storage)
+        await dead.settle(await granted(dead, "bb"), {"status": "failed"})
+        lost = await granted(dead)
+        storage.put_now(seal_path(dead.journal_ids[0]), b"")
+        ledger = await opened_ledger(storage)
+        assert (await ledger.outcome_of(lost) or {})["status"] == "unknown"
+        for fingerprint in ("aa", "bb"):
+            await ledger.settle(await granted(ledger, fingerprint), {"status": "succeeded"})
+        await ledger.close()
+        return await read_books(storage)
+
+    books = run_virtual(main())
+    assert (len(books.parts), books.open_rows) == (2, ())
+    assert sorted(row["status"] for row in rows(storage).values()) == [
+        "failed",
+        "succeeded",
+        "succeeded",
+        "unknown",
+    ]
+
+
+def test_after_the_end_nothing_is_granted_and_nobody_hangs(storage: Storage):
+    """Calls that come too late are errors."""
+
+    async def main() -> None:
+        ledger = await opened_ledger(storage)
+        attempt_id = await granted(ledger)
+        await ledger.close()
+        with pytest.raises(StorageError, match="closed"):
+            await granted(ledger, "bb")
+        with pytest.raises(StorageError):
+            await ledger.settle(attempt_id, {"status": "succeeded"})
+        with pytest.raises(StorageError, match="closed"):
+            await ledger.outcome_of("20261122T120000000000Z-x-0")
+
+    run_virtual(main())
+    assert [row["status"] for row in rows(storage).values()] == ["unknown"]
+
+
+def test_a_journal_of_a_newer_version_is_left_alone(storage: Storage):
+    """Neither writers nor readers touch what they cannot understand."""
+    identity = {"run_id": "r", "root_run_id": "r", "moon_phase": "full"}
+    header = {"record": "header", "journal_id": FOREIGN, "schema": 99, "identity": identity}
+    newer = json.dumps(header) + "\n"
+    storage.put_now(object_path(FOREIGN, 0), newer.encode())
+    storage.put_now(object_path(FOREIGN, 1), b"\x00\x01 a binary encoding of the year 2031")
+
+    async def main() -> Books:
+        ledger = await opened_ledger(storage)
+        await ledger.settle(await granted(ledger), {"status": "succeeded"})
+        await ledger.close()
+        return await read_books(storage)
+
+    books = run_virtual(main())
+    assert (len(books.parts), books.open_rows) == (1, ())
+    assert [path for path in everything(storage) if "_journal" in path] == [
+        object_path(FOREIGN, 0),
+        object_path(FOREIGN, 1),
+    ]
+
+
+def test_what_is_left_of_a_deleted_journal_is_no_row(storage: Storage):
+    """Without its header a journal was published, or had no rows; its rest is only removed."""
+    record = record_line("intent", f"{FOREIGN}-0", {"fingerprint": "aa"})
+    storage.put_now(object_path(FOREIGN, 1), record.encode())
+
+    async def main() -> Books:
+        before = await read_books(storage)
+        assert before.open_rows == ()
+        return await new_ledger(storage).start()
+
+    assert run_virtual(main()) == Books(parts=(), open_rows=())
+    assert everything(storage) == []
+
+
+class Vanishing(Storage):
+    """A store on which a journal is being deleted while it is read: its listing came before."""
+
+    async def get(self, path: str) -> bytes:
+        if path.endswith("000002.jsonl"):
+            raise FileNotFoundError(path)
+        return await super().get(path)
+
+
+def test_a_journal_that_is_deleted_while_it_is_read_is_no_row(tmp_path: Path):
+    """Its part stands for it, or it had no rows; the half that could be read stands for nothing."""
+    storage = Vanishing(str(tmp_path))
+
+    async def main() -> Books:
+        ledger = await opened_ledger(storage)
+        await ledger.withdraw(await granted(ledger))
+        await ledger.intend({"fingerprint": "bb"})
+        assert object_path(ledger.journal_ids[0], 2) in storage.list_now("_journal")
+        return await read_books(storage)
+
+    assert run_virtual(main()).open_rows == ()
+
+
+@pytest.mark.parametrize("left", range(16))
+def test_once_its_part_exists_a_journal_counts_for_nothing(storage: Storage, left: int):
+    """Whatever subset of its objects is still there: readers and the next writer see the part."""
+
+    async def main() -> Books:
+        ledger = await opened_ledger(storage)
+        kept: dict[str, bytes] = {}
+        for fingerprint, status in (("aa", "succeeded"), ("bb", "failed")):
+            await ledger.settle(await granted(ledger, fingerprint), {"status": status})
+            kept |= {path: storage.get_now(path) for path in storage.list_now("_journal")}
+        await ledger.close()
+        for number, path in enumerate(sorted(kept)[:4]):
+            if left >> number & 1:
+                storage.put_now(path, kept[path])
+        storage.put_now(seal_path(ledger.journal_ids[0]), b"")
+        assert (await read_books(storage)).open_rows == ()
+        return await new_ledger(storage).start()
+
+    books = run_virtual(main())
+    assert (len(books.parts), books.open_rows) == (1, ())
+    assert {row["fingerprint"]: row["status"] for row in rows(storage).values()} == {
+        "aa": "succeeded",
+        "bb": "failed",
+    }
+    assert not [path for path in everything(storage) if path.endswith(".jsonl")]
+
+
+def test_odd_texts_survive_the_journal_and_the_fold(storage: Storage):
+    """Line separators, tabs, NUL and lone surrogates neither break records nor keep parts back."""
+    odd = 'tab\t nl\n ls\u2028 nel\x85 nul\0 quote" 🦊 \ud800'
+
+    async def main() -> None:
+        ledger = await opened_ledger(storage)
+        attempt_id = await granted(ledger)
+        await ledger.settle(attempt_id, {"status": "failed", "error_message": odd})
+        storage.put_now(seal_path(ledger.journal_ids[0]), b"")
+        with pytest.raises(Fenced):
+            await ledger.close()
+        await new_ledger(storage).start()
+
+    run_virtual(main())
+    (row,) = rows(storage).values()
+    assert row["error_message"] == odd.replace("\ud800", "\\ud800")
+
+
+# -- real processes -------------------------------------------------------------------------------
+
+CHILD = """
+import asyncio, sys
+from dagster_imagegen.engine.errors import Fenced
+from dagster_imagegen.engine.storage import Storage
+from tests.engine.test_ledger import granted, new_ledger
+from dagster_imagegen.engine.ledger import Limits
+
+async def main():
+    storage = Storage(sys.argv[1])
+    limits = Limits(lease=float(sys.argv[2]))
+    ledger = new_ledger(storage, limits=limits)
+    await ledger.start()
+    await ledger.open()
+    done = await granted(ledger, "done")
+    await ledger.settle(done, {"status": "refused"})
+    saved = await granted(ledger, "saved")
+    storage.put_now(f"images/saved.{saved}", b"picture")
+    await granted(ledger, "asked")
+    print("asked", flush=True)
+    try:
+        while True:
+            await asyncio.sleep(0.1)
+            await ledger.withdraw(await granted(ledger, "more"))
+    except Fenced:
+        print("fenced", flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Iterator[Callable[[float], "subprocess.Popen[bytes]"]]:
+    """A writer in a process of its own, stopped in mid-attempt; argument: its lease."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(lease: float) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(tmp_path), str(lease)],
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+        )
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"asked\n"
+        return process
+
+    yield start
+    for process in started:
+        with process:
+            process.kill()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no flock there")
+def test_a_killed_process_is_closed_by_the_next_writer(
+    tmp_path: Path, child: Callable[[float], "subprocess.Popen[bytes]"]
+):
+    """At once, its lock being free: settled, saved and asked attempts each end as one row."""
+    process = child(600.0)
+    storage = Storage(str(tmp_path))
+    assert len(asyncio.run(new_ledger(storage).start()).open_rows) >= 3, "it lives: left alone"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    books = asyncio.run(new_ledger(storage).start())
+    assert books.open_rows == ()
+    found = {row["fingerprint"]: row["status"] for row in rows(storage).values()}
+    found.pop("more", None)  # It may have been caught between its record and its withdrawal.
+    assert found == {"done": "refused", "saved": "succeeded", "asked": "unknown"}
+    assert not storage.list_now("_journal").keys() - {
+        seal_path(Path(path).stem) for path in books.parts
+    }
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
+def test_a_process_that_was_paused_past_its_lease_stops(
+    tmp_path: Path, child: Callable[[float], "subprocess.Popen[bytes]"]
+):
+    """Another writer closes its journal; coming back, it notices and sends nothing more."""
+    process = child(1.0)
+    storage = Storage(str(tmp_path))
+    os.kill(process.pid, signal.SIGSTOP)
+
+    async def close_it() -> Row | None:
+        ledger = await opened_ledger(storage, limits=Limits(lease=1.0, poll=0.05))
+        decision = await ledger.intend({"fingerprint": "asked"})
+        assert isinstance(decision, Contended)
+        row = await ledger.outcome_of(decision.rival)
+        await ledger.close()
+        return row
+
+    row = asyncio.run(close_it())
+    assert row is not None
+    assert row["status"] == "unknown"
+    os.kill(process.pid, signal.SIGCONT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"fenced\n"
+    before = rows(storage)
+    asyncio.run(new_ledger(storage).start())
+    assert rows(storage) == before

@@ -1,0 +1,451 @@
+"""How fast requests go, against servers with limits of every kind, on a virtual clock.
+
+`Server` counts as real ones do; `work` is what a run does: workers that take prompts, send again
+what is refused, and wait as they are told. Nothing here sleeps, and every figure is repeatable.
+"""
+
+import asyncio
+import itertools
+import math
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+
+from dagster_imagegen.engine.pacing import Pacer, Signal, Slot
+from tests.virtual_time import run_virtual
+
+ACCEPTED = Signal(outcome="accepted")
+REFUSED = Signal(outcome="refused")
+Counting = Literal["sliding", "fixed", "bucket"]
+Reset = Literal["newest", "oldest", "none"]
+
+
+@dataclass(kw_only=True)
+class Server:
+    """Admits so many at once and so many a window; says so as `reset` tells, and counts."""
+
+    at_once: float = math.inf
+    a_window: int | None = None
+    window_seconds: float = 60.0
+    counting: Counting = "sliding"
+    reset: Reset = "newest"
+    latency: float = 0.5
+    round_trip: float = 0.02
+    at_random: float = 0.0
+    asks_to_wait: float | None = None
+    clock: Callable[[], float] = field(default_factory=lambda: asyncio.get_running_loop().time)
+    admitted: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
+    refused: int = 0
+    open: int = 0
+    window: deque[float] = field(default_factory=deque[float])
+    tokens: float = 0.0
+    tokens_at: float | None = None
+    chance: random.Random = field(default_factory=lambda: random.Random(1))
+
+    async def ask(self, who: int) -> Signal:
+        """One request, there and back."""
+        await asyncio.sleep(self.round_trip / 2)
+        refusal = self._refusal()
+        if refusal is not None:
+            self.refused += 1
+            await asyncio.sleep(self.round_trip / 2)
+            return refusal
+        self.open += 1
+        now = self.clock()
+        self.admitted.append((now, who))
+        self.window.append(now)
+        self.tokens -= 1
+        await asyncio.sleep(self.latency * self.chance.uniform(0.9, 1.1))
+        self.open -= 1
+        signal = Signal(outcome="accepted", **self._headers())
+        await asyncio.sleep(self.round_trip / 2)
+        return signal
+
+    def _refusal(self) -> Signal | None:
+        if self.open >= self.at_once or self.chance.random() < self.at_random:
+            return Signal(outcome="refused", wait_seconds=self.asks_to_wait, **self._headers())
+        if self.a_window is None or self._left() >= 1:
+            return None
+        now = self.clock()
+        wait = {
+            "sliding": self.window[0] + self.window_seconds - now if self.window else 0.0,
+            "fixed": self.window_seconds - now % self.window_seconds,
+            "bucket": (1 - self.tokens) * self.window_seconds / self.a_window,
+        }[self.counting]
+        wait = max(1, math.ceil(wait))
+        return Signal(outcome="refused", wait_seconds=wait, **self._headers())
+
+    def _left(self) -> float:
+        assert self.a_window is not None
+        now = self.clock()
+        if self.counting == "bucket":
+            since = 0.0 if self.tokens_at is None else now - self.tokens_at
+            earned = since * self.a_window / self.window_seconds
+            full = self.tokens_at is None
+            self.tokens = self.a_window if full else min(self.a_window, self.tokens + earned)
+            self.tokens_at = now
+            return self.tokens + 1e-9
+        start = now - self.window_seconds
+        if self.counting == "fixed":
+            start = now // self.window_seconds * self.window_seconds - 1e-9
+        while self.window and self.window[0] <= start:
+            self.window.popleft()
+        return self.a_window - len(self.window)
+
+    def _headers(self) -> dict[str, Any]:
+        if self.a_window is None or self.reset == "none":
+            return {}
+        left, now = int(self._left()), self.clock()
+        reset = self.window_seconds - now % self.window_seconds
+        if self.counting == "bucket":
+            reset = (self.a_window - left) * self.window_seconds / self.a_window
+        elif self.counting == "sliding" and self.window:
+            edge = self.window[-1] if self.reset == "newest" else self.window[0]
+            reset = edge + self.window_seconds - now
+        return {"remaining": left, "limit": self.a_window, "reset_seconds": reset}
+
+
+async def work(
+    server: Server,
+    *,
+    prompts: int | None = None,
+    until: float = math.inf,
+    workers: int = 64,
+    who: int = 0,
+    starts: float = 0.0,
+    requests_per_minute: float | None = None,
+) -> Pacer:
+    """A run: so many prompts, or as many as go until a time."""
+    await asyncio.sleep(starts)
+    clock = asyncio.get_running_loop().time
+    pacer = Pacer(max_concurrency=workers, requests_per_minute=requests_per_minute, clock=clock)
+    todo = iter(range(prompts)) if prompts is not None else itertools.count()
+    chance = random.Random(who)
+
+    async def worker() -> None:
+        for _ in todo:
+            for attempt in itertools.count(1):
+                slot = await pacer.acquire()
+                if clock() >= until:
+                    pacer.release(slot, Signal(outcome="unclear"))
+                    return
+                signal = await server.ask(who)
+                pacer.release(slot, signal)
+                if signal.outcome == "accepted":
+                    break
+                wait = signal.wait_seconds or chance.uniform(0, min(60, 0.5 * 2**attempt))
+                await asyncio.sleep(wait)
+
+    await asyncio.gather(*(worker() for _ in range(workers)))
+    return pacer
+
+
+def run(**options: Any) -> tuple[float, Server, Pacer]:
+    """The seconds that a run of prompts takes on a server, and both afterwards."""
+    names = {"prompts", "workers", "requests_per_minute"}
+
+    async def main() -> tuple[float, Server, Pacer]:
+        server = Server(**{name: value for name, value in options.items() if name not in names})
+        pacer = await work(server, **{name: options[name] for name in names & options.keys()})
+        return asyncio.get_running_loop().time(), server, pacer
+
+    return run_virtual(main())
+
+
+# -- how many at once ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asks_to_wait", "round_trip", "most"),
+    [(None, 0.0, 1.2), (None, 0.02, 1.2), (None, 0.1, 1.2), (1.0, 0.02, 1.2), (1.0, 0.1, 1.25)],
+)
+def test_sixteen_admitted_sixty_four_tried(
+    asks_to_wait: float | None, round_trip: float, most: float
+) -> None:
+    """400 prompts of half a second take 12.5 s at best: little more, with few refused."""
+    seconds, server, pacer = run(
+        prompts=400, at_once=16, asks_to_wait=asks_to_wait, round_trip=round_trip
+    )
+    assert len(server.admitted) == 400
+    assert seconds <= most * 400 * (0.5 + round_trip) / 16
+    assert server.refused <= 0.05 * 400
+    assert 14 <= pacer.limit <= 18
+
+
+def test_without_a_limit_everything_is_used_soon() -> None:
+    """Images of half a minute: the climb to 64 costs seconds, not rounds."""
+    seconds, server, pacer = run(prompts=300, latency=30.0)
+    assert server.refused == 0
+    assert pacer.limit == 64
+    assert seconds < 1.2 * 300 * 30 / 64
+
+
+def test_max_concurrency_is_never_exceeded() -> None:
+    """It is a cap, whatever the server would take."""
+    most = 0
+
+    async def main() -> None:
+        nonlocal most
+        clock = asyncio.get_running_loop().time
+        pacer = Pacer(max_concurrency=7, clock=clock)
+
+        async def one() -> None:
+            nonlocal most
+            slot = await pacer.acquire()
+            most = max(most, pacer.in_flight)
+            await asyncio.sleep(1)
+            pacer.release(slot, ACCEPTED)
+
+        await asyncio.gather(*(one() for _ in range(50)))
+
+    run_virtual(main())
+    assert most == 7
+
+
+def test_random_refusals_do_not_bring_it_to_a_halt() -> None:
+    """One in five refused at any height is no limit: the climb goes on."""
+    seconds, server, pacer = run(prompts=600, at_random=0.2, latency=0.5)
+    assert len(server.admitted) == 600
+    assert pacer.limit >= 16
+    assert seconds < 30
+
+
+def test_it_grows_again_when_the_limit_is_lifted() -> None:
+    """After a quiet time it tries for more, and takes what it gets."""
+
+    async def main() -> int:
+        server = Server(at_once=8)
+        running = asyncio.create_task(work(server, until=60))
+        await asyncio.sleep(15)
+        server.at_once = 50
+        return (await running).limit
+
+    assert run_virtual(main()) >= 45
+
+
+def test_a_cut_happens_once_an_episode() -> None:
+    """Those that were in flight when it was cut do not cut it again."""
+
+    async def main() -> tuple[int, int]:
+        loop = asyncio.get_running_loop()
+        pacer = Pacer(max_concurrency=32, clock=loop.time)
+        slots = [await pacer.acquire() for _ in range(32)]
+        for slot in slots[16:]:
+            pacer.release(slot, REFUSED)
+        first = pacer.limit
+        for slot in slots[:16]:
+            pacer.release(slot, ACCEPTED)
+        return first, pacer.limit
+
+    assert run_virtual(main()) == (16, 16)
+
+
+# -- how many a minute -----------------------------------------------------------------------------
+
+
+def four_processes(counting: Counting, reset: Reset, offset: float) -> Server:
+    """Three minutes of four runs on a key with 240 requests a minute, started one by one."""
+
+    async def main() -> Server:
+        server = Server(a_window=240, counting=counting, reset=reset)
+        runs = [work(server, until=180.0, who=i, starts=offset * i) for i in range(4)]
+        await asyncio.gather(*runs)
+        return server
+
+    return run_virtual(main())
+
+
+def shares_after(server: Server, seconds: float) -> list[int]:
+    return [sum(who == i for at, who in server.admitted if at >= seconds) for i in range(4)]
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.7])
+@pytest.mark.parametrize(
+    ("counting", "reset"),
+    [("sliding", "newest"), ("sliding", "oldest"), ("fixed", "newest"), ("bucket", "newest")],
+)
+def test_four_processes_share_a_rate(counting: Counting, reset: Reset, offset: float) -> None:
+    """Without talking: 95% of it is used, 3% are refused, and the shares are alike."""
+    server = four_processes(counting, reset, offset)
+    assert len(server.admitted) >= 0.95 * 240 * 3
+    assert server.refused <= 0.03 * (len(server.admitted) + server.refused)
+    # A bucket is full at first, and whoever comes first has most of that.
+    shares = shares_after(server, 60.0 if counting == "bucket" else 0.0)
+    assert min(shares) >= 0.8 * max(shares)
+
+
+@pytest.mark.parametrize("counting", ["sliding", "fixed"])
+def test_four_processes_that_are_told_nothing(counting: Counting) -> None:
+    """Refusals alone teach the rate too. Shares then stay as they were when it was first met."""
+    server = four_processes(counting, "none", 0.0)
+    assert len(server.admitted) >= 0.95 * 240 * 3
+    assert server.refused <= 0.03 * (len(server.admitted) + server.refused)
+    shares = shares_after(server, 0.0)
+    assert min(shares) >= 0.8 * max(shares)
+    server = four_processes(counting, "none", 0.7)
+    assert len(server.admitted) >= 0.9 * 240 * 3
+    assert server.refused <= 0.03 * (len(server.admitted) + server.refused)
+
+
+@pytest.mark.parametrize("counting", ["sliding", "fixed", "bucket"])
+@pytest.mark.parametrize("limit", [60, 300])
+def test_one_process_uses_a_rate_alone(counting: Counting, limit: int) -> None:
+    """Nobody to share with: nearly all of it, and next to nothing refused."""
+
+    async def main() -> Server:
+        server = Server(a_window=limit, counting=counting)
+        await work(server, until=240.0)
+        return server
+
+    server = run_virtual(main())
+    assert len(server.admitted) >= 0.95 * limit * 4
+    assert server.refused <= 0.01 * len(server.admitted)
+
+
+def test_a_latecomer_gets_a_share() -> None:
+    """Three have it all; two minutes after a fourth has come, it has its part."""
+
+    async def main() -> Server:
+        server = Server(a_window=240)
+        starts = [0.0, 0.0, 0.0, 120.0]
+        await asyncio.gather(
+            *(work(server, until=360.0, who=i, starts=start) for i, start in enumerate(starts))
+        )
+        return server
+
+    late = [who for at, who in run_virtual(main()).admitted if at >= 240]
+    shares = [late.count(i) for i in range(4)]
+    assert min(shares) >= 0.6 * max(shares)
+
+
+def test_a_rate_does_not_lower_how_many_are_open() -> None:
+    """A refusal about a minute says nothing about concurrency."""
+    _, server, pacer = run(prompts=150, a_window=60, latency=5.0)
+    assert server.refused > 0
+    assert pacer.limit >= 16
+
+
+def test_requests_per_minute_is_a_cap() -> None:
+    """Never more in any minute than configured, whatever the server would take."""
+    seconds, server, _ = run(prompts=100, requests_per_minute=50)
+    times = [at for at, _ in server.admitted]
+    assert max(sum(t <= at < t + 59.9 for at in times) for t in times) <= 50
+    assert seconds == pytest.approx(99 * 1.2, abs=2)  # pyright: ignore[reportUnknownMemberType]  # approx is untyped
+
+
+# -- pauses ----------------------------------------------------------------------------------------
+
+
+def acquired_at(*signals: Signal) -> float:
+    """When the next may go, after these ends of requests at time 0."""
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        pacer = Pacer(max_concurrency=8, clock=loop.time)
+        slots = [await pacer.acquire() for _ in signals]
+        sent = loop.time()
+        for slot, signal in zip(slots, signals, strict=True):
+            pacer.release(slot, signal)
+        await pacer.acquire()
+        return loop.time() - sent
+
+    return run_virtual(main())
+
+
+def test_a_wait_that_is_asked_for_holds_for_everybody() -> None:
+    """One is told to wait, all do; the longest wait counts."""
+    refused = [Signal(outcome="refused", wait_seconds=seconds) for seconds in (7.0, 30.0, 1.0)]
+    assert 30.0 <= acquired_at(*refused) < 30.1
+    assert acquired_at(ACCEPTED, REFUSED) < 0.1
+
+
+@pytest.mark.parametrize(("names_concurrency", "limit"), [(True, 7), (False, 8)])
+def test_a_long_wait_means_a_rate_unless_it_is_said_otherwise(
+    names_concurrency: bool, limit: int
+) -> None:
+    """The wait is honoured either way; how many may be open falls only for what it is about."""
+
+    async def main() -> tuple[float, int]:
+        loop = asyncio.get_running_loop()
+        pacer = Pacer(max_concurrency=8, clock=loop.time)
+        slots = [await pacer.acquire() for _ in range(8)]
+        sent = loop.time()
+        named = Signal(outcome="refused", wait_seconds=12.0, names_concurrency=names_concurrency)
+        pacer.release(slots[-1], named)
+        cut = pacer.limit
+        pacer.release(slots[0], ACCEPTED)
+        await pacer.acquire()
+        return loop.time() - sent, cut
+
+    waited, cut = run_virtual(main())
+    assert waited >= 12.0
+    assert cut == limit
+
+
+def test_a_limit_of_a_day_is_not_spread_over_the_day() -> None:
+    """What is left of it is used; the refusal will say when it is over."""
+    told = Signal(outcome="accepted", remaining=3, limit=1000, reset_seconds=80_000.0)
+    assert acquired_at(told) < 0.1
+
+
+def test_little_left_is_used_slowly() -> None:
+    """With 2 of 10 left for half a minute, the next does not go at once."""
+    told = Signal(outcome="accepted", remaining=2, limit=10, reset_seconds=30.0)
+    assert acquired_at(ACCEPTED, told, ACCEPTED) > 1.0
+
+
+# -- order and cancellation ------------------------------------------------------------------------
+
+
+def test_first_come_first_served() -> None:
+    """Slots go out in the order in which they were asked for."""
+    order: list[int] = []
+
+    async def main() -> None:
+        pacer = Pacer(max_concurrency=2, clock=asyncio.get_running_loop().time)
+
+        async def one(name: int) -> None:
+            slot = await pacer.acquire()
+            order.append(name)
+            await asyncio.sleep(1 + name % 3)
+            pacer.release(slot, ACCEPTED)
+
+        await asyncio.gather(*(one(name) for name in range(20)))
+
+    run_virtual(main())
+    assert order == list(range(20))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_cancelled_waiters_leave_no_trace(seed: int) -> None:
+    """Whoever is cancelled while waiting, the others get their slots, and all come back."""
+    chance = random.Random(seed)
+
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        pacer = Pacer(max_concurrency=3, clock=loop.time, requests_per_minute=600)
+        served: list[Slot] = []
+
+        async def one() -> None:
+            slot = await pacer.acquire()
+            try:
+                await asyncio.sleep(chance.random())
+            finally:
+                served.append(slot)
+                signal = chance.choice([ACCEPTED, ACCEPTED, REFUSED])
+                pacer.release(slot, signal)
+
+        tasks = [asyncio.create_task(one()) for _ in range(60)]
+        for task in chance.sample(tasks, 25):
+            await asyncio.sleep(chance.random() / 5)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert len({slot.number for slot in served}) == len(served) >= 35
+        await pacer.acquire()
+        return pacer.in_flight
+
+    assert run_virtual(main()) == 1

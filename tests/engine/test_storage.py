@@ -1,0 +1,203 @@
+"""Objects on real filesystems: whole or not there, listed, locked, refused with a remedy."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dagster_imagegen.engine.errors import ConfigurationError, StorageError
+from dagster_imagegen.engine.storage import Storage, WriterLock
+
+HOLD_A_LOCK = """
+import asyncio, sys
+from dagster_imagegen.engine.storage import Storage
+storage = Storage(sys.argv[1])
+lock = asyncio.run(storage.put_locked("_journal/j/000000.jsonl", b"header"))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(params=["local", "memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+    """One storage of each kind, at an address with a space and an accent in it."""
+    uri = str(tmp_path / "my café") if request.param == "local" else f"memory://{tmp_path.name} é"
+    opened = Storage(uri)
+    yield opened
+    opened.close()
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_an_object_is_read_as_it_was_written(storage: Storage):
+    """What was put is got, byte for byte, and a second put replaces it."""
+    data = bytes(range(256)) * 5000
+    asyncio.run(storage.put("images/3f/a.png", data))
+    assert asyncio.run(storage.get("images/3f/a.png")) == data
+    asyncio.run(storage.put("images/3f/a.png", b"new"))
+    assert asyncio.run(storage.get("images/3f/a.png")) == b"new"
+
+
+def test_what_is_not_there_is_file_not_found(storage: Storage):
+    """A missing object is `FileNotFoundError`, which is no failure of the store."""
+    with pytest.raises(FileNotFoundError):
+        asyncio.run(storage.get("images/3f/nothing.png"))
+
+
+def test_a_listing_shows_what_lies_below(storage: Storage):
+    """Folders are listed to the bottom, with sizes and times, and narrowed by a prefix."""
+    for path in ("_journal/j1/000000.jsonl", "_journal/j1/000001.jsonl", "_journal/j2.sealed"):
+        asyncio.run(storage.put(path, b"12345"))
+    asyncio.run(storage.put("_journals/j3/000000.jsonl", b"a folder of a longer name"))
+    listed = asyncio.run(storage.list("_journal"))
+    assert sorted(listed) == [
+        "_journal/j1/000000.jsonl",
+        "_journal/j1/000001.jsonl",
+        "_journal/j2.sealed",
+    ]
+    assert all(entry.path == path for path, entry in listed.items())
+    assert {entry.size_bytes for entry in listed.values()} == {5}
+    assert all(entry.modified is not None for entry in listed.values())
+    assert sorted(asyncio.run(storage.list("_journal/j1"))) == sorted(listed)[:2]
+    assert list(asyncio.run(storage.list("_journal", prefix="j2"))) == ["_journal/j2.sealed"]
+    assert list(asyncio.run(storage.list("_journal/j1", prefix="000001"))) == [sorted(listed)[1]]
+
+
+def test_a_folder_that_is_not_there_lists_nothing(storage: Storage):
+    """Nothing written yet is an empty listing, on every filesystem."""
+    assert asyncio.run(storage.list("usage")) == {}
+    assert asyncio.run(storage.list("usage", prefix="x")) == {}
+
+
+def test_deleting_may_be_repeated(storage: Storage):
+    """Objects go; one that is gone already is no error."""
+    asyncio.run(storage.put("_journal/j/000000.jsonl", b"x"))
+    asyncio.run(storage.put("_journal/k/000000.jsonl", b"x"))
+    for _ in range(2):
+        asyncio.run(storage.delete(["_journal/j/000000.jsonl", "_journal/j/000001.jsonl"]))
+    assert list(asyncio.run(storage.list("_journal"))) == ["_journal/k/000000.jsonl"]
+
+
+@pytest.mark.parametrize("path", ["../outside", "images/../../outside", "images/./a", ".."])
+def test_a_path_cannot_leave_the_storage(storage: Storage, path: str):
+    """A path with `..` in it is refused, whatever is done with it."""
+    for call in (storage.put(path, b"x"), storage.get(path), storage.delete([path])):
+        with pytest.raises(StorageError, match="is not a path below"):
+            asyncio.run(call)
+
+
+def test_local_files_are_whole_and_alone(tmp_path: Path):
+    """No temporary stays, and none is ever in a folder that readers take for theirs."""
+    storage = Storage(str(tmp_path / "s"))
+    asyncio.run(storage.put("usage/date=2026-11-22/j.parquet", b"part"))
+    assert files(tmp_path / "s") == ["usage/date=2026-11-22/j.parquet"]
+    (tmp_path / "s/usage/date=2026-11-22/k.parquet").mkdir()  # so that the rename fails
+    with pytest.raises(StorageError, match=r"cannot write .*k\.parquet"):
+        asyncio.run(storage.put("usage/date=2026-11-22/k.parquet", b"part"))
+    assert files(tmp_path / "s") == ["usage/date=2026-11-22/j.parquet"]
+
+
+def test_a_journal_s_folder_goes_with_its_objects(tmp_path: Path):
+    """Deleting the last object of a local folder removes the folder too."""
+    storage = Storage(str(tmp_path))
+    asyncio.run(storage.put("_journal/j/000000.jsonl", b"x"))
+    asyncio.run(storage.delete(["_journal/j/000000.jsonl"]))
+    assert not (tmp_path / "_journal/j").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
+    """A file where a folder should be: the error names the address and the reason."""
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(StorageError, match=r"cannot write .*taken/images/a\.png: \w+"):
+        asyncio.run(Storage(str(tmp_path / "taken")).put("images/a.png", b"x"))
+
+
+def test_an_unknown_scheme_is_refused_with_those_that_are_known():
+    """`s4://` is an error at once, and says what would be understood."""
+    with pytest.raises(ConfigurationError, match=r"no filesystem serves s4://.*s3://, gs://"):
+        Storage("s4://bucket/images")
+
+
+def test_a_missing_package_is_named_by_its_extra():
+    """A scheme whose package is not installed says what to install."""
+    pytest.importorskip("fsspec")
+    try:
+        import gcsfs  # noqa: F401  # pyright: ignore[reportMissingImports, reportUnusedImport]  # an extra
+    except ImportError:
+        with pytest.raises(ConfigurationError, match=r"pip install 'dagster-imagegen\[gcs\]'"):
+            Storage("gs://bucket/images")
+    else:
+        pytest.skip("gcsfs is installed here")
+
+
+def test_addresses_can_be_opened_elsewhere(storage: Storage):
+    """An object's URI opens with plain fsspec; on local disk it is a plain absolute path."""
+    import fsspec
+
+    asyncio.run(storage.put("images/a.png", b"bytes"))
+    with fsspec.open(storage.uri("images/a.png"), "rb") as file:
+        assert file.read() == b"bytes"  # pyright: ignore[reportAttributeAccessIssue]  # untyped
+    if storage.is_local:
+        assert Path(storage.uri("images/a.png")).is_absolute()
+
+
+def test_a_relative_folder_stays_where_it_was_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Changing the working directory later does not move the storage."""
+    monkeypatch.chdir(tmp_path)
+    storage = Storage("pictures")
+    monkeypatch.chdir("/")
+    asyncio.run(storage.put("images/a.png", b"x"))
+    assert files(tmp_path) == ["pictures/images/a.png"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no flock there")
+def test_a_lock_lives_as_long_as_its_process(tmp_path: Path):
+    """Another process's lock is seen while it lives, and is free once it is killed."""
+    storage = Storage(str(tmp_path))
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD_A_LOCK, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        header = "_journal/j/000000.jsonl"
+        assert asyncio.run(storage.is_locked(header)) is True
+        assert asyncio.run(storage.get(header)) == b"header"
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+    assert asyncio.run(storage.is_locked(header)) is False
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no flock there")
+def test_a_lock_is_seen_within_its_own_process(tmp_path: Path):
+    """Two ledgers in one process see each other's locks; releasing one frees it."""
+    storage = Storage(str(tmp_path))
+
+    async def main() -> tuple[WriterLock | None, bool | None, bool | None]:
+        lock = await storage.put_locked("j/000000.jsonl", b"x")
+        held = await storage.is_locked("j/000000.jsonl")
+        assert lock is not None
+        lock.release()
+        return lock, held, await storage.is_locked("j/000000.jsonl")
+
+    _, held, after = asyncio.run(main())
+    assert (held, after) == (True, False)
+
+
+def test_no_lock_can_be_told_where_there_is_none(tmp_path: Path):
+    """Memory has no locks, and a file that is gone tells nothing."""
+    memory = Storage(f"memory://{tmp_path.name}-locks")
+    assert asyncio.run(memory.put_locked("j/000000.jsonl", b"x")) is None
+    assert asyncio.run(memory.is_locked("j/000000.jsonl")) is None
+    assert asyncio.run(Storage(str(tmp_path)).is_locked("j/000000.jsonl")) is None

@@ -1,0 +1,168 @@
+"""The usage table: what goes in comes out, in JSON and in Parquet, and others can read it."""
+
+import string
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.fs
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dagster_imagegen.engine.usage import (
+    MONEY,
+    SCHEMA,
+    TIME,
+    Row,
+    decode_part,
+    decode_values,
+    encode_part,
+    encode_values,
+    journal_of,
+    open_parts,
+    part_path,
+    rows_about,
+    to_table,
+)
+
+NOON = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=timezone.utc)
+
+VALUES: dict[pa.DataType, st.SearchStrategy[Any]] = {
+    pa.string(): st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
+    pa.int32(): st.integers(-(2**31), 2**31 - 1),
+    pa.int64(): st.integers(-(2**63), 2**63 - 1),
+    pa.bool_(): st.booleans(),
+    pa.date32(): st.dates(),
+    MONEY: st.decimals(-(10**9), 10**9, places=10),
+    TIME: st.datetimes(timezones=st.just(timezone.utc)),
+}
+ROWS: st.SearchStrategy[Row] = st.fixed_dictionaries(
+    {}, optional={field.name: VALUES[field.type] for field in SCHEMA}
+)
+
+
+def row(**values: Any) -> Row:
+    return {
+        "attempt_id": "20261122T120000000000Z-ab-0",
+        "fingerprint": "f" * 64,
+        "started_at": NOON,
+        "status": "succeeded",
+        "cost_usd": Decimal("0.0421234567"),
+        "price_as_of": date(2026, 11, 1),
+        "input_tokens": 17,
+        **values,
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS)
+def test_any_row_survives_a_journal_line(values: Row):
+    """JSON of one line gives every value back, with its type."""
+    line = encode_values(values)
+    assert len(line.splitlines()) == 1
+    assert "\t" not in line
+    assert decode_values(line) == values
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(ROWS, min_size=1, max_size=3))
+def test_any_rows_survive_a_part(rows: list[Row]):
+    """Parquet gives every value back, with its type, and null where there was none."""
+    numbered = [{**each, "started_at": NOON, "attempt_id": f"{n}"} for n, each in enumerate(rows)]
+    read = decode_part(encode_part(numbered))
+    assert read == [{name: each.get(name) for name in SCHEMA.names} for each in numbered]
+
+
+def test_a_part_carries_its_schema_and_version():
+    """The columns, their order, their descriptions and the version are in the file."""
+    schema = pq.read_schema(pa.BufferReader(encode_part([row()])))
+    assert schema.names == SCHEMA.names
+    assert schema.types == SCHEMA.types
+    assert (schema.metadata or {})[b"dagster_imagegen.usage_schema"] == b"1"
+    assert (schema.field("cost_usd").metadata or {})[b"description"].startswith(b"what it cost")
+
+
+def test_a_part_is_in_the_order_of_sending():
+    """Rows are sorted by when they were put on record, whatever order they came in."""
+    rows = [row(attempt_id=str(n), started_at=NOON + timedelta(seconds=n)) for n in (2, 0, 1)]
+    assert [each["attempt_id"] for each in decode_part(encode_part(rows))] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "kept"),
+    [
+        ("revised_prompt", "half a \ud83d pair", "half a \\ud83d pair"),
+        ("cost_usd", Decimal("0.123456789012345"), Decimal("0.1234567890")),
+        ("cost_usd", Decimal("1e30"), None),
+        ("cost_usd", Decimal("NaN"), None),
+        ("input_tokens", 2**70, None),
+        ("http_status", 2**40, None),
+        ("prompt", "nul \0, \u2028 and tab\t", "nul \0, \u2028 and tab\t"),
+    ],
+)
+def test_no_value_keeps_a_part_from_being_written(column: str, value: object, kept: object):
+    """What a column cannot hold is escaped, rounded or left out; the row and the others stay."""
+    (read,) = decode_part(encode_part([row(**{column: value})]))
+    assert read[column] == kept
+    assert read["price_as_of"] == date(2026, 11, 1)
+    assert read["attempt_id"] == "20261122T120000000000Z-ab-0"
+
+
+def test_a_part_is_named_for_its_journal_and_its_day():
+    """The path tells the journal, and the journal tells the path."""
+    path = part_path("20261122T235959999999Z-ab12")
+    assert path == "usage/date=2026-11-22/20261122T235959999999Z-ab12.parquet"
+    assert journal_of(path) == "20261122T235959999999Z-ab12"
+    assert journal_of("usage/date=2026-11-22/notes.txt") is None
+
+
+def test_others_can_read_a_folder_of_parts(tmp_path: Path):
+    """pyarrow.dataset, DuckDB and polars read the same rows and sums without our help."""
+    for day in (20, 21, 22):
+        path = tmp_path / part_path(f"202611{day}T000000000000Z-ab")
+        path.parent.mkdir(parents=True)
+        path.write_bytes(encode_part([row(attempt_id=f"{day}-{n}") for n in range(3)]))
+    folder = tmp_path / "usage"
+    expected = 9 * Decimal("0.0421234567")
+
+    table = ds.dataset(folder, partitioning="hive").to_table()
+    assert pc.sum(table["cost_usd"]).as_py() == expected
+    assert pc.sum(table["input_tokens"]).as_py() == 9 * 17
+
+    found = duckdb.execute(
+        f"select sum(cost_usd), sum(input_tokens), count(*), min(started_at at time zone 'UTC') "
+        f"from read_parquet('{folder}/**/*.parquet')"
+    ).fetchall()
+    assert found == [(expected, 9 * 17, 9, NOON.replace(tzinfo=None))]
+
+    frame = polars.read_parquet(folder)
+    assert frame["cost_usd"].sum() == expected
+    assert frame["started_at"][0] == NOON
+
+
+def test_an_older_part_reads_with_gaps(tmp_path: Path):
+    """A part without today's columns is read as null there; a stranger's file is not opened."""
+    old = to_table([row(attempt_id="old")]).drop_columns(["price_as_of", "image_width"])
+    pq.write_table(old, tmp_path / "old.parquet")
+    (tmp_path / "new.parquet").write_bytes(encode_part([row(attempt_id="new", fingerprint="g")]))
+    (tmp_path / "notes.txt").write_text("not a part")
+    paths = [str(tmp_path / name) for name in ("old.parquet", "new.parquet")]
+    parts = open_parts(paths, filesystem=pyarrow.fs.LocalFileSystem())
+    assert parts.to_table().schema.names == SCHEMA.names
+    assert parts.to_table()["price_as_of"].to_pylist() == [None, date(2026, 11, 1)]
+    about = rows_about(parts, ["g"], columns=["attempt_id"])
+    assert about.to_pylist() == [{"attempt_id": "new"}]
+
+
+def test_the_values_cover_every_column():
+    """The strategies above know every type of the schema, and printable names only."""
+    assert {field.type for field in SCHEMA} == set(VALUES)
+    assert all(set(name) <= set(string.ascii_lowercase + "_0123456789") for name in SCHEMA.names)

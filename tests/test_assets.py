@@ -1,0 +1,752 @@
+"""`image_asset` and `build_image_asset`, materialized by Dagster against a sandbox over HTTP."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from dagster_imagegen import ImageGenError, ImageGenResource, build_image_asset, image_asset
+from dagster_imagegen.engine.errors import ConfigurationError
+from dagster_imagegen.materialization import ProgressLog
+from dagster_imagegen.sandbox import Sandbox
+from tests import terminated_run
+from tests.conftest import Project, column, materialized
+
+
+@image_asset(quality="medium", size="1536x1024")
+def hero() -> list[str]:
+    """Pictures for the front page."""
+    return ["a red enamel mug on a wooden table", "the same mug in the snow"]
+
+
+def table_asset(table: Any, name: str = "products") -> dg.AssetsDefinition:
+    """An upstream asset with this value."""
+
+    @dg.asset(name=name)
+    def products() -> Any:
+        return table
+
+    return products
+
+
+def of_rows(rows: Any, **arguments: Any) -> dg.AssetsDefinition:
+    """An image asset named `hero` of this prompt table."""
+
+    def source() -> Any:
+        return rows
+
+    return image_asset(name="hero", **arguments)(source)
+
+
+# -- both assets -----------------------------------------------------------------------------------
+
+
+def test_yields_the_image_table_and_the_usage_of_this_run(project: Project) -> None:
+    """A row for each prompt in the one, for each request in the other, and files that exist."""
+    result = project.run(hero)
+    images: pa.Table = result.output_for_node("hero", "hero")
+    usage: pa.Table = result.output_for_node("hero", "hero_usage")
+    assert images["image_status"].to_pylist() == ["generated", "generated"]
+    assert all(Path(uri).is_file() for uri in column(images, "image_uri"))
+    assert usage.num_rows == project.sent() == 2
+    assert set(usage["asset_key"].to_pylist()) == {"hero"}
+    assert set(usage["run_id"].to_pylist()) == {result.run_id}
+    assert set(usage["step_key"].to_pylist()) == {"hero"}
+
+
+def test_a_second_run_sends_nothing_and_changes_nothing(project: Project) -> None:
+    """Same rows but for their status, same data version, and no usage."""
+    first = project.run(hero)
+    assert project.sent() == 2
+    second = project.run(hero)
+    assert project.sent() == 0
+    before, after = (each.output_for_node("hero", "hero") for each in (first, second))
+    assert after["image_status"].to_pylist() == ["reused", "reused"]
+    assert after.drop_columns("image_status") == before.drop_columns("image_status")
+    assert second.output_for_node("hero", "hero_usage").num_rows == 0
+    versions = [materialized(each)["hero"].tags or {} for each in (first, second)]
+    assert versions[0]["dagster/data_version"] == versions[1]["dagster/data_version"]
+
+
+def test_a_row_more_is_a_request_more(project: Project) -> None:
+    """The others are reused, and the data version changes."""
+    first = project.run(of_rows(["one", "two"]))
+    assert project.sent() == 2
+    second = project.run(of_rows(["one", "two", "three"]))
+    assert project.sent() == 1
+    images = second.output_for_node("hero", "hero")
+    assert images["image_status"].to_pylist() == ["reused", "reused", "generated"]
+    versions = [(materialized(each)["hero"].tags or {}) for each in (first, second)]
+    assert versions[0]["dagster/data_version"] != versions[1]["dagster/data_version"]
+
+
+def test_a_revision_raised_makes_that_row_anew_and_keeps_the_old_image(project: Project) -> None:
+    """One request, another file; the first one stays where it is."""
+    rows = [{"prompt": "one", "revision": 0}, {"prompt": "two", "revision": 0}]
+    old = project.run(of_rows(rows, overrides=["revision"])).output_for_node("hero", "hero")
+    project.sent()
+    rows[1]["revision"] = 1
+    new = project.run(of_rows(rows, overrides=["revision"])).output_for_node("hero", "hero")
+    assert project.sent() == 1
+    assert new["image_status"].to_pylist() == ["reused", "generated"]
+    assert new["image_revision"].to_pylist() == [0, 1]
+    paths = [table["image_uri"][1].as_py() for table in (old, new)]
+    assert paths[0] != paths[1]
+    assert all(Path(path).is_file() for path in paths)
+
+
+def test_a_duplicate_row_is_asked_for_once(project: Project) -> None:
+    """Both rows name the one image."""
+    images = project.run(of_rows(["same", "same"])).output_for_node("hero", "hero")
+    assert project.sent() == 1
+    assert len(set(images["image_path"].to_pylist())) == 1
+
+
+def test_an_empty_table_is_an_empty_table(project: Project) -> None:
+    """No rows, no request, no error."""
+    result = project.run(of_rows([]))
+    assert project.sent() == 0
+    assert result.output_for_node("hero", "hero").num_rows == 0
+    assert result.output_for_node("hero", "hero_usage").num_rows == 0
+
+
+# -- selecting one of the two ----------------------------------------------------------------------
+
+
+def test_the_images_alone(project: Project) -> None:
+    """The usage asset is left as it is; its rows are on record all the same."""
+    result = project.run(hero, select=["hero"])
+    assert set(materialized(result)) == {"hero"}
+    assert project.resource().usage("hero").num_rows == project.sent() == 2
+
+
+def test_the_usage_alone_sends_nothing_and_does_not_run_the_function(project: Project) -> None:
+    """It hands over what the newest run that sent anything caused."""
+    calls: list[int] = []
+
+    @image_asset
+    def counted() -> list[str]:
+        calls.append(1)
+        return ["one"]
+
+    first = project.run(counted)
+    project.run(counted)
+    assert project.sent() == 1
+    result = project.run(counted, select=["counted_usage"])
+    assert len(calls) == 2
+    assert project.sent() == 0
+    assert set(materialized(result)) == {"counted_usage"}
+    usage = result.output_for_node("counted", "counted_usage")
+    assert usage["run_id"].to_pylist() == [first.run_id]
+
+
+def test_a_job_can_select_one_of_the_two(project: Project) -> None:
+    """As a schedule over the images alone does."""
+    definitions = dg.Definitions(
+        assets=[hero],
+        jobs=[dg.define_asset_job("nightly", selection=["hero"])],
+        resources={"imagegen": project.resource()},
+    )
+    job = definitions.resolve_job_def("nightly")
+    result = job.execute_in_process(instance=project.instance)
+    assert set(materialized(result)) == {"hero"}
+
+
+# -- what the function takes -----------------------------------------------------------------------
+
+
+class Wishes(dg.Config):
+    subject: str = "mug"
+
+
+class Names(dg.ConfigurableResource[Any]):
+    prefix: str
+
+
+def test_the_function_takes_what_an_asset_takes(project: Project) -> None:
+    """Context, config, resources, upstream assets by name and by `ins`, and keyword-only ones."""
+    seen: dict[str, Any] = {}
+
+    @image_asset(ins={"shelf": dg.AssetIn(key=["a", "shelf"])}, deps=["stock"], code_version="3")
+    def pictures(
+        context: dg.AssetExecutionContext,
+        products: pl.DataFrame,
+        shelf: list[str],
+        config: Wishes,
+        *,
+        names: Names,
+    ) -> pl.DataFrame:
+        seen.update(run_id=context.run.run_id, shelf=shelf, prefix=names.prefix)
+        return products.select(prompt=pl.lit(f"{config.subject} ") + pl.col("name"), price="price")
+
+    @dg.asset(key=["a", "shelf"])
+    def shelf() -> list[str]:
+        return ["top"]
+
+    @dg.asset
+    def stock() -> None: ...
+
+    products = table_asset(pl.DataFrame({"name": ["a", "b"], "price": [1, 2]}))
+    result = project.run(
+        products,
+        shelf,
+        stock,
+        pictures,
+        resources={"imagegen": project.resource(), "names": Names(prefix="x")},
+        run_config={"ops": {"pictures": {"config": {"subject": "pot"}}}},
+    )
+    images: pa.Table = result.output_for_node("pictures", "pictures")
+    assert images["prompt"].to_pylist() == ["pot a", "pot b"]
+    assert images["price"].to_pylist() == [1, 2]
+    assert seen == {"run_id": result.run_id, "shelf": ["top"], "prefix": "x"}
+    upstream = {dg.AssetKey("products"), dg.AssetKey(["a", "shelf"]), dg.AssetKey("stock")}
+    assert pictures.asset_deps[dg.AssetKey("pictures")] == upstream
+    assert pictures.asset_deps[dg.AssetKey("pictures_usage")] == {dg.AssetKey("pictures")}
+
+
+def test_the_function_can_be_async_and_take_the_resource_itself(project: Project) -> None:
+    """The resource under the same key is the one that the images are made with."""
+
+    @image_asset
+    async def pictures(
+        context: dg.OpExecutionContext, imagegen: ImageGenResource
+    ) -> list[dict[str, str]]:
+        await asyncio.sleep(0)
+        return [{"prompt": f"{imagegen.model} {type(context).__name__}"}]
+
+    result = project.run(pictures)
+    prompts = result.output_for_node("pictures", "pictures")["prompt"].to_pylist()
+    assert prompts == ["openai-gpt-image-1 OpExecutionContext"]
+
+
+def test_a_downstream_asset_takes_the_image_table(project: Project) -> None:
+    """As an Arrow table, through the default IO manager."""
+    sizes: list[int] = []
+
+    @dg.asset
+    def thumbs(hero: pa.Table, imagegen: ImageGenResource) -> None:
+        for path in column(hero, "image_path"):
+            sizes.append(len(imagegen.open_image(path).read()))
+
+    images = project.run(hero, thumbs).output_for_node("hero", "hero")
+    assert sizes == images["image_size_bytes"].to_pylist()
+
+
+def test_another_resource_key(project: Project) -> None:
+    """Two endpoints in one code location."""
+
+    @image_asset(resource_key="other")
+    def pictures() -> list[str]:
+        return ["one"]
+
+    project.run(pictures, resources={"other": project.resource()})
+    assert project.sent() == 1
+
+
+def test_what_dg_asset_takes_is_passed_on() -> None:
+    """Key, group, tags, owners, kinds, metadata and automation, on the asset that they are for."""
+    condition = dg.AutomationCondition.eager()
+
+    @image_asset(
+        key=["shop", "front"],
+        group_name="marketing",
+        tags={"tier": "1"},
+        owners=["team:web"],
+        kinds={"image", "table"},
+        metadata={"page": "front"},
+        automation_condition=condition,
+        retry_policy=dg.RetryPolicy(max_retries=2),
+        op_tags={"dagster/concurrency_key": "images"},
+        pool="images",
+        code_version="2",
+        quality="low",
+    )
+    def anything() -> list[str]:
+        """Front page."""
+        return []
+
+    specs = {each.key.to_user_string(): each for each in anything.specs}
+    front, usage = specs["shop/front"], specs["shop/front_usage"]
+    assert front.description == "Front page."
+    assert (front.group_name, usage.group_name) == ("marketing", "marketing")
+    assert (front.owners, usage.owners) == (["team:web"], ["team:web"])
+    assert (front.kinds, usage.kinds) == ({"image", "table"}, {"parquet"})
+    assert front.metadata["page"] == "front"
+    assert front.automation_condition == usage.automation_condition == condition
+    assert front.code_version == "2"
+    assert anything.op.name == "shop__front"
+    assert anything.op.pool == "images"
+
+
+def test_a_key_prefix_and_a_name() -> None:
+    """As `dg.asset` makes keys of them."""
+
+    @image_asset(name="front", key_prefix=["shop", "web"])
+    def anything() -> list[str]:
+        return []
+
+    assert anything.keys == {
+        dg.AssetKey(["shop", "web", "front"]),
+        dg.AssetKey(["shop", "web", "front_usage"]),
+    }
+
+
+# -- without a function ----------------------------------------------------------------------------
+
+
+def test_an_asset_without_a_function(project: Project) -> None:
+    """A template, an override, carried columns, and lineage of columns from the upstream asset."""
+    shots = build_image_asset(
+        "product_shots",
+        prompt_table=["shop", "products"],
+        prompt="A studio photo of {name}, {colour}, on white",
+        overrides=["size"],
+        quality="medium",
+        group_name="marketing",
+    )
+
+    @dg.asset(key=["shop", "products"])
+    def products() -> pa.Table:
+        return pa.table(
+            {"name": ["mug", "pot"], "colour": ["red", "blue"], "size": [None, "1024x1536"]}
+        )
+
+    result = project.run(products, shots)
+    images: pa.Table = result.output_for_node("product_shots", "product_shots")
+    assert images["prompt"][0].as_py() == "A studio photo of mug, red, on white"
+    assert images["colour"].to_pylist() == ["red", "blue"]
+    sizes = [request.body["size"] for request in project.sandbox.requests]
+    assert sorted(sizes) == ["1024x1536", "auto"]
+    lineage: Any = materialized(result)["product_shots"].metadata["dagster/column_lineage"]
+    deps = lineage.value.deps_by_column
+    upstream = dg.AssetKey(["shop", "products"])
+    assert deps["colour"] == [dg.TableColumnDep(asset_key=upstream, column_name="colour")]
+    assert {dep.column_name for dep in deps["prompt"]} == {"name", "colour"}
+
+
+def test_an_upstream_definition_can_stand_for_its_key(project: Project) -> None:
+    """Without a template the column `prompt` is taken."""
+    products = table_asset([{"prompt": "a mug"}])
+    shots = build_image_asset("shots", prompt_table=products)
+    images = project.run(products, shots).output_for_node("shots", "shots")
+    assert images["prompt"].to_pylist() == ["a mug"]
+
+
+# -- written wrongly -------------------------------------------------------------------------------
+
+# A type checker finds these mistakes; not everybody runs one.
+UNTYPED_ASSET: Any = image_asset
+UNTYPED_BUILD: Any = build_image_asset
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (lambda: UNTYPED_ASSET(qualty="high"), 'did you mean "quality"'),
+        (lambda: UNTYPED_ASSET(grup_name="x"), 'did you mean "group_name"'),
+        (lambda: UNTYPED_BUILD("a", prompt_table="b", sise="auto"), 'did you mean "size"'),
+        (lambda: UNTYPED_ASSET("medium"), "arguments have names"),
+        (lambda: of_rows([], n=0), "is at least 1"),
+        (lambda: of_rows([], output_compression=101), "is 0 to 100"),
+        (lambda: of_rows([], background="transparent", output_format="jpeg"), "png or webp"),
+        (lambda: of_rows([], overrides=["colour"]), "colour"),
+        (lambda: of_rows([], overrides="size"), 'overrides=["size"]'),
+        (lambda: of_rows([], fail_on=["failled"]), 'did you mean "failed"'),
+        (lambda: of_rows([], fail_on="failed"), 'fail_on=["failed"]'),
+        (lambda: of_rows([], resource_key="my images"), "resource_key"),
+        (lambda: of_rows([], key="a", key_prefix="b"), "not both"),
+        (lambda: build_image_asset("a", prompt_table="b", prompt="{name.x}"), "whole columns"),
+    ],
+)
+def test_what_cannot_work_is_an_error_where_it_is_written(
+    write: Callable[[], Any], told: str
+) -> None:
+    """Long before a run, with the nearest name or the remedy."""
+    with pytest.raises(ConfigurationError) as caught:
+        write()
+    assert told in str(caught.value)
+
+
+def test_a_generator_is_refused_where_it_is_written() -> None:
+    """A prompt table is known whole before anything is sent."""
+
+    def rows() -> Any:
+        yield "one"
+
+    with pytest.raises(ImageGenError, match="the function yields"):
+        image_asset(rows)
+
+
+def test_an_argument_named_like_the_resource_is_refused() -> None:
+    """Rather than the resource arriving as a prompt table."""
+
+    def rows(imagegen: list[str]) -> list[str]:
+        return imagegen
+
+    with pytest.raises(ImageGenError, match="rename it"):
+        image_asset(rows)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (None, "return statement"),
+        ("a mug", "put it in a list"),
+        (pl.LazyFrame({"prompt": ["a"]}), "collect()"),
+        ([{"text": "a"}], 'no column "prompt"'),
+        ([{"prompt": "a"}, {"prompt": None}, {"prompt": ""}], "2 problems"),
+        (["x" * 32_001], "32,001"),
+        ([{"prompt": "a", "image_uri": "x"}], "collide"),
+        ([{"prompt": "a", "prompt_id": "1"}, {"prompt": "b", "prompt_id": "1"}], "row 0"),
+    ],
+)
+def test_a_table_that_cannot_be_sent_fails_the_step_before_anything_is(
+    project: Project, rows: Any, told: str
+) -> None:
+    """The description names the asset and the remedy; a retry policy has nothing to try."""
+    asset = of_rows(rows, retry_policy=dg.RetryPolicy(max_retries=2))
+    result = project.run(asset, fails=True)
+    assert project.sent() == 0
+    assert materialized(result) == {}
+    (error,) = project.errors(result)
+    assert error.startswith("hero: ")
+    assert told in error
+    assert not (project.folder / "store").exists()
+
+
+# -- statuses --------------------------------------------------------------------------------------
+
+
+def test_a_refused_row_is_a_row_and_the_run_succeeds(project: Project) -> None:
+    """The next run does not ask again."""
+    project.sandbox.script("moderation_blocked", None)
+    images = project.run(hero).output_for_node("hero", "hero")
+    assert sorted(images["image_status"].to_pylist()) == ["generated", "refused"]
+    project.sent()
+    project.run(hero)
+    assert project.sent() == 0
+
+
+def test_a_failed_row_fails_the_step_once_both_assets_are_stored(project: Project) -> None:
+    """With the counts, and the row's own error."""
+    project.settings = {"retry": {"max_attempts": 1}, "max_concurrency": 1}
+    project.sandbox.script(None, "server_error")
+    result = project.run(hero, fails=True)
+    assert set(materialized(result)) == {"hero", "hero_usage"}
+    assert project.value("hero")["image_status"].to_pylist() == ["generated", "failed"]
+    (error,) = project.errors(result)
+    assert "1 of 2 images are not there: 1 failed." in error
+    assert "The server had an error" in error
+    project.sent()
+    project.run(hero)
+    assert project.sent() == 1
+
+
+def test_a_step_is_retried_where_a_retry_can_help(project: Project) -> None:
+    """A failed image is asked for again by the step's retry policy; those made are not."""
+    project.settings = {"retry": {"max_attempts": 1}, "max_concurrency": 1}
+    project.sandbox.script(None, "server_error")
+    policy = dg.RetryPolicy(max_retries=1)
+    project.run(of_rows(["one", "two"], retry_policy=policy))
+    assert project.sent() == 3
+
+
+def test_an_unknown_row_is_not_worth_a_retry_of_the_step(project: Project) -> None:
+    """Only a later run asks again for what may have been billed."""
+    project.sandbox.script("gateway_timeout")
+    policy = dg.RetryPolicy(max_retries=3)
+    result = project.run(of_rows(["one"], retry_policy=policy), fails=True)
+    assert project.sent() == 1
+    assert "1 of 1 images are not there: 1 unknown." in project.errors(result)[0]
+
+
+def test_fail_on_says_which_statuses_fail(project: Project) -> None:
+    """None of them with an empty list, refusals where they are named."""
+    project.settings = {"retry": {"max_attempts": 1}}
+    project.sandbox.script("server_error")
+    project.run(of_rows(["one"], fail_on=[]))
+    project.sandbox.script("moderation_blocked")
+    result = project.run(of_rows(["two"], fail_on=["refused"]), fails=True)
+    assert "1 of 1 images are not there: 1 refused." in project.errors(result)[0]
+
+
+def test_an_image_that_was_deleted_is_not_paid_for_again(project: Project) -> None:
+    """The step fails and says what to do about it."""
+    images = project.run(hero).output_for_node("hero", "hero")
+    Path(column(images, "image_uri")[0]).unlink()
+    project.sent()
+    result = project.run(hero, fails=True)
+    assert project.sent() == 0
+    assert column(project.value("hero"), "image_status") == ["failed", "reused"]
+    assert "raise the row's revision" in project.errors(result)[0]
+
+
+@pytest.mark.parametrize("fault", ["invalid_api_key", "model_not_found", "insufficient_quota"])
+def test_an_endpoint_that_refuses_everything_is_one_error(project: Project, fault: str) -> None:
+    """The usage is stored, the image table left as it was, and a retry policy has nothing to do."""
+    project.settings = {"max_concurrency": 1}
+    rows = [f"prompt {number}" for number in range(20)]
+    before = project.run(of_rows(rows[:2])).output_for_node("hero", "hero")
+    project.sent()
+    project.sandbox.script(*[fault] * 20)
+    policy = dg.RetryPolicy(max_retries=2)
+    result = project.run(of_rows(rows, retry_policy=policy), fails=True)
+    assert project.sent() == 1
+    assert set(materialized(result)) == {"hero_usage"}
+    assert project.value("hero") == before
+    (code,) = column(project.value("hero_usage"), "error_code")
+    (error,) = project.errors(result)
+    assert code in error
+
+
+def test_nobody_at_the_base_url(project: Project) -> None:
+    """One clear error that names the address."""
+    project.settings = {"base_url": "http://127.0.0.1:9/v1", "retry": {"max_attempts": 1}}
+    result = project.run(hero, fails=True)
+    (error,) = project.errors(result)
+    assert "127.0.0.1:9" in error
+    assert "Nobody answers" in error
+
+
+def test_a_storage_that_cannot_be_written_costs_nothing(project: Project) -> None:
+    """The error names the place, and nothing was sent."""
+    (project.folder / "store").write_text("a file where the folder should be")
+    result = project.run(hero, fails=True)
+    assert project.sent() == 0
+    assert materialized(result) == {}
+    assert str(project.folder / "store") in project.errors(result)[0]
+
+
+# -- partitions ------------------------------------------------------------------------------------
+
+STATIC = dg.StaticPartitionsDefinition(["cats", "dogs"])
+DAILY = dg.DailyPartitionsDefinition("2026-01-01", end_date="2026-02-01")
+BREEDS = dg.DynamicPartitionsDefinition(name="breeds")
+MULTI = dg.MultiPartitionsDefinition({"animal": STATIC, "day": DAILY})
+
+
+@pytest.mark.parametrize(
+    ("partitions", "key", "text"),
+    [
+        (STATIC, "cats", "cats"),
+        (DAILY, "2026-01-02", "2026-01-02"),
+        (BREEDS, "collie", "collie"),
+        (MULTI, dg.MultiPartitionKey({"day": "2026-01-02", "animal": "cats"}), "cats|2026-01-02"),
+    ],
+    ids=["static", "time", "dynamic", "multi"],
+)
+def test_partitions(
+    project: Project, partitions: dg.PartitionsDefinition[Any], key: str, text: str
+) -> None:
+    """The partition is in every usage row, its tables are its own, and it is resumed as one."""
+    project.instance.add_dynamic_partitions("breeds", ["collie", "pug"])
+
+    @image_asset(partitions_def=partitions)
+    def pets(context: dg.AssetExecutionContext) -> list[str]:
+        return [f"a picture of {context.partition_key}"]
+
+    result = project.run(pets, partition_key=key)
+    images: pa.Table = result.output_for_node("pets", "pets")
+    assert images["prompt"].to_pylist() == [f"a picture of {text}"]
+    usage: pa.Table = result.output_for_node("pets", "pets_usage")
+    assert usage["partition_key"].to_pylist() == [text]
+    assert materialized(result)["pets"].partition == text
+    project.run(pets, partition_key=key)
+    alone = project.run(pets, select=["pets_usage"], partition_key=key)
+    assert alone.output_for_node("pets", "pets_usage")["partition_key"].to_pylist() == [text]
+    assert project.sent() == 1
+
+
+def in_range(first: str, last: str) -> dict[str, str]:
+    """The tags of a run over several partitions, as a single-run backfill sets them."""
+    return {
+        "dagster/asset_partition_range_start": first,
+        "dagster/asset_partition_range_end": last,
+    }
+
+
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+def test_a_run_over_partitions_is_refused_before_it_costs(project: Project) -> None:
+    """The default IO manager cannot write one; the remedy is named, the function does not run."""
+    calls: list[str] = []
+
+    @image_asset(partitions_def=STATIC, backfill_policy=dg.BackfillPolicy.single_run())
+    def pets() -> dict[str, list[str]]:
+        calls.append("called")
+        return {}
+
+    result = project.run(pets, tags=in_range("cats", "dogs"), fails=True)
+    assert project.sent() == 0
+    assert calls == []
+    (error,) = project.errors(result)
+    assert "over 2 partitions" in error
+    assert "BackfillPolicy.multi_run()" in error
+
+
+class Shelf(dg.IOManager):
+    """Keeps values, of several partitions too."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        self.values[context.asset_key.to_user_string()] = obj
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        return self.values[context.asset_key.to_user_string()]
+
+
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+def test_a_run_over_partitions_for_an_io_manager_that_can(project: Project) -> None:
+    """Tables and metadata by partition; each row names its own."""
+
+    @dg.asset(partitions_def=STATIC, backfill_policy=dg.BackfillPolicy.single_run())
+    def products(context: dg.AssetExecutionContext) -> dict[str, list[str]]:
+        return {key: [f"one of the {key}"] for key in context.partition_keys}
+
+    pets = build_image_asset(
+        "pets",
+        prompt_table="products",
+        partitions_def=STATIC,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+    )
+    # `build_image_asset` reads a column; a list of texts is a column named prompt.
+    shelf = Shelf()
+    resources = {"imagegen": project.resource(), "io_manager": shelf}
+    result = project.run(products, pets, tags=in_range("cats", "dogs"), resources=resources)
+    assert project.sent() == 2
+    assert {key: table["prompt"].to_pylist() for key, table in shelf.values["pets"].items()} == {
+        "cats": ["one of the cats"],
+        "dogs": ["one of the dogs"],
+    }
+    usage = shelf.values["pets_usage"]
+    assert {key: table["partition_key"].to_pylist() for key, table in usage.items()} == {
+        "cats": ["cats"],
+        "dogs": ["dogs"],
+    }
+    counts = {
+        event.materialization.partition: event.materialization.metadata["imagegen/images"].value
+        for event in result.get_asset_materialization_events()
+        if event.materialization.asset_key == dg.AssetKey("pets")
+    }
+    assert counts == {"cats": 1, "dogs": 1}
+
+
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+@pytest.mark.parametrize(
+    ("tables", "told"), [(["a"], "not one list"), ({"cats": ["a"], "cows": []}, "['dogs']")]
+)
+def test_a_run_over_partitions_needs_a_table_for_each(
+    project: Project, tables: Any, told: str
+) -> None:
+    """What is missing and what does not belong there are named, before anything is sent."""
+    pets = of_rows(tables, partitions_def=STATIC, backfill_policy=dg.BackfillPolicy.single_run())
+    resources = {"imagegen": project.resource(), "io_manager": Shelf()}
+    result = project.run(pets, tags=in_range("cats", "dogs"), resources=resources, fails=True)
+    assert told in project.errors(result)[0]
+    assert project.sent() == 0
+
+
+def test_an_asset_without_partitions_in_a_partitioned_run(project: Project) -> None:
+    """It runs as ever, and its rows name no partition."""
+
+    @dg.asset(partitions_def=STATIC)
+    def other() -> None: ...
+
+    result = project.run(hero, other, partition_key="cats")
+    usage = result.output_for_node("hero", "hero_usage")
+    assert usage["partition_key"].to_pylist() == [None, None]
+
+
+# -- what is logged --------------------------------------------------------------------------------
+
+
+def test_the_log_has_the_plan_first_and_the_sum_last(project: Project) -> None:
+    """Where everything lies and what it cost is the last line."""
+    lines = project.logs(project.run(hero))
+    mine = [line for line in lines if line.startswith("hero: ")]
+    assert mine[0].startswith("hero: plan: 2 rows, 2 images, 2 to request; $0.1")
+    assert mine[-1].startswith("hero: 2 generated; cost of this run $0.13; images in ")
+    assert str(project.folder / "store") in mine[-1]
+
+
+def test_the_sandbox_costs_nothing_and_says_what_it_would(project: Project) -> None:
+    """In the log, in the metadata and in the table."""
+    result = project.run(hero, resources={"imagegen": project.resource(base_url="sandbox")})
+    assert project.sent() == 0
+    last = [line for line in project.logs(result) if line.startswith("hero: ")][-1]
+    assert "$0.00 (sandbox; $0.13 at list price)" in last
+    metadata = materialized(result)["hero"].metadata
+    assert metadata["imagegen/cost_usd"].value == 0.0
+    assert metadata["imagegen/list_price_usd"].value == pytest.approx(0.1255, abs=1e-3)
+    images = result.output_for_node("hero", "hero")
+    assert set(images["image_cost_basis"].to_pylist()) == {"sandbox"}
+    assert sum(images["image_cost_usd"].to_pylist()) == Decimal(0)
+
+
+def test_progress_is_logged_every_so_often() -> None:
+    """A line at most every ten seconds, made only when it is logged."""
+    lines: list[str] = []
+    times = iter([0.0, 1.0, 9.9, 10.0, 12.0, 19.9, 20.1])
+    progress = ProgressLog(lines.append, clock=lambda: next(times))
+    made = iter(["first", "second"])
+    for _ in range(6):
+        progress.tick(lambda: next(made))
+    assert lines == ["first", "second"]
+
+
+def test_a_likely_override_that_is_not_named_is_warned_of(project: Project) -> None:
+    """A product table has a size of its own, so it is carried along."""
+    lines = project.logs(project.run(of_rows([{"prompt": "a", "size": "XL"}])))
+    assert any('overrides=["size"]' in line for line in lines)
+
+
+# -- termination -----------------------------------------------------------------------------------
+
+
+def test_a_terminated_run_waits_for_what_is_in_flight_and_hands_over_its_usage(
+    tmp_path: Path,
+) -> None:
+    """As Kubernetes ends a run: nothing more is sent, nothing that was sent is lost."""
+    third = threading.Event()
+    received: list[str] = []
+
+    def count(prompt: str) -> bool:
+        received.append(prompt)
+        if len(received) == 3:
+            third.set()
+        return False
+
+    with Sandbox(paint=False, latency_seconds=0.5, refuse=count) as sandbox:
+        command = [sys.executable, "-m", "tests.terminated_run", sandbox.base_url, str(tmp_path)]
+        with subprocess.Popen(command) as process:
+            assert third.wait(timeout=90)
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
+        requests = sandbox.requests
+    assert 3 <= len(requests) < terminated_run.ROWS
+    with terminated_run.instance(tmp_path) as instance:
+        (run,) = instance.get_runs()
+        assert run.status in (dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE)
+        assert instance.get_latest_materialization_event(dg.AssetKey("hero")) is None
+        event = instance.get_latest_materialization_event(dg.AssetKey("hero_usage"))
+        assert event is not None
+        assert event.asset_materialization is not None
+        metadata = event.asset_materialization.metadata
+    resource = ImageGenResource(
+        base_url="http://never.asked/v1", model="any", storage_uri=str(tmp_path / "store")
+    )
+    usage = resource.usage("hero")
+    assert metadata["imagegen/requests"].value == usage.num_rows == len(requests)
+    assert set(column(usage, "status")) == {"succeeded"}
+    assert not list((tmp_path / "store" / "_journal").glob("*"))

@@ -1,0 +1,359 @@
+"""`ImageGenResource`: its settings, its errors before anything is sent, and its own methods."""
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from dagster_imagegen import ImageGenError, ImageGenResource, image_asset
+from dagster_imagegen.engine.errors import ConfigurationError, NoImage
+from dagster_imagegen.resource import normalised
+from tests.conftest import Project, column
+
+KEY = "sk-live-1234567890abcdef"
+
+
+def opened(**settings: Any) -> Any:
+    """The engine's settings that these settings of the resource come to."""
+    given: dict[str, Any] = {
+        "base_url": "https://example.com/v1",
+        "model": "m",
+        "storage_uri": "memory://x",
+        **settings,
+    }
+    with ImageGenResource(**given).open_engine() as engine:
+        return engine.settings
+
+
+# -- settings --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"storag_uri": "x"}, 'did you mean "storage_uri"'),
+        ({"retry": {"max_atempts": 2}}, 'did you mean "max_attempts"'),
+        ({"prices": {"m": {"usd_per_imag": {}}}}, 'did you mean "usd_per_image"'),
+        ({"base_url": "example.com/v1"}, "no http(s) address"),
+        ({"base_url": "ftp://example.com"}, "no http(s) address"),
+        ({"base_url": "https://user:pass@example.com/v1"}, "give the key as api_key"),
+        ({"base_url": ""}, "no http(s) address"),
+        ({"model": " "}, "model is empty"),
+        ({"storage_uri": ""}, "storage_uri is empty"),
+        ({"storage_uri": "s4://bucket"}, "no filesystem serves s4://"),
+        ({"storage_uri": "gs://bucket"}, "pip install 'dagster-imagegen[gcs]'"),
+        ({"prices": {"m": {"source": "nowhere"}}}, "has no price"),
+        ({"storage_options": {"key": dg.EnvVar("NOT_THERE")}}, "variable 'NOT_THERE' is not set"),
+        ({"endpoint_id": "sandbox"}, "sandbox"),
+        ({"base_url": "sandbox", "endpoint_id": "mine"}, "sandbox"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_cannot_work_is_an_error(settings: dict[str, Any], told: str) -> None:
+    """With the remedy, before anything is sent."""
+    with pytest.raises(ConfigurationError) as caught:
+        opened(**settings)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"max_concurrency": 0}, {"timeout_seconds": 0}, {"retry": {"max_attempts": 0}}]
+)
+def test_limits_of_nothing_are_errors(settings: dict[str, Any]) -> None:
+    """Where they are written."""
+    with pytest.raises(ValueError, match="greater than"):
+        opened(**settings)
+
+
+def test_a_bad_setting_fails_the_step_before_the_function_runs(project: Project) -> None:
+    """And names the asset."""
+    called: list[int] = []
+
+    @image_asset
+    def pictures() -> list[str]:
+        called.append(1)
+        return ["one"]
+
+    resource = project.resource(storage_uri="s4://bucket")
+    result = project.run(pictures, resources={"imagegen": resource}, fails=True)
+    assert project.errors(result)[0].startswith("pictures: storage 's4://bucket'")
+    assert called == []
+
+
+@pytest.mark.parametrize(
+    ("given", "one"),
+    [
+        ("https://Example.com/v1/", "https://example.com/v1"),
+        ("HTTPS://example.com:443/v1", "https://example.com/v1"),
+        ("http://example.com:80", "http://example.com"),
+        ("http://example.com:8080/v1//", "http://example.com:8080/v1"),
+        ("http://[::1]:8080/v1", "http://[::1]:8080/v1"),
+        ("https://a.azure.com/x?api-version=1", "https://a.azure.com/x?api-version=1"),
+        (" https://example.com/V1 ", "https://example.com/V1"),
+    ],
+)
+def test_spellings_of_one_address_share_their_images(given: str, one: str) -> None:
+    """The base URL is who images belong to unless `endpoint_id` says so."""
+    assert normalised(given) == one
+    assert opened(base_url=given).endpoint_id == one
+    assert opened(base_url=given, endpoint_id="mine").endpoint_id == "mine"
+
+
+def test_a_slash_at_the_end_of_the_base_url_changes_nothing(project: Project) -> None:
+    """Neither where requests go, nor whose images they are."""
+    first = project.resource().generate("a mug")
+    second = project.resource(base_url=project.sandbox.base_url + "/").generate("a mug")
+    assert (first.status, second.status) == ("generated", "reused")
+    assert project.sent() == 1
+
+
+def test_settings_arrive(project: Project) -> None:
+    """Headers, body parameters, retries, prices and unrecorded prompts, through a real request."""
+    resource = project.resource(
+        extra_headers={"x-team": "web"},
+        extra_body={"style": "vivid"},
+        record_prompts=False,
+        usage_uri=str(project.folder / "apart"),
+        prices={"openai-gpt-image-1": {"usd_per_image": {"*": {"*": 0.25}}}},
+        retry={"max_attempts": 1},
+    )
+    image = resource.generate("a mug", quality="low")
+    (request,) = project.sandbox.requests
+    assert request.headers["x-team"] == "web"
+    assert (request.body["style"], request.body["quality"]) == ("vivid", "low")
+    assert image.cost_usd == Decimal("0.25")
+    (row,) = resource.usage().to_pylist()
+    assert row["prompt"] is None
+    assert row["price_source"] == "prices setting"
+    assert (project.folder / "apart" / "usage").is_dir()
+    assert not (project.folder / "store" / "usage").exists()
+
+
+def test_storage_options_take_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a run, where Dagster hands over `{"env": …}`, and outside of one."""
+    monkeypatch.setenv("BUCKET_SECRET", "s3cret")
+    settings = opened(storage_options={"secret": dg.EnvVar("BUCKET_SECRET"), "n": {"a": 1}})
+    assert settings.storage_options == {"secret": "s3cret", "n": {"a": 1}}
+    seen: list[Any] = []
+
+    @dg.asset
+    def look(imagegen: ImageGenResource) -> None:
+        with imagegen.open_engine() as engine:
+            seen.append(engine.settings.storage_options)
+
+    resource = ImageGenResource(
+        base_url="https://example.com",
+        model="m",
+        storage_uri="memory://x",
+        storage_options={"secret": dg.EnvVar("BUCKET_SECRET")},
+    )
+    dg.materialize([look], resources={"imagegen": resource})
+    assert seen == [{"secret": "s3cret"}]
+
+
+def test_environment_variables_are_resolved_outside_a_run(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a notebook, where a resource is used as it was written."""
+    monkeypatch.setenv("IMAGE_KEY", KEY)
+    monkeypatch.setenv("IMAGE_MODEL", "gpt-image-1-mini")
+    resource = project.resource(
+        api_key=dg.EnvVar("IMAGE_KEY"),
+        model=dg.EnvVar("IMAGE_MODEL"),
+        extra_headers={"x-key": dg.EnvVar("IMAGE_KEY")},
+    )
+    resource.generate("a mug")
+    (request,) = project.sandbox.requests
+    assert request.key_sha256 == hashlib.sha256(KEY.encode()).hexdigest()
+    assert request.body["model"] == "gpt-image-1-mini"
+
+
+def test_every_setting_says_what_it_does() -> None:
+    """In the Launchpad and in the generated docs."""
+    for name, field in ImageGenResource.model_fields.items():
+        assert field.description, name
+        assert field.description.endswith("."), name
+
+
+# -- the key ---------------------------------------------------------------------------------------
+
+
+def test_the_key_is_in_the_header_and_nowhere_else(
+    project: Project, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not in repr, logs, events, errors, tables or files, whether all goes well or nothing does."""
+    monkeypatch.setenv("IMAGE_KEY", KEY)
+    caplog.set_level(logging.DEBUG)
+    resource = project.resource(
+        api_key=dg.EnvVar("IMAGE_KEY"),
+        extra_headers={"x-gateway": dg.EnvVar("IMAGE_KEY")},
+        retry={"max_attempts": 1},
+    )
+    seen: list[str] = []
+
+    @image_asset(fail_on=[])
+    def pictures(imagegen: ImageGenResource) -> list[str]:
+        seen.extend([repr(imagegen), str(imagegen)])
+        return ["one", "two"]
+
+    project.sandbox.script(None, "server_error", "invalid_api_key")
+    resources = {"imagegen": resource}
+    runs = [
+        project.run(pictures, resources=resources),
+        project.run(image_asset(name="other")(lambda: ["three"]), resources=resources, fails=True),
+    ]
+    assert project.sandbox.requests[0].headers.get("authorization", KEY) != ""
+    assert project.sandbox.requests[0].key_sent
+    for run in runs:
+        entries = project.instance.all_logs(run.run_id)
+        seen.extend(each.to_json() for each in entries)
+        stored = project.instance.get_run_by_id(run.run_id)
+        assert stored is not None
+        seen.append(json.dumps(stored.run_config))
+        seen.append(str(project.instance.get_job_snapshot(stored.job_snapshot_id or "")))
+    seen.extend([repr(resource), caplog.text])
+    assert not [text for text in seen if KEY in text]
+    files = [path for path in project.folder.rglob("*") if path.is_file()]
+    assert len(files) > 3
+    assert not [path for path in files if KEY.encode() in path.read_bytes()]
+
+
+def test_a_literal_key_is_at_least_not_in_repr() -> None:
+    """Dagster keeps it with the job, which the field's description says."""
+    resource = ImageGenResource(
+        base_url="https://example.com",
+        api_key=KEY,
+        model="m",
+        storage_uri="x",
+        storage_options={"secret": KEY},
+        extra_headers={"api-key": KEY},
+    )
+    assert KEY not in repr(resource)
+    with resource.open_engine() as engine:
+        assert KEY not in repr(engine.settings)
+
+
+# -- the sandbox -----------------------------------------------------------------------------------
+
+
+def test_the_sandbox_needs_no_key_and_marks_its_images(project: Project) -> None:
+    """A real endpoint on the same storage makes them anew."""
+    played = project.resource(base_url="sandbox").generate("a mug", quality="low")
+    paid = project.resource().generate("a mug", quality="low")
+    assert (played.status, played.cost_basis, played.cost_usd) == ("generated", "sandbox", 0)
+    assert (paid.status, paid.cost_basis) == ("generated", "metered")
+    assert played.path != paid.path
+
+
+def test_a_missing_extra_is_named(tmp_path: Path) -> None:
+    """What to install, instead of an ImportError."""
+    program = (
+        "import sys; sys.modules['uvicorn'] = None\n"
+        "from dagster_imagegen import ImageGenResource, ImageGenError\n"
+        "r = ImageGenResource(base_url='sandbox', model='m', storage_uri='x')\n"
+        "try: r.open_engine()\n"
+        "except ImageGenError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert "pip install 'dagster-imagegen[sandbox]'" in done.stdout
+
+
+# -- its own methods -------------------------------------------------------------------------------
+
+
+def test_generate_gives_one_image_and_records_it(project: Project) -> None:
+    """The provider's bytes; the second time from storage, at no cost."""
+    resource = project.resource()
+    image = resource.generate("a mug", quality="low", asset_key=["shop", "front"])
+    again = resource.generate("a mug", quality="low")
+    assert project.sent() == 1
+    assert image.data == Path(image.uri).read_bytes() == again.data
+    assert (image.format, again.status) == ("png", "reused")
+    assert image.cost_usd == again.cost_usd
+    assert image.cost_basis == "metered"
+    (row,) = (
+        resource.usage("shop/front").to_pylist()
+        or resource.usage(dg.AssetKey(["shop", "front"])).to_pylist()
+    )
+    assert row["attempt_id"] == image.attempt_id
+
+
+def test_generate_in_a_run_is_recorded_as_that_runs(project: Project) -> None:
+    """So an op's spend can be found by run."""
+
+    @dg.op
+    def draw(imagegen: ImageGenResource) -> str:
+        return imagegen.generate("a mug").uri
+
+    @dg.job(resource_defs={"imagegen": project.resource()})
+    def drawing() -> None:
+        draw()
+
+    result = drawing.execute_in_process(instance=project.instance)
+    (row,) = project.resource().usage().to_pylist()
+    assert row["run_id"] == row["root_run_id"] == result.run_id
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"), [("moderation_blocked", "refused"), ("gateway_timeout", "unknown")]
+)
+def test_generate_raises_where_there_is_no_image(project: Project, fault: str, status: str) -> None:
+    """With the outcome's status and the answer's own words."""
+    project.sandbox.script(fault)
+    with pytest.raises(NoImage) as caught:
+        project.resource().generate("a mug")
+    assert caught.value.status == status
+    assert isinstance(caught.value, ImageGenError)
+
+
+def test_generate_makes_one() -> None:
+    """Several variants are a table's."""
+    resource = ImageGenResource(base_url="https://example.com", model="m", storage_uri="x")
+    with pytest.raises(ConfigurationError, match="generate_many"):
+        resource.generate("a mug", n=2)
+
+
+def test_generate_many_gives_the_image_table(project: Project) -> None:
+    """Carried columns, a template, overrides and variants, as in an asset."""
+    project.settings = {"max_concurrency": 1}
+    project.sandbox.script(None, "moderation_blocked")
+    images = project.resource().generate_many(
+        pa.table({"name": ["mug", "pot"], "quality": ["low", None]}),
+        template="a {name}",
+        overrides=["quality"],
+        asset_key="shop",
+    )
+    assert column(images, "name") == ["mug", "pot"]
+    assert column(images, "image_status") == ["generated", "refused"]
+    assert project.sandbox.requests[0].body["quality"] == "low"
+    assert set(column(project.resource().usage("shop"), "asset_key")) == {"shop"}
+
+
+def test_open_image_takes_a_path_or_a_uri(project: Project) -> None:
+    """As the image table's columns have them."""
+    resource = project.resource()
+    image = resource.generate("a mug")
+    assert resource.open_image(image.path).read() == image.data
+    assert resource.open_image(image.uri).read() == image.data
+    with pytest.raises(FileNotFoundError):
+        resource.open_image("images/aa/none.png")
+
+
+def test_a_relative_storage_is_below_the_working_directory(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is told as an absolute path."""
+    monkeypatch.chdir(project.folder)
+    image = project.resource(storage_uri="pictures").generate("a mug")
+    assert image.uri.startswith(str(project.folder / "pictures" / "images"))
+    assert os.path.isabs(image.uri)  # noqa: PTH117  # the string itself is what is tested
