@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from dagster_imagegen.engine import Engine
 from dagster_imagegen.engine.errors import (
+    BudgetExhausted,
     ConfigurationError,
     EndpointMisconfigured,
     ImageGenError,
@@ -34,6 +35,7 @@ from dagster_imagegen.metadata import (
 from dagster_imagegen.resource import ImageGenResource
 
 PROGRESS_SECONDS = 10.0
+_HOPELESS = (BudgetExhausted, ConfigurationError, EndpointMisconfigured, OutOfCredit)
 PROBLEMS_SHOWN = 5
 
 Partition: TypeAlias = str | None
@@ -108,7 +110,7 @@ def materialize_images(
                 yield step.usage_result(step.latest_usage())
     except ImageGenError as error:
         # Where every further try meets the same answer, a retry policy has nothing to try.
-        hopeless = isinstance(error, ConfigurationError | EndpointMisconfigured | OutOfCredit)
+        hopeless = isinstance(error, _HOPELESS)
         raise dg.Failure(
             f"{spec.name}: {error}", allow_retries=False if hopeless else None
         ) from error

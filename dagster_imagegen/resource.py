@@ -15,6 +15,7 @@ from typing_extensions import Unpack
 
 from dagster_imagegen import __version__
 from dagster_imagegen.engine import Engine, Settings
+from dagster_imagegen.engine.budget import Budget, Per, Scope, WhenExhausted
 from dagster_imagegen.engine.client import RetryPolicy
 from dagster_imagegen.engine.endpoint import endpoint_url
 from dagster_imagegen.engine.errors import ConfigurationError, NoImage, did_you_mean
@@ -61,6 +62,31 @@ class RetryConfig(_Config):
         default=RetryPolicy.resend_unknown,
         description="Send again in the same run what timed out or broke off. It may be paid for "
         "twice; without this, only a later run asks again, twice at most.",
+    )
+
+
+class BudgetConfig(_Config):
+    """The most that may be spent. Every request is reserved at the most it can cost."""
+
+    max_usd: float = Field(
+        gt=0,
+        description="In USD, by the price list. No number of requests in flight or of overlapping "
+        "runs spends more. A model whose cost the price list cannot bound is an error at the "
+        "start.",
+    )
+    per: Per = Field(
+        default="run",
+        description="`run` (its retries included), `day` or `month` (UTC's), or `all` time.",
+    )
+    scope: Scope = Field(
+        default="asset",
+        description="`asset`: what the asset that asks has spent counts. `storage`: everything in "
+        "the usage table does.",
+    )
+    when_exhausted: WhenExhausted = Field(
+        default="fail",
+        description="`fail` ends the step with one error, what was made being stored. `defer` "
+        "gives the remaining rows the status `deferred`; a later run does them.",
     )
 
 
@@ -186,6 +212,9 @@ class ImageGenResource(dg.ConfigurableResource):  # pyright: ignore[reportMissin
     )
     retry: RetryConfig = Field(
         default_factory=RetryConfig, description="What is sent again after a failure."
+    )
+    budget: BudgetConfig | None = Field(
+        default=None, description="The most that may be spent; unset, there is no limit."
     )
     prices: dict[str, PriceConfig] = Field(
         default_factory=dict,
@@ -328,12 +357,20 @@ class ImageGenResource(dg.ConfigurableResource):  # pyright: ignore[reportMissin
             "endpoint_id": _endpoint_id(settings["endpoint_id"], owner, base_url=base_url),
             "storage_options": _options(settings["storage_options"]),
             "retry": RetryPolicy(**self.retry.model_dump()),
+            "budget": self._budget(),
             "prices": {
                 model: price.model_dump(exclude_none=True, exclude_defaults=True)
                 for model, price in self.prices.items()
             },
         }
         return Engine(Settings(**settings))
+
+    def _budget(self) -> Budget | None:
+        if self.budget is None:
+            return None
+        given = self.budget.model_dump()
+        # By way of its text: $0.1 is meant, and not the nearest binary number.
+        return Budget(**{**given, "max_usd": Decimal(str(given["max_usd"]))})
 
     def _identity(
         self, asset_key: dg.AssetKey | str | Sequence[str] | None, partition_key: str | None

@@ -418,10 +418,16 @@ def test_a_table_that_cannot_be_sent_fails_the_step_before_anything_is(
     result = project.run(asset, fails=True)
     assert project.sent() == 0
     assert materialized(result) == {}
+    assert not retries(result)
     (error,) = project.errors(result)
     assert error.startswith("hero: ")
     assert told in error
     assert not (project.folder / "store").exists()
+
+
+def retries(result: dg.ExecuteInProcessResult) -> list[dg.DagsterEvent]:
+    """Every time that Dagster tried the step again."""
+    return [each for each in result.all_events if each.event_type_value == "STEP_RESTARTED"]
 
 
 # -- statuses --------------------------------------------------------------------------------------
@@ -457,7 +463,8 @@ def test_a_step_is_retried_where_a_retry_can_help(project: Project) -> None:
     project.settings = {"retry": {"max_attempts": 1}, "max_concurrency": 1}
     project.sandbox.script(None, "server_error")
     policy = dg.RetryPolicy(max_retries=1)
-    project.run(of_rows(["one", "two"], retry_policy=policy))
+    result = project.run(of_rows(["one", "two"], retry_policy=policy))
+    assert len(retries(result)) == 1
     assert project.sent() == 3
 
 
@@ -467,6 +474,7 @@ def test_an_unknown_row_is_not_worth_a_retry_of_the_step(project: Project) -> No
     policy = dg.RetryPolicy(max_retries=3)
     result = project.run(of_rows(["one"], retry_policy=policy), fails=True)
     assert project.sent() == 1
+    assert not retries(result)
     assert "1 of 1 images are not there: 1 unknown." in project.errors(result)[0]
 
 
@@ -502,6 +510,7 @@ def test_an_endpoint_that_refuses_everything_is_one_error(project: Project, faul
     policy = dg.RetryPolicy(max_retries=2)
     result = project.run(of_rows(rows, retry_policy=policy), fails=True)
     assert project.sent() == 1
+    assert not retries(result)
     assert set(materialized(result)) == {"hero_usage"}
     assert project.value("hero") == before
     (code,) = column(project.value("hero_usage"), "error_code")
@@ -743,6 +752,8 @@ def test_a_terminated_run_waits_for_what_is_in_flight_and_hands_over_its_usage(
         assert event is not None
         assert event.asset_materialization is not None
         metadata = event.asset_materialization.metadata
+        lines = [each.user_message for each in instance.all_logs(run.run_id)]
+    assert any(f"stopped after {len(requests)} of {terminated_run.ROWS} images" in x for x in lines)
     resource = ImageGenResource(
         base_url="http://never.asked/v1", model="any", storage_uri=str(tmp_path / "store")
     )
@@ -750,3 +761,26 @@ def test_a_terminated_run_waits_for_what_is_in_flight_and_hands_over_its_usage(
     assert metadata["imagegen/requests"].value == usage.num_rows == len(requests)
     assert set(column(usage, "status")) == {"succeeded"}
     assert not list((tmp_path / "store" / "_journal").glob("*"))
+
+
+def test_a_budget_ends_the_step_or_defers_the_rest(project: Project) -> None:
+    """`fail` stores what was made and hands over the usage; `defer` gives the rest a status."""
+
+    @image_asset(quality="low", size="1024x1024")
+    def hero() -> list[str]:
+        return [f"mug {number}" for number in range(20)]
+
+    budget = {"max_usd": 0.1, "per": "day"}
+    project.settings = {"budget": budget}
+    stopped = project.run(hero, fails=True)
+    assert "max_usd" in project.errors(stopped)[0]
+    assert list(materialized(stopped)) == ["hero_usage"]
+    assert 0 < project.sandbox.totals.cost_usd <= Decimal("0.1")
+
+    project.settings = {"budget": {**budget, "when_exhausted": "defer"}}
+    deferred = project.run(hero)
+    statuses = column(project.value("hero"), "image_status")
+    assert set(statuses) == {"reused", "deferred"}
+    assert materialized(deferred)["hero"].metadata["imagegen/deferred"].value == statuses.count(
+        "deferred"
+    )

@@ -48,6 +48,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(self._thread_is_done)
         return future
 
+    def wait_for_a_thread(self) -> None:
+        """From now on, idle means that a thread works."""
+        self._threads_at_work += 1
+
     def _thread_is_done(self, _: "asyncio.Future[Any]") -> None:
         self._threads_at_work -= 1
 
@@ -91,6 +95,7 @@ def run_virtual(main: Coroutine[Any, Any, T], *, start: float = 0.0) -> T:
         try:
             _cancel_all(loop)
             loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.wait_for_a_thread()  # The one that shutting down the executor starts.
             loop.run_until_complete(loop.shutdown_default_executor())
         finally:
             loop.close()

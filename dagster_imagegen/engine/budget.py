@@ -22,6 +22,7 @@ from dagster_imagegen.engine.usage import MONEY, TIME, open_parts, part_day, to_
 
 Per: TypeAlias = Literal["run", "day", "month", "all"]
 Scope: TypeAlias = Literal["asset", "storage"]
+WhenExhausted: TypeAlias = Literal["fail", "defer"]
 
 _COLUMNS = ("asset_key", "root_run_id", "started_at", "cost_usd", "worst_case_usd")
 
@@ -37,7 +38,7 @@ class Budget:
     max_usd: Decimal
     per: Per = "run"
     scope: Scope = "asset"
-    when_exhausted: Literal["fail", "defer"] = "fail"
+    when_exhausted: WhenExhausted = "fail"
 
     def counts(self, identity: Identity, other: Identity) -> bool:
         """Whether what `other` spends now counts against what `identity` may."""

@@ -12,6 +12,7 @@ LAST_PART = 1 / 8  # of the stretch, within which what is left is used where the
 RESERVE = 0.02  # of the limit, left for those whose requests are on their way
 STALE_PART = 0.02  # of the stretch, after which an own place has been taken by somebody else
 ROUND_SECONDS = 5
+GIVEN_UP = 6  # one own place in so many is left to whoever wants it
 SOON_SECONDS = 1e-4  # is now: a clock cannot be relied on to reach a time to the last bit
 
 
@@ -34,6 +35,7 @@ class Window:
         self._first_reset_at: float | None = None
         self._rolling = False  # the reset moves along: no fixed window
         self._sent_at: deque[float] = deque()  # within the window, and not refused
+        self._places_used = 0
         self._credit = 1.0  # of a request; one is sent for a whole one
         self._credit_at = 0.0
         self._probe_at = math.inf
@@ -112,6 +114,10 @@ class Window:
         self._credit = 0.0
         while self._own_is_due(now):
             self._sent_at.popleft()
+            self._places_used += 1
+            # Told what is left, everybody can take up what one gives up: so shares become equal.
+            if self._rolling and self._sent_at and self._places_used % GIVEN_UP == 0:
+                self._sent_at.popleft()
         self._sent_at.append(now)
 
     def _own_is_due(self, now: float) -> bool:

@@ -207,6 +207,7 @@ MUTANTS = [
         rule="a part stands for its journal",
         was="if jid not in parts and jid not in without",
         becomes="if jid not in without",
+        seeds=(3, 9),
     ),
 ]
 

@@ -322,6 +322,20 @@ def test_a_latecomer_gets_a_share() -> None:
     assert min(shares) >= 0.6 * max(shares)
 
 
+def test_shares_that_began_unequal_become_equal() -> None:
+    """Started seconds apart, the first has most of the first minute, and its part of the fifth."""
+
+    async def main() -> Server:
+        server = Server(a_window=240)
+        await asyncio.gather(*(work(server, until=300.0, who=i, starts=4.0 * i) for i in range(4)))
+        return server
+
+    server = run_virtual(main())
+    shares = shares_after(server, 240.0)
+    assert min(shares) >= 0.75 * max(shares)
+    assert len(server.admitted) >= 0.95 * 240 * 5
+
+
 def test_a_rate_does_not_lower_how_many_are_open() -> None:
     """A refusal about a minute says nothing about concurrency."""
     _, server, pacer = run(prompts=150, a_window=60, latency=5.0)

@@ -1,0 +1,142 @@
+"""Processes that are interrupted, paused past their lease, or at work on the same storage."""
+
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from dagster_imagegen.engine.ledger import Limits
+from dagster_imagegen.sandbox import Sandbox
+from tests.fire.books import (
+    assert_every_request_has_its_row,
+    assert_images_are_whole,
+    assert_nothing_is_left_over,
+    billed_by_prompt,
+    by_status,
+    rows_in,
+)
+from tests.fire.conftest import Passes
+from tests.fire.writer import EXIT_DRAINED, EXIT_FAILED
+
+PROMPTS = [f"a mug, number {number}" for number in range(60)]
+
+
+def until(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
+    """Wait for what other processes do."""
+    ends_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends_at, "it did not happen"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT], ids=lambda sent: sent.name)
+def test_an_interrupted_process_drains(passes: Passes, sent: signal.Signals) -> None:
+    """Nothing more is sent, what is in flight comes back, and a rerun does only the rest."""
+    with Sandbox(paint=False, latency_seconds=(0.1, 0.4), seed=2) as sandbox:
+        writer = passes.start(sandbox, PROMPTS, max_concurrency=8)
+        until(lambda: len(writer.reported) >= 5)
+        writer.send(sent)
+        assert writer.wait() == EXIT_DRAINED
+        rows, requests = rows_in(passes.storage), sandbox.requests
+        assert 5 <= len(requests) < len(PROMPTS)
+        assert by_status(rows) == {"succeeded": len(requests)}
+        assert_every_request_has_its_row(rows, requests)
+        assert_images_are_whole(passes.storage, rows)
+        assert_nothing_is_left_over(passes.storage)
+        assert len(writer.reported) == len(requests)
+        again = passes.run(sandbox, PROMPTS)
+        assert again.totals.requests == len(PROMPTS) - len(requests)
+        assert billed_by_prompt(sandbox.requests) == dict.fromkeys(PROMPTS, 1)
+
+
+def test_draining_is_bounded(passes: Passes) -> None:
+    """An endpoint that never answers holds nobody up, and each request is a row all the same."""
+    with Sandbox(paint=False, latency_seconds=60.0) as sandbox:
+        writer = passes.start(sandbox, PROMPTS, max_concurrency=4, drain_seconds=0.5)
+        until(lambda: sandbox.totals.requests == 4)
+        writer.send(signal.SIGTERM)
+        stopped_at = time.monotonic()
+        assert writer.wait() == EXIT_DRAINED
+        assert time.monotonic() - stopped_at < 15
+        rows = rows_in(passes.storage)
+        assert by_status(rows) == {"unknown": 4}
+        assert_every_request_has_its_row(rows, sandbox.requests)
+        assert all(row["cost_usd"] == row["worst_case_usd"] for row in rows)
+        assert_nothing_is_left_over(passes.storage)
+
+
+def paused_and_replaced(passes: Passes, sandbox: Sandbox) -> None:
+    """A writer is stopped, another takes it for dead and does its work; then it is woken up."""
+    limits = Limits(lease=1.5, poll=0.05, store_backoff=0.01)
+    options = {"max_concurrency": 8, "limits": limits}
+    paused = passes.start(sandbox, PROMPTS, **options)
+    until(lambda: len(paused.reported) >= 10)
+    paused.send(signal.SIGSTOP)
+    time.sleep(0.1)
+    before = paused.reported
+    successor = passes.start(sandbox, PROMPTS, **options)
+    try:
+        assert successor.wait() == 0
+    finally:
+        paused.send(signal.SIGCONT)
+    assert paused.wait() == EXIT_FAILED
+    assert "Fenced" in paused.log[-1]
+
+    rows, requests = rows_in(passes.storage), sandbox.requests
+    assert_every_request_has_its_row(rows, requests, died=True)
+    bought = billed_by_prompt(requests)
+    by_run = Counter(row["run_id"] for row in rows)
+    assert set(by_run) == {paused.work.run_id, successor.work.run_id}
+    for fingerprint in before:
+        assert successor.reported[fingerprint] == "reused"
+    # What it had in flight when it was stopped may have been bought for nothing, and says so.
+    unknown = {row["prompt"] for row in rows if row["status"] == "unknown"}
+    assert {prompt for prompt, times in bought.items() if times > 1} <= unknown
+    last = passes.run(sandbox, PROMPTS)
+    assert {outcome.status for outcome in last.outcomes.values()} <= {"reused", "generated"}
+    assert max(billed_by_prompt(sandbox.requests).values()) <= 2
+    rows = rows_in(passes.storage)
+    assert_every_request_has_its_row(rows, sandbox.requests, died=True)
+    assert_nothing_is_left_over(passes.storage)
+
+
+def test_a_writer_paused_past_its_lease_is_fenced(passes: Passes) -> None:
+    """When it comes back it sends nothing more and says why; no row is lost or doubled."""
+    with Sandbox(paint=False, latency_seconds=(0.1, 0.4), seed=3) as sandbox:
+        paused_and_replaced(passes, sandbox)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_writers_at_once_buy_each_image_once(passes: Passes, count: int) -> None:
+    """What another live process asks for is waited for, and every row is there once."""
+    with Sandbox(paint=False, latency_seconds=(0.05, 0.2), seed=4) as sandbox:
+        writers = [passes.start(sandbox, PROMPTS, max_concurrency=16) for _ in range(count)]
+        assert [writer.wait() for writer in writers] == [0] * count
+        rows, requests = rows_in(passes.storage), sandbox.requests
+        assert billed_by_prompt(requests) == dict.fromkeys(PROMPTS, 1)
+        assert_every_request_has_its_row(rows, requests)
+        assert_images_are_whole(passes.storage, rows)
+        assert_nothing_is_left_over(passes.storage)
+        reported = Counter(status for writer in writers for status in writer.reported.values())
+        assert reported == {"generated": len(PROMPTS), "reused": (count - 1) * len(PROMPTS)}
+
+
+def test_what_a_dying_writer_asks_for_is_taken_over(passes: Passes) -> None:
+    """Of two at once one is killed: the other waits no longer, and the rest is as ever."""
+    with Sandbox(paint=False, latency_seconds=(0.1, 0.4), seed=5) as sandbox:
+        first, second = (passes.start(sandbox, PROMPTS, max_concurrency=8) for _ in range(2))
+        until(lambda: len(first.reported) >= 5)
+        first.send(signal.SIGKILL)
+        first.wait()
+        assert second.wait() == 0
+        assert_every_request_has_its_row(rows_in(passes.storage), sandbox.requests, died=True)
+        last = passes.run(sandbox, PROMPTS)
+        assert {outcome.status for outcome in last.outcomes.values()} <= {"generated", "reused"}
+        rows = rows_in(passes.storage)
+        assert_images_are_whole(passes.storage, rows)
+        assert_nothing_is_left_over(passes.storage)
+        unknown = {row["prompt"] for row in rows if row["status"] == "unknown"}
+        bought = billed_by_prompt(sandbox.requests)
+        assert {prompt for prompt, times in bought.items() if times > 1} <= unknown

@@ -1,0 +1,101 @@
+"""Runs of hundreds of prompts against endpoints that refuse, limit and break."""
+
+from collections import Counter
+
+import pytest
+
+from dagster_imagegen.engine.client import RetryPolicy
+from dagster_imagegen.sandbox import Sandbox
+from tests.fire.books import (
+    assert_every_request_has_its_row,
+    assert_images_are_whole,
+    assert_nothing_is_left_over,
+    billed_by_prompt,
+    by_status,
+    rows_in,
+)
+from tests.fire.conftest import Passes
+
+COUNT = 300
+
+
+def test_three_refused_of_300(passes: Passes) -> None:
+    """297 images, 3 rows that say why not, 300 requests; and none at all on the rerun."""
+    prompts = [f"a mug, number {number}" for number in range(COUNT)]
+    for number in (7, 150, 299):
+        prompts[number] = f"something gory, number {number}"
+    with Sandbox(paint=False, refuse=["gory"]) as sandbox:
+        first = passes.run(sandbox, prompts)
+        rows = rows_in(passes.storage)
+        assert len(sandbox.requests) == COUNT
+        assert by_status(rows) == {"succeeded": COUNT - 3, "refused": 3}
+        assert len(list(passes.storage.glob("images/*/*"))) == COUNT - 3
+        refused = [row for row in rows if row["status"] == "refused"]
+        assert {row["prompt"] for row in refused} == {p for p in prompts if "gory" in p}
+        assert {row["error_code"] for row in refused} == {"moderation_blocked"}
+        assert {row["billing"] for row in refused} == {"not_billed"}
+        assert first.totals.cost_usd == sandbox.totals.cost_usd
+        assert_every_request_has_its_row(rows, sandbox.requests)
+        assert_images_are_whole(passes.storage, rows)
+        sandbox.clear()
+        again = passes.run(sandbox, prompts)
+        assert sandbox.requests == []
+        assert Counter(outcome.status for outcome in again.outcomes.values()) == {
+            "reused": COUNT - 3,
+            "refused": 3,
+        }
+
+
+def limited_failing_and_dropping(passes: Passes, *, seed: int, count: int) -> None:
+    """A run on a very bad day, and one rerun, on the same day, that is told to insist."""
+    prompts = [f"a mug, number {number}" for number in range(count)]
+    rates = {"too_many_concurrent": 0.2, "server_error": 0.1, "reset": 0.015, "closed": 0.015}
+    with Sandbox(paint=False, latency_seconds=(0.0, 0.05), fault_rates=rates, seed=seed) as sandbox:
+        first = passes.run(sandbox, prompts)
+        left = {
+            outcome.fingerprint
+            for outcome in first.outcomes.values()
+            if outcome.status != "generated"
+        }
+        assert {first.outcomes[name].status for name in left} <= {"unknown", "failed"}
+        bought_by_first = billed_by_prompt(sandbox.requests)
+        assert set(bought_by_first.values()) == {1}, "within one run nothing is bought twice"
+        # Whoever lost a dozen images to dropped connections, and is to lose none of them again.
+        again = passes.run(sandbox, prompts, retry=RetryPolicy(resend_unknown=True))
+        requests, rows = sandbox.requests, rows_in(passes.storage)
+
+    assert {outcome.status for outcome in again.outcomes.values()} <= {"generated", "reused"}
+    asked_again = {row["prompt"] for row in rows if row["run_id"] == "pass-2"}
+    assert len(asked_again) == len(left)
+    bought_twice = {prompt for prompt, times in billed_by_prompt(requests).items() if times > 1}
+    assert bought_twice <= asked_again
+    assert set(billed_by_prompt(requests)) == set(prompts)
+    assert_every_request_has_its_row(rows, requests)
+    assert_images_are_whole(passes.storage, rows)
+    assert_nothing_is_left_over(passes.storage)
+
+
+def test_limits_errors_and_dropped_connections(passes: Passes) -> None:
+    """20% rate limits, 10% server errors, 3% dropped connections: 300 images after one rerun."""
+    limited_failing_and_dropping(passes, seed=1, count=COUNT)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(2, 12))
+def test_limits_errors_and_dropped_connections_in_full(passes: Passes, seed: int) -> None:
+    """The same with ten more seeds."""
+    limited_failing_and_dropping(passes, seed=seed, count=COUNT)
+
+
+def test_ten_prompts_ten_times(passes: Passes) -> None:
+    """One request for each, in one table and over ten runs."""
+    prompts = [f"a mug, number {number}" for number in range(10)]
+    with Sandbox(paint=False) as sandbox:
+        passes.run(sandbox, prompts * 10)
+        for _ in range(9):
+            passes.run(sandbox, prompts * 10)
+        assert billed_by_prompt(sandbox.requests) == dict.fromkeys(prompts, 1)
+        assert len(sandbox.requests) == 10
+        rows = rows_in(passes.storage)
+        assert_every_request_has_its_row(rows, sandbox.requests)
+        assert_images_are_whole(passes.storage, rows)

@@ -1,0 +1,288 @@
+"""Storage that fails under a pass: nothing lost, nothing half, nothing bought twice."""
+
+import io
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dagster_imagegen.engine.errors import StorageError
+from dagster_imagegen.engine.ledger import Limits
+from dagster_imagegen.engine.usage import Row
+from dagster_imagegen.sandbox import Sandbox
+from tests.fire.books import (
+    assert_every_request_has_its_row,
+    assert_whole,
+    billed_by_prompt,
+    by_status,
+)
+from tests.fire.conftest import Passes
+from tests.fire.proxy import BREAKS, BreakingProxy
+from tests.fire.shaky import Bucket, Outage, Storm, fair
+
+QUICK = Limits(lease=20.0, store_backoff=0.001)
+# A lease that a test can wait for, on a store that has no locks to tell the dead.
+IMPATIENT = Limits(lease=2.0, poll=0.05, store_backoff=0.001)
+PROMPTS = [f"a mug, number {number}" for number in range(40)]
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(paint=False, latency_seconds=(0.0, 0.03), seed=1) as sandbox:
+        yield sandbox
+
+
+def rows_of(objects: Mapping[str, bytes]) -> list[Row]:
+    """The usage rows in the parts of a bucket, in the order of their attempts."""
+    tables = [
+        pq.read_table(io.BytesIO(data))
+        for path, data in objects.items()
+        if path.startswith("usage/")
+    ]
+    rows = pa.concat_tables(tables).to_pylist() if tables else []
+    return sorted(rows, key=lambda row: row["attempt_id"])
+
+
+def assert_images_are_whole(bucket: Bucket, rows: list[Row]) -> None:
+    """Each success has its image, each image its success, and neither is half."""
+    images = bucket.below("images")
+    succeeded = {row["image_path"]: row for row in rows if row["status"] == "succeeded"}
+    assert set(images) == set(succeeded)
+    for path, row in succeeded.items():
+        assert_whole(images[path], row)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_store_that_fails_now_and_then(passes: Passes, sandbox: Sandbox, seed: int) -> None:
+    """One request in six fails, before or after its effect, and the pass does not show it."""
+    storm = Storm(rate=0.15, seed=seed)
+    bucket = Bucket(weather=storm)
+    limits = Limits(lease=20.0, store_backoff=0.001, store_attempts=10)
+    run = passes.run(sandbox, PROMPTS, limits=limits, **bucket.options)
+    bucket.weather = fair
+    rows = rows_of(bucket.below("usage"))
+    assert storm.count > 10
+    assert {outcome.status for outcome in run.outcomes.values()} == {"generated"}
+    assert by_status(rows) == {"succeeded": len(PROMPTS)}
+    assert_every_request_has_its_row(rows, sandbox.requests)
+    assert_images_are_whole(bucket, rows)
+    assert len(sandbox.requests) == len(PROMPTS)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(100, 150))
+def test_a_store_that_fails_now_and_then_in_full(
+    passes: Passes, sandbox: Sandbox, seed: int
+) -> None:
+    """The same with 50 seeds."""
+    test_a_store_that_fails_now_and_then(passes, sandbox, seed)
+
+
+def outage_and_rerun(passes: Passes, sandbox: Sandbox, *, begins_at: int) -> None:
+    """The store goes away for good under a pass; when it is back, the pass is run again."""
+    outage = Outage(begins_at=begins_at)
+    bucket = Bucket(weather=outage)
+    options: dict[str, Any] = {"limits": IMPATIENT, "max_concurrency": 16, **bucket.options}
+    with passes.begin(sandbox, PROMPTS, **options) as first:
+        try:
+            for _ in first:
+                pass
+        except StorageError:
+            assert outage.has_begun
+    reported = dict(first.outcomes)
+    bucket.weather = fair
+    again = passes.run(sandbox, PROMPTS, **options)
+    for fingerprint in reported:
+        assert again.outcomes[fingerprint].status == "reused"
+    # What was on record and not sent when the store went: nobody could write that down any more,
+    # so it is unknown to whoever comes while the first pass may still be at it, and later resent.
+    last = passes.run(sandbox, PROMPTS, **options)
+
+    assert billed_by_prompt(sandbox.requests) == dict.fromkeys(PROMPTS, 1)
+    assert {outcome.status for outcome in last.outcomes.values()} <= {"generated", "reused"}
+    assert len(last.outcomes) == len(PROMPTS)
+    rows = rows_of(bucket.below("usage"))
+    assert_every_request_has_its_row(rows, sandbox.requests, died=True)
+    assert [path for path in bucket.below("_journal") if not path.endswith(".sealed")] == []
+    images = bucket.below("images")
+    for outcome in last.outcomes.values():
+        assert_whole(images[outcome.row["image_path"]], outcome.row)
+    assert len(images) == len(PROMPTS)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_store_that_goes_away(passes: Passes, sandbox: Sandbox, seed: int) -> None:
+    """What was in flight is set aside on this machine, and taken up when the store is back."""
+    outage_and_rerun(passes, sandbox, begins_at=random.Random(seed).randint(5, 250))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(100, 160))
+def test_a_store_that_goes_away_in_full(passes: Passes, sandbox: Sandbox, seed: int) -> None:
+    """The same at 60 points."""
+    outage_and_rerun(passes, sandbox, begins_at=random.Random(seed).randint(1, 350))
+
+
+def no_images(verb: str, path: str) -> Any:
+    """The folder of images takes nothing more; the rest is in order."""
+    return "unavailable" if verb == "put" and "/images/" in path else None
+
+
+def test_images_that_are_refused_for_good_are_set_aside(passes: Passes, sandbox: Sandbox) -> None:
+    """The error says where they are, each is a row that says it is paid for, and the next pass
+    on this machine stores them instead of buying them again."""
+    bucket = Bucket(weather=no_images)
+    options: dict[str, Any] = {"max_concurrency": 8, "limits": QUICK, **bucket.options}
+    aside = passes.folder / "aside"
+    with pytest.raises(StorageError, match=f"kept at {aside}"):
+        passes.run(sandbox, PROMPTS, **options)
+    bought = len(sandbox.requests)
+    rows = rows_of(bucket.below("usage"))
+    assert 0 < bought < len(PROMPTS)
+    assert len([path for path in aside.rglob("*") if path.is_file()]) == bought
+    assert by_status(rows) == {"failed": bought}
+    assert {row["billing"] for row in rows} == {"billed"}
+    assert {row["error_code"] for row in rows} == {"image_not_saved"}
+    assert_every_request_has_its_row(rows, sandbox.requests)
+
+    with pytest.raises(StorageError):
+        passes.run(sandbox, PROMPTS, **options)
+    assert len(sandbox.requests) == bought, "the storage is still away: nothing more is bought"
+    assert len([path for path in aside.rglob("*") if path.is_file()]) == bought
+
+    bucket.weather = fair
+    back = passes.run(sandbox, PROMPTS, **options)
+    assert [path for path in aside.rglob("*") if path.is_file()] == []
+    assert set(billed_by_prompt(sandbox.requests).values()) == {1}
+    assert len(sandbox.requests) == len(PROMPTS)
+    statuses = [outcome.status for outcome in back.outcomes.values()]
+    assert statuses.count("reused") == bought
+    assert statuses.count("generated") == len(PROMPTS) - bought
+    images = bucket.below("images")
+    paid = {row["attempt_id"]: row["cost_usd"] for row in rows}
+    for outcome in back.outcomes.values():
+        assert_whole(images[outcome.row["image_path"]], outcome.row)
+        if outcome.status == "reused":
+            assert outcome.row["cost_usd"] == paid[outcome.row["attempt_id"]]
+    later = passes.run(sandbox, PROMPTS, **options)
+    assert {outcome.status for outcome in later.outcomes.values()} == {"reused"}
+    assert len(sandbox.requests) == len(PROMPTS)
+
+
+def test_what_was_set_aside_belongs_to_one_storage(
+    passes: Passes, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Another storage on the same machine is given nothing of it."""
+    bucket = Bucket(weather=no_images)
+    with pytest.raises(StorageError):
+        passes.run(sandbox, PROMPTS[:4], limits=QUICK, **bucket.options)
+    passes.run(sandbox, ["a lamp"])
+    assert len(list((tmp_path / "storage" / "images").rglob("*.png"))) == 1
+
+
+def test_two_passes_take_up_what_was_set_aside(passes: Passes, sandbox: Sandbox) -> None:
+    """Both at once: each image is brought back, and neither stumbles over the other."""
+    bucket = Bucket(weather=no_images)
+    with pytest.raises(StorageError):
+        passes.run(sandbox, PROMPTS, max_concurrency=32, limits=QUICK, **bucket.options)
+    bucket.weather = fair
+    both = [passes.begin(sandbox, PROMPTS, **bucket.options) for _ in range(4)]
+    for one in both:
+        with one:
+            for _ in one:
+                pass
+        assert len(one.outcomes) == len(PROMPTS)
+    assert set(billed_by_prompt(sandbox.requests).values()) == {1}
+
+
+def test_nowhere_to_set_an_image_aside(passes: Passes, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Both places are named, and the row says that the image is paid for."""
+    (tmp_path / "taken").write_text("")
+    bucket = Bucket(weather=no_images)
+    with pytest.raises(StorageError, match="taken") as caught:
+        passes.run(
+            sandbox,
+            ["a mug"],
+            aside_folder=str(tmp_path / "taken"),
+            limits=QUICK,
+            **bucket.options,
+        )
+    assert "shaky://" in str(caught.value)
+    (row,) = rows_of(bucket.below("usage"))
+    assert (row["status"], row["billing"]) == ("failed", "billed")
+    assert row["cost_usd"] == sandbox.totals.cost_usd
+    assert "taken" in row["error_message"]
+
+
+def test_stopped_while_the_storage_is_away(passes: Passes, sandbox: Sandbox) -> None:
+    """With no time left to drain, an image that came and could not be stored is set aside."""
+    bucket = Bucket(weather=no_images)
+    stubborn = Limits(lease=2.0, poll=0.05, store_attempts=50)
+    options: dict[str, Any] = {"drain_seconds": 0.2, **bucket.options}
+    with passes.begin(sandbox, PROMPTS[:4], limits=stubborn, **options) as first:
+        while sandbox.totals.billed < 4:
+            time.sleep(0.01)
+        first.drain()
+    bucket.weather = fair
+    again = passes.run(sandbox, PROMPTS[:4], limits=IMPATIENT, **options)
+    assert billed_by_prompt(sandbox.requests) == dict.fromkeys(PROMPTS[:4], 1)
+    assert {outcome.status for outcome in again.outcomes.values()} == {"reused"}
+    assert_every_request_has_its_row(rows_of(bucket.below("usage")), sandbox.requests)
+
+
+def broken_s3(
+    passes: Passes, sandbox: Sandbox, options: dict[str, Any], *, rate: float, seed: int
+) -> None:
+    """A pass through a proxy that breaks requests to an S3 server, then one without the proxy."""
+    name = f"fire-{os.getpid()}-{seed}"
+    direct = fsspec.filesystem("s3", **options)
+    direct.mkdir(name)
+    with BreakingProxy(options["endpoint_url"], rate=rate, seed=seed) as proxy:
+        config = {**options["config_kwargs"], "read_timeout": 0.5, "retries": {"max_attempts": 1}}
+        broken = {**options, "endpoint_url": proxy.url, "config_kwargs": config}
+        # Slots are held while the store is slow; the lease has to bear it.
+        limits = Limits(lease=60.0, store_backoff=0.01)
+        run = passes.run(
+            sandbox,
+            PROMPTS,
+            limits=limits,
+            storage_uri=f"s3://{name}/shop",
+            storage_options=broken,
+        )
+    assert set(proxy.broken) == set(BREAKS)
+    assert {outcome.status for outcome in run.outcomes.values()} == {"generated"}
+    assert billed_by_prompt(sandbox.requests) == dict.fromkeys(PROMPTS, 1)
+    found = direct.find(f"{name}/shop")
+    parts = {path.removeprefix(f"{name}/shop/"): direct.cat_file(path) for path in found}
+    rows = rows_of(parts)
+    assert_every_request_has_its_row(rows, sandbox.requests)
+    images = {path: data for path, data in parts.items() if path.startswith("images/")}
+    assert set(images) == {row["image_path"] for row in rows}
+    for row in rows:
+        assert_whole(images[row["image_path"]], row)
+    assert [path for path in parts if path.startswith("_journal/")] == []
+    again = passes.run(sandbox, PROMPTS, storage_uri=f"s3://{name}/shop", storage_options=options)
+    assert again.totals.requests == 0
+
+
+def test_s3_behind_a_breaking_proxy(
+    passes: Passes, sandbox: Sandbox, s3_options: dict[str, Any]
+) -> None:
+    """503s, torn uploads, lost answers and silence on the wire: s3fs and we get through it."""
+    broken_s3(passes, sandbox, s3_options, rate=0.08, seed=1)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(2, 8))
+def test_s3_behind_a_breaking_proxy_in_full(
+    passes: Passes, sandbox: Sandbox, s3_options: dict[str, Any], seed: int
+) -> None:
+    """The same with six more seeds, and more of it."""
+    broken_s3(passes, sandbox, s3_options, rate=0.15, seed=seed)

@@ -1,0 +1,144 @@
+"""A writer in a process of its own, that a test can kill, pause and interrupt.
+
+It is forked from a server that has everything imported, so that it starts in no time and inherits
+neither threads nor event loops of the tests.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from dagster_imagegen.engine import Engine, Identity, Settings
+from dagster_imagegen.engine.errors import ImageGenError
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["pytest", "tests.fire.writer", "uvicorn", "PIL.Image"])
+
+EXIT_DRAINED = 3
+"""The process was asked to stop, drained, and says so."""
+EXIT_FAILED = 4
+"""The pass ended with an error, whose class is the last line of the log."""
+
+_CHANGES = frozenset({"os.rename", "os.remove", "os.rmdir", "os.mkdir"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One pass: its settings, its prompts, and a file to note down each outcome that is reported.
+
+    dies_before: a folder of the storage and a number: it kills itself before it makes, moves or
+        removes something there for the nth time. `removal` counts what is removed from journals.
+    """
+
+    settings: Mapping[str, Any]
+    prompts: list[str]
+    log: Path
+    run_id: str = "first"
+    root_run_id: str | None = None
+    params: Mapping[str, Any] = field(default_factory=lambda: {"quality": "low"})
+    dies_before: tuple[str, int] | None = None
+
+
+class Writer:
+    """A process that does one `Work`, from `start` on."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self._process = _FORKS.Process(target=_write, args=(work,), daemon=True)
+        self._process.start()
+
+    def send(self, sent: signal.Signals) -> None:
+        """Send a signal; a process that has ended takes none."""
+        if self._process.is_alive() and self._process.pid is not None:
+            os.kill(self._process.pid, sent)
+
+    def wait(self, seconds: float = 60.0) -> int:
+        """Wait for its end: 0, one of the codes above, or the negative of what killed it."""
+        self._process.join(seconds)
+        code = self._process.exitcode
+        if code is None:
+            self._process.kill()
+            self._process.join()
+            raise TimeoutError(f"the writer did not end within {seconds:g} s: {self.log}")
+        return code
+
+    def kill(self) -> None:
+        """Kill it, as `kill -9` does, and wait until it is gone."""
+        self._process.kill()
+        self._process.join()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    @property
+    def log(self) -> list[str]:
+        """The lines of its log: `fingerprint status` for each outcome, then what became of it."""
+        return self.work.log.read_text().splitlines() if self.work.log.exists() else []
+
+    @property
+    def reported(self) -> dict[str, str]:
+        """The status of each outcome that was reported, by fingerprint."""
+        outcomes = (line.partition(" ") for line in self.log if not line.startswith("#"))
+        return {fingerprint: status for fingerprint, _, status in outcomes}
+
+
+def _write(work: Work) -> None:
+    """The process: one pass, noting down what is reported the moment it is."""
+    signal.signal(signal.SIGTERM, _interrupted)
+    signal.signal(signal.SIGINT, _interrupted)
+    log = os.open(work.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    settings = Settings(**work.settings)
+    identity = Identity(
+        run_id=work.run_id, root_run_id=work.root_run_id or work.run_id, asset_key="hero"
+    )
+    if work.dies_before is not None:
+        _die_before(*work.dies_before, storage=settings.storage_uri)
+    with Engine(settings) as engine:
+        prompts = engine.read_prompts(work.prompts, params=dict(work.params))  # pyright: ignore[reportArgumentType]  # a TypedDict's items
+        generation = engine.generate(prompts, identity=identity)
+        try:
+            for outcome in generation:
+                os.write(log, f"{outcome.fingerprint} {outcome.status}\n".encode())
+        except KeyboardInterrupt:
+            for outcome in generation.drain():
+                os.write(log, f"{outcome.fingerprint} {outcome.status}\n".encode())
+            os.write(log, b"# drained\n")
+            os._exit(EXIT_DRAINED)
+        except ImageGenError as error:
+            os.write(log, f"# {type(error).__name__}: {error}\n".encode())
+            os._exit(EXIT_FAILED)
+    os.write(log, b"# done\n")
+    # Not through the interpreter's own end, which belongs to multiprocessing and pytest.
+    os._exit(0)
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    """As Dagster does it: a signal comes out of whatever the main thread waits in."""
+    raise KeyboardInterrupt
+
+
+def _die_before(folder: str, nth: int, *, storage: str) -> None:
+    """Kill this process before its nth change of that kind, whichever thread makes it."""
+    count = 0
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal count
+        if event not in _CHANGES:
+            return
+        changed = str(args[1] if event == "os.rename" else args[0])
+        place = "_journal" if folder == "removal" else folder
+        if changed.startswith(f"{storage}/{place}") and (event == "os.remove") == (
+            folder == "removal"
+        ):
+            count += 1
+            if count == nth:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
