@@ -90,14 +90,11 @@ class Engine:
         self._rng = rng or random.Random()  # noqa: S311  # spreads retries; no secret
         self._prices = PriceList.default().with_overrides(settings.prices)
         self._storage = Storage(settings.storage_uri, settings.storage_options)
-        self._usage = (
-            self._storage
-            if settings.usage_uri is None
-            else Storage(settings.usage_uri, settings.storage_options)
-        )
-
+        # With threads of its own, also in the same place: a heartbeat must not wait for uploads.
+        self._usage = Storage(settings.usage_uri or settings.storage_uri, settings.storage_options)
         # One folder a storage: what waits for one must not come to another.
-        digest = hashlib.sha256(self._storage.uri("").encode()).hexdigest()[:16]
+        place = f"{settings.storage_options.get('endpoint_url', '')} {self._storage.uri('')}"
+        digest = hashlib.sha256(place.encode()).hexdigest()[:16]
         self._aside = Storage(str(Path(settings.aside_folder) / digest))
         self._images = Images(
             self._storage,
@@ -173,63 +170,100 @@ class Engine:
         budgets = self._budgets(max_usd)
 
         async def run(generation: Generation) -> None:
-            settings = self.settings
-            images = self._images
-            await images.bring_back()
+            endpoint = ImageClient(
+                base_url=self.settings.base_url,
+                api_key=self.settings.api_key,
+                timeout_seconds=self.settings.timeout_seconds,
+                extra_headers=self.settings.extra_headers,
+                max_concurrency=self.settings.max_concurrency,
+                transport=self._transport,
+            )
             ledger = Ledger(
                 store=self._usage,
-                shelf=images,
+                shelf=self._images,
                 identity=identity,
                 now=self._now,
                 token=lambda: secrets.token_hex(4),
-                limits=settings.limits,
+                limits=self.settings.limits,
             )
-            books = await ledger.start()
-            plan = await self._plan(prompts, books, identity=identity, redo=redo)
-            if budgets:
-                check_prices(plan, self._prices)
-            loop = asyncio.get_running_loop()
-            endpoint = ImageClient(
-                base_url=settings.base_url,
-                api_key=settings.api_key,
-                timeout_seconds=settings.timeout_seconds,
-                extra_headers=settings.extra_headers,
-                transport=self._transport,
-            )
-            work = Pass(
-                Parts(
-                    ledger=ledger,
-                    images=images,
-                    endpoint=endpoint,
-                    pacer=Pacer(
-                        max_concurrency=settings.max_concurrency,
-                        requests_per_minute=settings.requests_per_minute,
-                        clock=loop.time,
-                        sleep=asyncio.sleep,
-                    ),
-                    prices=self._prices,
-                    room=self._room(budgets, identity) if budgets else None,
-                    defers=bool(budgets) and budgets[0].when_exhausted == "defer",
-                ),
-                identity=identity,
-                retry=settings.retry,
-                record_prompts=settings.record_prompts,
-                sandbox=settings.endpoint_id == SANDBOX,
-                drain_seconds=settings.drain_seconds,
-                now=self._now,
-                rng=self._rng,
-                report=generation.report,
-                totals=generation.totals,
-            )
-            generation.begin(work, plan)
             try:
+                await self._images.bring_back()
+                plan = await self._plan_as_writer(
+                    ledger, prompts, identity=identity, redo=redo, priced=bool(budgets)
+                )
+                work = self._pass(ledger, endpoint, budgets, identity, generation)
+                generation.begin(work, plan)
                 # Twice as many as may be in flight: saving and waiting hold no slot.
-                await work.run(plan, workers=2 * settings.max_concurrency)
+                await work.run(plan, workers=2 * self.settings.max_concurrency)
             finally:
                 generation.journal_ids.extend(ledger.journal_ids)
                 await endpoint.aclose()
 
         return Generation(run)
+
+    def _pass(
+        self,
+        ledger: Ledger,
+        endpoint: ImageClient,
+        budgets: Sequence[Budget],
+        identity: Identity,
+        generation: Generation,
+    ) -> Pass:
+        settings = self.settings
+        return Pass(
+            Parts(
+                ledger=ledger,
+                images=self._images,
+                endpoint=endpoint,
+                pacer=Pacer(
+                    max_concurrency=settings.max_concurrency,
+                    requests_per_minute=settings.requests_per_minute,
+                    clock=asyncio.get_running_loop().time,
+                    sleep=asyncio.sleep,
+                ),
+                prices=self._prices,
+                room=self._room(budgets, identity) if budgets else None,
+                defers=bool(budgets) and budgets[0].when_exhausted == "defer",
+            ),
+            identity=identity,
+            retry=settings.retry,
+            record_prompts=settings.record_prompts,
+            sandbox=settings.endpoint_id == SANDBOX,
+            drain_seconds=settings.drain_seconds,
+            now=self._now,
+            rng=self._rng,
+            report=generation.report,
+            totals=generation.totals,
+        )
+
+    async def _plan_as_writer(
+        self,
+        ledger: Ledger,
+        prompts: PromptTable,
+        *,
+        identity: Identity,
+        redo: Collection[Redo],
+        priced: bool,
+    ) -> Plan:
+        """The plan, once dead writers are closed; `priced`: all that is sent has to have a price.
+
+        On object stores only a writer can tell who is dead, so where somebody left something open
+        and something is to be sent, this one opens first and then plans again. Otherwise what was
+        in flight when a run died would be asked for again by that run's own retry.
+        """
+        books = await ledger.start()
+        plan = await self._plan(prompts, books, identity=identity, redo=redo)
+        if priced:
+            check_prices(plan, self._prices)
+        if not plan.to_send or all(row.get("status") is not None for row in books.open_rows):
+            return plan
+        try:
+            await ledger.open()
+            books = await read_books(self._usage, without=ledger.journal_ids)
+            return await self._plan(prompts, books, identity=identity, redo=redo)
+        except BaseException:
+            await ledger.close()
+            raise
 
     def _budgets(self, max_usd: Decimal | None) -> tuple[Budget, ...]:
         budget = self.settings.budget

@@ -1,8 +1,8 @@
 """How much may be spent: a budget, what of it is spent already, and what this pass has left.
 
 Money is reserved at the worst case before a request and settled after it, so that no number of
-requests in flight oversteps. Between writers the same is done with whole passes: each journal's
-header says what its pass may spend (ledger.py).
+requests in flight oversteps. Between writers the same is done with whole passes: each journal
+says in a `reserve` record what its pass may spend (ledger.py).
 """
 
 import asyncio

@@ -30,6 +30,7 @@ IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 WAITS_SECONDS = (0.5, 1.0, 2.0, 4.0)  # a picture that was just made can be a moment late
 MAX_REDIRECTS = 5
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+TRY_SECONDS = 120.0  # for one try in all: a picture that drips in is never silent for long
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -69,12 +70,15 @@ class ImageDownloader:
         problem = ""
         for wait in (*WAITS_SECONDS, None):
             try:
-                image = image_of(await self._get(url), link.facts)
+                data = await asyncio.wait_for(self._get(url), TRY_SECONDS)
+                image = image_of(data, link.facts)
                 if isinstance(image, GeneratedImage):
                     return image
                 problem = image.message
             except _NotThereYet as error:
                 problem = str(error)
+            except asyncio.TimeoutError:  # before Python 3.11 not the built-in one
+                problem = f"no whole picture within {TRY_SECONDS:g} s"
             except _Forbidden as error:
                 problem = str(error)
                 break
@@ -116,7 +120,12 @@ class ImageDownloader:
 
     async def _allowed_address(self, url: httpx.URL) -> str | None:
         """The address to connect to; None where a proxy connects, and looks names up."""
-        proxied = bool(getproxies().get(url.scheme)) and not proxy_bypass(url.host)
+        # Without trust_env, as for an endpoint on this machine, httpx asks no proxy either.
+        proxied = (
+            self._http.trust_env
+            and bool(getproxies().get(url.scheme))
+            and not proxy_bypass(url.host)
+        )
         try:
             addresses = await self._addresses(url)
         except OSError as error:

@@ -118,10 +118,10 @@ class Failure:
 
     @property
     def summary(self) -> str:
-        """`401 (invalid_api_key): Incorrect API key provided`."""
+        """`401 (invalid_api_key): Incorrect API key provided`, without a full stop at its end."""
         code = f" ({self.code})" if self.code else ""
         status = "no answer" if self.http_status is None else str(self.http_status)
-        return f"{status}{code}: {self.message}"
+        return f"{status}{code}: {self.message.rstrip('.')}"
 
 
 # Codes and types are compared in lower case and without punctuation: contentFilter, content_filter.
@@ -339,9 +339,9 @@ def _message_of_detail(detail: object) -> str | None:
 
 def _message_of_page(text: str) -> str | None:
     """The title of an HTML page, or the text of whatever else it is."""
-    if not re.match(r"\s*<", text):
+    if not re.match(r"\ufeff?\s*<", text):
         return message_of(text)
-    title = re.search(r"<title[^>]*>(.{0,500}?)</title>", text, re.IGNORECASE | re.DOTALL)
+    title = re.search(r"<title[^>]{0,200}>(.{0,500}?)</title>", text, re.IGNORECASE | re.DOTALL)
     words = title.group(1) if title else re.sub(r"<[^>]{0,2000}>", " ", text[:20_000])
     return message_of(f"HTML page: {words}")
 

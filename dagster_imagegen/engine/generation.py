@@ -39,11 +39,16 @@ from dagster_imagegen.engine.pacing import Pacer, Signal, Slot
 from dagster_imagegen.engine.planning import Job, Outcome, OutcomeStatus, Plan
 from dagster_imagegen.engine.request import ImageRequest
 from dagster_imagegen.engine.response import Answer, Failure, FailureKind, GeneratedImage
-from dagster_imagegen.engine.rows import answer_columns, charge, intent_columns, without_prompt
+from dagster_imagegen.engine.rows import (
+    IMAGE_NOT_SAVED,
+    answer_columns,
+    charge,
+    intent_columns,
+    redact_prompt,
+    without_prompt,
+)
 from dagster_imagegen.engine.usage import Row
 
-SAVE_ATTEMPTS = 6
-SAVE_BACKOFF_SECONDS = 0.5
 GROWTH = Decimal("1.25")
 
 _STATUS: dict[str, OutcomeStatus] = {
@@ -92,28 +97,44 @@ class Progress:
     list_price_usd: Decimal
     seconds_left: float | None
     sandbox: bool
+    unpriced: int = 0
 
     def __str__(self) -> str:
         parts = [f"{self.done:,} of {self.total:,} images", f"{self.in_flight} in flight"]
         if self.images_per_minute is not None:
             parts.append(f"{self.images_per_minute:,.0f} a minute")
-        parts.append(cost_text(self.cost_usd, self.list_price_usd, sandbox=self.sandbox))
+        parts.append(self.cost)
         if self.seconds_left is not None and self.done < self.total:
             minutes, seconds = divmod(round(self.seconds_left), 60)
             parts.append(f"{minutes}:{seconds:02d} left")
         return ", ".join(parts)
 
+    @property
+    def cost(self) -> str:
+        """What it has cost so far, with the requests that nobody can name a cost of."""
+        return cost_text(
+            self.cost_usd, self.list_price_usd, sandbox=self.sandbox, unpriced=self.unpriced
+        )
 
-def cost_text(cost_usd: Decimal, list_price_usd: Decimal, *, sandbox: bool) -> str:
-    """`$1.23`, or in the sandbox `$0.00 (sandbox; $1.23 at list price)`."""
+
+def cost_text(
+    cost_usd: Decimal, list_price_usd: Decimal, *, sandbox: bool, unpriced: int = 0
+) -> str:
+    """`$1.23`, in the sandbox `$0.00 (sandbox; $1.23 at list price)`.
+
+    With `unpriced` requests `$1.23 and 3 requests of unknown cost`: what is unknown is not 0.
+    """
     if sandbox:
         return f"$0.00 (sandbox; ${list_price_usd:,.2f} at list price)"
-    return f"${cost_usd:,.2f}"
+    known = f"${cost_usd:,.2f}"
+    if not unpriced:
+        return known
+    return f"{known} and {unpriced:,} request{'s'[: unpriced != 1]} of unknown cost"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a pass works with, made inside its event loop by `engine.open`."""
+    """What a pass works with, made inside its event loop by the engine."""
 
     ledger: Ledger
     images: Images
@@ -181,14 +202,13 @@ class Pass:
             if job.known is not None:
                 self._report(job.known)
         self._todo.extend(job for job in plan.jobs if job.known is None)
-        if not self._todo or self._stopping.is_set():
-            return
         try:
-            await self._parts.images.check_writable()
-            await self._parts.ledger.open()
             try:
-                self._purse = await self._open_purse(self._todo)
-                await self._work(workers)
+                if self._todo and not self._stopping.is_set():
+                    await self._parts.images.check_writable()
+                    await self._parts.ledger.open()
+                    self._purse = await self._open_purse(self._todo)
+                    await self._work(workers)
             finally:
                 await self._parts.ledger.close()
         except StorageError as error:
@@ -263,7 +283,12 @@ class Pass:
             wait = self._retry.wait_before_next(
                 answer.result, attempt=tries[accepted], random=self._rng
             )
-            if error := _stops_everything(answer.result, job.request, out_of_tries=wait is None):
+            if error := _stops_everything(
+                answer.result,
+                job.request,
+                out_of_tries=wait is None,
+                tell_prompt=self._record_prompts,
+            ):
                 self._halt(error)
                 return outcome
             if wait is None:
@@ -316,7 +341,8 @@ class Pass:
                     parts.pacer.release(slot, Signal(outcome="unclear"))
             if isinstance(decision, AlreadyThere):
                 row = await parts.ledger.row_of(decision.attempt_id)
-                row = row or await parts.images.describe(decision.path)
+                if row is None or row.get("status") != "succeeded":
+                    row = await parts.images.adopt(decision.attempt_id, decision.path, row=row)
                 return Outcome(fingerprint=request.fingerprint, status="reused", row=row)
             row = await parts.ledger.outcome_of(decision.rival)
             if row is not None and row.get("status") in _ADOPTED:
@@ -344,6 +370,7 @@ class Pass:
             row, list_price_usd = self._account(request, answer)
             if isinstance(answer.result, GeneratedImage):
                 row |= await self._save(answer.result, request, claim.attempt_id, row)
+                self._totals.succeeded += 1
             await self._parts.ledger.settle(claim.attempt_id, row)
         finally:
             self._sending.discard(task)
@@ -362,7 +389,6 @@ class Pass:
             totals.input_tokens += tokens.input_tokens or 0
             totals.output_tokens += tokens.output_tokens or 0
             totals.total_tokens += tokens.total_tokens or 0
-        totals.succeeded += row["status"] == "succeeded"
         totals.list_price_usd += cost.usd or 0
         totals.cost_usd += row["cost_usd"] or 0
         totals.unpriced += row["cost_usd"] is None
@@ -392,7 +418,7 @@ class Pass:
             if isinstance(error, asyncio.CancelledError):
                 raise
             message = f"{error}. The image is paid for and {kept}"
-            unsaved = {"error_code": "image_not_saved", "error_message": message}
+            unsaved = {"error_code": IMAGE_NOT_SAVED, "error_message": message}
             await self._parts.ledger.settle(attempt_id, {**row, "status": "failed", **unsaved})
             raise StorageError(message) from error
 
@@ -426,28 +452,27 @@ def _admission(failure: Failure | None) -> Literal["accepted", "refused", "uncle
 
 
 def _stops_everything(
-    failure: Failure, request: ImageRequest, *, out_of_tries: bool
+    failure: Failure, request: ImageRequest, *, out_of_tries: bool, tell_prompt: bool
 ) -> EndpointError | None:
     """The error that every further request would meet as well, if this failure is of that kind."""
     place = f"{request.endpoint_id}, model {request.model!r}"
+    told = failure.summary if tell_prompt else redact_prompt(failure.summary, request.prompt)
     match failure.kind:
         case FailureKind.MISCONFIGURED:
             kind = EndpointMisconfigured
             message = (
-                f"{place}: {failure.summary}. Every request would be answered like this, so no "
+                f"{place}: {told}. Every request would be answered like this, so no "
                 "more are sent; check base_url, api_key, model and the parameters"
             )
         case FailureKind.OUT_OF_CREDIT:
             kind = OutOfCredit
             message = (
-                f"{place}: {failure.summary}. What was paid for is saved; run again when the "
+                f"{place}: {told}. What was paid for is saved; run again when the "
                 "account has credit, and the rest is asked for"
             )
         case FailureKind.UNREACHABLE if out_of_tries:
             kind = EndpointUnreachable
-            message = (
-                f"{place}: {failure.message}. Nobody answers there; check base_url and the network"
-            )
+            message = f"{place}: {told}. Nobody answers there; check base_url and the network"
         case _:
             return None
     return kind(message, http_status=failure.http_status, code=failure.code)
@@ -503,6 +528,7 @@ class Generation:
             list_price_usd=totals.list_price_usd,
             seconds_left=(total - done) / rate * 60 if rate else None,
             sandbox=plan.sandbox,
+            unpriced=totals.unpriced,
         )
 
     def __iter__(self) -> Self:

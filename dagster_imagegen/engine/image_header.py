@@ -10,10 +10,11 @@ import struct
 from dataclasses import dataclass
 
 SVG_ROOT = re.compile(
-    rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]{0,500}\?>\s*|<!--.{0,2000}?-->\s*"
+    rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]{0,500}\?>\s*|<!--(?:(?!-->).){0,2000}-->\s*"
     rb"|<!DOCTYPE\s+svg[^>]{0,500}>\s*){0,8}<svg\b([^>]{0,4000})>?",
     re.DOTALL | re.IGNORECASE,
 )
+SIDE_MAX = 2**31 - 1  # what a column of the usage table holds
 HEADER_BYTES = 16_384  # where svg and avif say their size, if they say it
 MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 JPEG_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -35,9 +36,10 @@ def read_header(data: bytes | bytearray) -> ImageHeader | None:
         return None
     try:
         size = SIZE_READERS[image_format](data)
-    except (struct.error, IndexError, ValueError):
+    except (struct.error, IndexError, ValueError, OverflowError):
         size = None  # cut short, or not what the format says; the bytes are kept all the same
-    width, height = size if size and all(size) else (None, None)
+    said = size is not None and all(0 < side <= SIDE_MAX for side in size)
+    width, height = size if size and said else (None, None)
     return ImageHeader(format=image_format, width=width, height=height)
 
 

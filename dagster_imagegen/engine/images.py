@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import TypeVar
 
 from dagster_imagegen.engine.errors import StorageError
+from dagster_imagegen.engine.image_header import read_header
 from dagster_imagegen.engine.ledger import Limits
 from dagster_imagegen.engine.money import PriceList
 from dagster_imagegen.engine.response import GeneratedImage
@@ -99,16 +100,37 @@ class Images:
     async def _listed(self, folder: str) -> Collection[str]:
         return await self._persist(lambda: self._storage.list(folder))
 
-    async def describe(self, path: str) -> Row:
-        """The image's columns, from its bytes, trying for a while."""
-        data = await self._persist(lambda: self._storage.get(path))
-        return stored_image_columns(data, path=path)
+    async def adopt(self, attempt_id: str, path: str, *, row: Row | None) -> Row:
+        """The row of an image that is there, whatever its attempt's row says of it so far.
+
+        A save that ended after its process was given up, or one that was set aside and brought
+        back. Raises `StorageError` if there is no image to read.
+        """
+        try:
+            data = await self._persist(lambda: self._storage.get(path))
+        except FileNotFoundError as error:
+            raise StorageError(f"{path} was deleted while it was looked at") from error
+        return {
+            "cost_usd": None,
+            "cost_basis": "unknown",
+            **(row or {}),
+            "attempt_id": attempt_id,
+            "fingerprint": path.rpartition("/")[2].split(".")[0],
+            "status": "succeeded",
+            "error_code": None,
+            "error_message": None,
+            **stored_image_columns(data, path=path),
+        }
 
     async def recover(self, intent: Row, path: str) -> Row:
         """The outcome of an attempt whose image is there and whose answer is lost.
 
-        Its cost is estimated from what was asked for.
+        Its cost is estimated from what was asked for. What lies there and is no image tells
+        nothing: then the attempt is `lost`.
         """
+        data = await self._storage.get(path)
+        if read_header(data) is None:
+            return self.lost(intent)
         estimate = self._prices.cost(
             intent["model"],
             tokens=None,
@@ -120,13 +142,13 @@ class Images:
         sandbox = intent.get("endpoint_id") == SANDBOX
         columns = cost_columns(estimate, sandbox=sandbox)
         if columns["cost_usd"] is None and isinstance(intent.get("worst_case_usd"), Decimal):
-            columns |= {"cost_usd": intent["worst_case_usd"], "cost_basis": "estimated"}
+            columns = {"cost_usd": intent["worst_case_usd"], "cost_basis": "estimated"}
         return {
             "status": "succeeded",
             "billing": "not_billed" if sandbox else "billed",
             "finished_at": self._now(),
             **columns,
-            **stored_image_columns(await self._storage.get(path), path=path),
+            **stored_image_columns(data, path=path),
         }
 
     def lost(self, intent: Row) -> Row:

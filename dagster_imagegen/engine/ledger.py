@@ -194,6 +194,7 @@ class Ledger:
         self._at_store = asyncio.Lock()
         """Held while own journals are written, looked after, or published: one at a time."""
         self._closing = False
+        self._read_part: dict[str, dict[str, Row]] = {}
         self._allowance_usd = Decimal(0)
         self._settled_usd: dict[str, Decimal] = {}
         self.journal_ids: list[str] = []
@@ -213,7 +214,10 @@ class Ledger:
         """Put the first journal's header on record, before anything is sent.
 
         Only now is the store's clock known, by which writers are told dead where no lock tells.
+        Once it is open, there is nothing more to do.
         """
+        if self._committer is not None:
+            return
         self._own_add(await self._begin_journal())
         await self._persist(self._look)
         for jid, found in self._listing.items():
@@ -555,6 +559,8 @@ class Ledger:
     async def _publish(self, journal: _OwnJournal) -> None:
         """Write the journal's part, then delete its objects. Fenced: nothing, and raise."""
         async with self._at_store:
+            if journal.journal_id not in self._own:
+                return  # Closing has done it meanwhile.
             # All of it on record before the look: should another writer take us for dead only
             # after it, then its part and ours say the same, whichever is written last.
             await self._put_pending(journal)
@@ -563,9 +569,10 @@ class Ledger:
                 data = encode_part(rows)
                 await self._persist(lambda: self._store.put(part_path(journal.journal_id), data))
             del self._own[journal.journal_id]
-            await self._delete(journal.journal_id, journal.next_seq)
-            if journal.lock is not None:
-                journal.lock.release()
+        # Nothing is written to it any more, and others need not wait for hundreds of deletions.
+        await self._delete(journal.journal_id, journal.next_seq)
+        if journal.lock is not None:
+            journal.lock.release()
 
     # -- FOLD ---------------------------------------------------------------------------------
 
@@ -654,11 +661,15 @@ class Ledger:
 
     async def _published_row(self, attempt_id: str) -> Row | None:
         path = part_path(_journal_id_of(attempt_id))
-        try:
-            data = await self._persist(lambda: self._store.get(path))
-        except FileNotFoundError:
-            return None
-        return next((row for row in decode_part(data) if row["attempt_id"] == attempt_id), None)
+        if path not in self._read_part:
+            try:
+                data = await self._persist(lambda: self._store.get(path))
+            except FileNotFoundError:
+                return None
+            rows = await asyncio.to_thread(decode_part, data)
+            # One is enough: who is overtaken by another pass asks for its rows one by one.
+            self._read_part = {path: {row["attempt_id"]: row for row in rows}}
+        return self._read_part[path].get(attempt_id)
 
     async def _has_part(self, jid: str) -> bool:
         folder, _, name = part_path(jid).rpartition("/")

@@ -47,7 +47,7 @@ class Slot:
 
 
 class Pacer:
-    """Lets requests go, first come, first served. One for each process, endpoint and key.
+    """Lets requests go, first come, first served. One for each pass.
 
     Every `acquire` has to be answered by one `release`. `max_concurrency` and
     `requests_per_minute` are never exceeded. `clock` gives seconds, `sleep` waits for them.

@@ -14,7 +14,7 @@ from dagster_imagegen.engine.ledger import Books
 from dagster_imagegen.engine.money import PriceList
 from dagster_imagegen.engine.prompts import PromptTable
 from dagster_imagegen.engine.request import ImageRequest
-from dagster_imagegen.engine.rows import SANDBOX
+from dagster_imagegen.engine.rows import IMAGE_NOT_SAVED, SANDBOX
 from dagster_imagegen.engine.storage import Storage
 from dagster_imagegen.engine.usage import Row, open_parts, rows_about, to_table
 
@@ -144,8 +144,8 @@ async def make_plan(
             wanted.setdefault(request.fingerprint, (request, row.prompt_id))
             asked[request.fingerprint] += 1
     on_record = _on_record(books, list(wanted), storage=storage)
-    paths = [best["image_path"] for rows in on_record.values() if (best := _image_row(rows))]
-    gone = await images.missing(paths)
+    made = [row for rows in on_record.values() for row in _successes(rows)]
+    gone = await images.missing([row["image_path"] for row in made])
     await _add_what_arrived_later(on_record, images)
     verdicts = _Verdicts(
         root_run_id=root_run_id, redo=redo, resend_unknown=resend_unknown, gone=gone
@@ -207,20 +207,11 @@ async def _add_what_arrived_later(on_record: Mapping[str, list[Row]], images: Im
     A save that ended after its process was given up, or one that was set aside and brought back.
     """
     for fingerprint, rows in on_record.items():
-        if _image_row(rows) is not None or not any(_perhaps_billed(row) for row in rows):
+        if _successes(rows) or not any(_perhaps_billed(row) for row in rows):
             continue
         for attempt_id, path in sorted((await images.arrived(fingerprint)).items()):
-            doubtful = next((row for row in rows if row["attempt_id"] == attempt_id), {})
-            recovered = {"status": "succeeded", "error_code": None, "error_message": None}
-            rows.append(
-                {
-                    "attempt_id": attempt_id,
-                    "fingerprint": fingerprint,
-                    **doubtful,
-                    **recovered,
-                    **await images.describe(path),
-                }
-            )
+            on_its_row = next((row for row in rows if row["attempt_id"] == attempt_id), None)
+            rows.append(await images.adopt(attempt_id, path, row=on_its_row))
             break
 
 
@@ -234,10 +225,12 @@ class _Verdicts:
     def of(self, request: ImageRequest, rows: list[Row]) -> Outcome | None:
         """The outcome that is on record, or None: it has to be asked for."""
         fingerprint = request.fingerprint
-        if (best := _image_row(rows)) is not None:
-            if best["image_path"] not in self.gone:
-                return Outcome(fingerprint=fingerprint, status="reused", row=best)
-            return None if "missing" in self.redo else _missing(fingerprint, best)
+        if made := _successes(rows):
+            # The oldest that is there, so that every reader names the same image.
+            there = next((row for row in made if row["image_path"] not in self.gone), None)
+            if there is not None:
+                return Outcome(fingerprint=fingerprint, status="reused", row=there)
+            return None if "missing" in self.redo else _missing(fingerprint, made[0])
         if "refused" not in self.redo and (refusal := _refusal(request, rows)) is not None:
             return Outcome(fingerprint=fingerprint, status="refused", row=refusal)
         doubtful = [row for row in rows if _perhaps_billed(row)]
@@ -255,9 +248,8 @@ def _kind(outcome: Outcome | None) -> str:
     return "missing" if outcome.row.get("error_code") == "image_missing" else outcome.status
 
 
-def _image_row(rows: list[Row]) -> Row | None:
-    """The oldest success: the smallest attempt wins, so that every reader names the same image."""
-    return next((row for row in rows if row["status"] == "succeeded"), None)
+def _successes(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if row["status"] == "succeeded"]
 
 
 def _refusal(request: ImageRequest, rows: list[Row]) -> Row | None:
@@ -274,8 +266,11 @@ def _refusal(request: ImageRequest, rows: list[Row]) -> Row | None:
 
 
 def _perhaps_billed(row: Row) -> bool:
-    """Unknown; or billed, and its image could not be saved."""
-    return row["status"] == "unknown" or (row["status"] == "failed" and row["billing"] == "billed")
+    """Unknown; or made, and its image could not be saved. In the sandbox, were it not one."""
+    return row["status"] == "unknown" or (
+        row["status"] == "failed"
+        and (row["billing"] == "billed" or row["error_code"] == IMAGE_NOT_SAVED)
+    )
 
 
 def _missing(fingerprint: str, best: Row) -> Outcome:

@@ -62,6 +62,13 @@ __all__ = [
 ]
 
 PARAMETER_CHARACTERS = 100
+WEB_PAGE_TYPES = ("text/html", "application/xhtml+xml")
+WEB_PAGE = re.compile(
+    # A comment ends at its first `-->`: left to choose, matching many of them takes forever.
+    rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*|<!--(?:(?!-->).)*-->\s*)*"
+    rb"<(?:!doctype\s+html|html|head)\b",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +127,7 @@ def read_body(
     try:
         answer = load_json(body)
     except ValueError as error:
-        return _not_json(body, http_status=http_status, problem=str(error))
+        return _not_json(body, http_status=http_status, headers=headers, problem=str(error))
     return _read_answer(answer, http_status=http_status, headers=headers, now=now)
 
 
@@ -305,8 +312,12 @@ def _no_image(
     )
 
 
-def _not_json(body: bytes | bytearray, *, http_status: int, problem: str) -> Failure:
-    if re.match(rb"\s*<(?:!doctype html|html)\b", body[:500], re.IGNORECASE):
+def _not_json(
+    body: bytes | bytearray, *, http_status: int, headers: Mapping[str, str], problem: str
+) -> Failure:
+    if not body:
+        return ambiguous("empty_body", "the answer is empty", http_status=http_status)
+    if _is_web_page(body, headers):
         # No such endpoint makes images: a website, or a gateway's page for any unknown address.
         page = read_error(body).message or "HTML page"
         return Failure(
@@ -315,11 +326,16 @@ def _not_json(body: bytes | bytearray, *, http_status: int, problem: str) -> Fai
             message=f"a web page came where an image was expected ({page}); check base_url",
             http_status=http_status,
         )
-    if not body:
-        return ambiguous("empty_body", "the answer is empty", http_status=http_status)
     start = message_of(repr(bytes(body[:32])), limit=120)
     return ambiguous(
         "broken_json",
         f"{len(body)} bytes that are neither JSON nor an image: {start} ({message_of(problem)})",
         http_status=http_status,
     )
+
+
+def _is_web_page(body: bytes | bytearray, headers: Mapping[str, str]) -> bool:
+    """Whether it looks like a page or is declared one; some servers declare their JSON so too."""
+    declared = headers.get("content-type", "").strip().lower().startswith(WEB_PAGE_TYPES)
+    looks_like_json = body[:100].lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"["))
+    return bool(WEB_PAGE.match(body[:2000])) or (declared and not looks_like_json)

@@ -3,6 +3,7 @@
 import hashlib
 from datetime import datetime, timezone
 from decimal import Decimal
+from itertools import takewhile
 from typing import Any
 
 from dagster_imagegen.engine.errors import StorageError
@@ -10,12 +11,18 @@ from dagster_imagegen.engine.image_header import read_header
 from dagster_imagegen.engine.journal import Identity
 from dagster_imagegen.engine.money import Cost, PriceList
 from dagster_imagegen.engine.request import ImageRequest
-from dagster_imagegen.engine.response import Answer, Failure, GeneratedImage
+from dagster_imagegen.engine.response import Answer, Failure, FailureKind, GeneratedImage
 from dagster_imagegen.engine.tokens import TokenUsage
 from dagster_imagegen.engine.usage import Row
+from dagster_imagegen.engine.wire import one_line
+
+IMAGE_NOT_SAVED = "image_not_saved"
+"""The `error_code` of an image that was made and that the storage did not take."""
 
 SANDBOX = "sandbox"
 """The `endpoint_id` of requests that cost no money."""
+PROMPT_MARK = "[prompt]"
+TELLING_CHARACTERS = 40  # of a prompt, the beginning that already counts as one
 
 _SENT = (
     "endpoint_id",
@@ -52,7 +59,8 @@ def intent_columns(
         "prompt_sha256": hashlib.sha256(request.prompt.encode()).hexdigest(),
         "prompt": request.prompt if record_prompt else None,
         **{name: getattr(request, name) for name in _SENT},
-        "extra_body": request.extra_body or None,
+        # It can hold what a prompt holds, e.g. a negative_prompt.
+        "extra_body": (request.extra_body or None) if record_prompt else None,
         "attempt": attempt,
         "worst_case_usd": worst_case.usd,
         "price_source": worst_case.source,
@@ -97,8 +105,24 @@ def without_prompt(row: Row, prompt: str) -> Row:
     return {
         **row,
         "revised_prompt": None,
-        "error_message": message.replace(prompt, "[prompt]") if message else message,
+        "error_message": redact_prompt(message, prompt) if message else message,
     }
+
+
+def redact_prompt(text: str, prompt: str) -> str:
+    """`text` with [prompt] for the prompt, as it was sent or on one line as in a `Failure`.
+
+    A beginning of it of 40 characters or more goes as well, for messages are cut short.
+    """
+    for spelling in dict.fromkeys((one_line(prompt), prompt)):
+        beginning = spelling[:TELLING_CHARACTERS]
+        at = text.find(beginning) if beginning else -1
+        while at >= 0:
+            pairs = zip(spelling, text[at:], strict=False)
+            length = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+            text = text[:at] + PROMPT_MARK + text[at + length :]
+            at = text.find(beginning, at + len(PROMPT_MARK))
+    return text
 
 
 def image_columns(image: GeneratedImage, *, path: str) -> Row:
@@ -141,6 +165,7 @@ def charge(prices: PriceList, request: ImageRequest, result: GeneratedImage | Fa
         return prices.worst_case(request)
     elif result.billing == "not_billed":
         return Cost(usd=Decimal(0), basis="estimated")
+    made = isinstance(result, GeneratedImage) or result.kind is FailureKind.SAVING_FAILED
     return prices.cost(
         request.model,
         tokens=result.tokens,
@@ -148,7 +173,7 @@ def charge(prices: PriceList, request: ImageRequest, result: GeneratedImage | Fa
         size=size,
         quality=quality,
         partial_images=request.partial_images or 0,
-        image_made=isinstance(result, GeneratedImage),
+        image_made=made,
     )
 
 

@@ -120,7 +120,7 @@ class Storage:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="imagegen-storage")
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False)
 
     def uri(self, path: str) -> str:
         """The absolute address of an object, ready to open with fsspec; a plain path if local."""

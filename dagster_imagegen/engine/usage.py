@@ -49,7 +49,11 @@ _REQUEST: tuple[tuple[str, pa.DataType, str], ...] = (
     ("stream", pa.bool_(), "as sent"),
     ("partial_images", pa.int32(), "as sent"),
     ("user", pa.string(), "as sent"),
-    ("extra_body", pa.string(), "further body parameters as JSON"),
+    (
+        "extra_body",
+        pa.string(),
+        "further body parameters as JSON; null where prompts are not recorded",
+    ),
     ("revision", pa.int64(), "raised to ask anew; not sent"),
     ("worst_case_usd", MONEY, "the most it could cost, by the price list, before it was sent"),
 )
@@ -96,7 +100,6 @@ SCHEMA: pa.Schema = pa.schema(
     ],
     metadata={"dagster_imagegen.usage_schema": str(SCHEMA_VERSION)},
 )
-OUTCOME_COLUMNS = frozenset(name for name, _, _ in _OUTCOME)
 
 _DECODERS = {MONEY: Decimal, TIME: datetime.fromisoformat, pa.date32(): date.fromisoformat}
 _FROM_JSON = {field.name: _DECODERS[field.type] for field in SCHEMA if field.type in _DECODERS}

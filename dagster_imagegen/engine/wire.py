@@ -66,8 +66,13 @@ def message_of(value: object, *, limit: int = MESSAGE_CHARACTERS) -> str | None:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         return None
     text = str(value)[: 8 * limit] if isinstance(value, str) else str(count_of(value) or "")
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    line = one_line(text)
     return (line if len(line) <= limit else line[: limit - 1] + "…") or None
+
+
+def one_line(text: str) -> str:
+    """Text on one printable line: what is not printable is space, and spaces are one."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def count_of(value: object) -> int | None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import httpx
 import pytest
 
+from dagster_imagegen.engine import download
 from dagster_imagegen.engine.client import ImageClient
 from dagster_imagegen.engine.download import network_of
 from dagster_imagegen.engine.errors import ConfigurationError
@@ -632,6 +633,36 @@ def test_a_download_is_bounded() -> None:
     result = fetch(network, names())
     assert isinstance(result, Failure)
     assert "larger than" in result.message
+
+
+def test_a_picture_that_drips_in_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never silent for long, it would hold its slot for ever; each try has an end."""
+    monkeypatch.setattr(download, "TRY_SECONDS", 0.2)
+    slow = drips(b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n", b"x", seconds=0.02)
+    answer, peer = ask(linked("/a.png"), slow, PICTURE)
+    assert isinstance(answer.result, GeneratedImage)
+    assert len(peer.received) == 3
+    failure = failure_of(linked("/a.png"), slow)
+    assert (failure.kind, failure.billing) == (FailureKind.SAVING_FAILED, "billed")
+    assert "0.2 s" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("base_url", "host"),
+    [("http://127.0.0.1:9/v1", "93.184.216.34"), ("https://api.example/v1", "cdn.example")],
+)
+def test_who_connects_to_a_linked_host(
+    base_url: str, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy, by its name; but for an endpoint on this machine no proxy is asked, so we do,
+    at the address that was looked at.
+    """
+    for name in ("NO_PROXY", "no_proxy", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    files = {f"http://{host}/a.png": httpx.Response(200, content=PNG)}
+    network = Elsewhere("http://cdn.example/a.png", files)
+    assert isinstance(fetch(network, names(cdn_example="93.184.216.34"), base_url), GeneratedImage)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dagster_imagegen.engine.failures import Failure, FailureKind, classify
+from dagster_imagegen.engine.money import PriceList
+from dagster_imagegen.engine.request import ImageRequest
 from dagster_imagegen.engine.retries import SERVER_ERROR_ATTEMPTS, RetryPolicy
+from dagster_imagegen.engine.rows import charge, redact_prompt
+from dagster_imagegen.engine.tokens import TokenUsage
 from dagster_imagegen.engine.waits import read_headroom, seconds_in_message, server_wait
 
 K = FailureKind
@@ -446,3 +450,56 @@ def test_a_limit_on_open_requests_is_known_by_its_words() -> None:
     """The pacer treats it differently from a limit a minute."""
     assert classified(429, openai("x", message="Too many concurrent requests")).names_concurrency
     assert not classified(429, openai("x", message="Rate limit reached")).names_concurrency
+
+
+@pytest.mark.parametrize("message", ["Incorrect API key provided.", "Incorrect API key provided"])
+def test_a_summary_goes_on_in_a_sentence(message: str) -> None:
+    """It ends without a full stop, for whoever puts it into a sentence puts one."""
+    failed = classified(401, openai("invalid_api_key", message=message))
+    assert failed.summary == "401 (invalid_api_key): Incorrect API key provided"
+    assert failed.message == message
+
+
+def test_an_image_that_was_made_costs_what_an_image_costs() -> None:
+    """Also when it could not be fetched and the answer counted the prompt's tokens alone."""
+    prices = PriceList.default()
+    request = ImageRequest(
+        endpoint_id="e", model="gpt-image-1", prompt="a mug", size="1024x1024", quality="high"
+    )
+    tokens = TokenUsage(input_tokens=12, total_tokens=12, input_text_tokens=12)
+    lost = charge(prices, request, failure(K.SAVING_FAILED, tokens=tokens))
+    assert lost == prices.cost(request.model, size="1024x1024", quality="high")
+    assert lost.basis == "estimated"
+    refused = charge(prices, request, failure(K.REFUSED, tokens=tokens))
+    assert (refused.usd, refused.basis) == (Decimal("0.00006"), "metered")
+
+
+SECRET = "a secret\n  product,\u200b no. 9, on a table of oak beside a window " + "and so on " * 90
+
+
+@pytest.mark.parametrize("prompt", [SECRET, "mug", "prompt", "p", "\n prompt ", "a\tmug"])
+def test_a_prompt_is_in_no_message_that_repeats_it(prompt: str) -> None:
+    """Neither as it was sent nor as a message spells it, wherever that was cut."""
+    sent = redact_prompt(f"<{prompt}> <{prompt}>", prompt)
+    assert "".join(sent.split()) == "<[prompt]><[prompt]>"
+    message = classified(400, openai(message=f"<{prompt}> is no good")).message
+    told = redact_prompt(message, prompt)
+    assert "".join(told.split()) == (
+        "<[prompt]…" if message.endswith("…") else "<[prompt]>isnogood"
+    )
+
+
+@pytest.mark.parametrize("padding", range(0, 460, 90))
+def test_the_beginning_of_a_prompt_goes_as_well(padding: int) -> None:
+    """40 characters of it are the prompt; where it is cut does not matter."""
+    message = classified(400, openai(message="x" * padding + SECRET)).message
+    assert message.endswith("…")
+    assert redact_prompt(message, SECRET) == "x" * padding + "[prompt]…"
+    quoted = f"'{SECRET[:300]}...' is refused; {SECRET[:50]} too"
+    assert redact_prompt(quoted, SECRET) == "'[prompt]...' is refused; [prompt] too"
+
+
+@pytest.mark.parametrize("prompt", ["\u200b", " ", "\x00\n"])
+def test_a_prompt_of_nothing_printable_marks_nothing(prompt: str) -> None:
+    """On one line nothing is left of it, which is in every text everywhere."""
+    assert redact_prompt("refused", prompt) == "refused"

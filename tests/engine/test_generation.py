@@ -4,10 +4,12 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import duckdb
+import fsspec
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -22,6 +24,9 @@ from dagster_imagegen.engine.errors import (
     OutOfCredit,
     StorageError,
 )
+from dagster_imagegen.engine.journal import Header, record_line
+from dagster_imagegen.engine.ledger import Limits
+from dagster_imagegen.engine.request import ImageRequest
 from dagster_imagegen.sandbox import Fault, Sandbox
 from tests.engine.conftest import Run, statuses, table_of, values
 
@@ -366,3 +371,73 @@ def test_plan_sends_and_writes_nothing(
     assert "2 to request" in plan.describe()
     assert imagegen_sandbox.requests == []
     assert not storage.exists()
+
+
+def test_an_image_that_was_bought_again_is_found_again(run: Run, imagegen_sandbox: Sandbox) -> None:
+    """Of several successes the oldest that is still there counts, not the oldest of all."""
+    Path(values(table_of(run(["a mug"])), "image_uri")[0]).unlink()
+    assert statuses(run(["a mug"], redo=("missing",))) == ["generated"]
+    assert statuses(run(["a mug"])) == ["reused"]
+    assert len(imagegen_sandbox.requests) == 2
+
+
+@pytest.mark.parametrize("endpoint_id", ["sandbox", "https://images.example/v1"])
+def test_an_image_that_could_not_be_saved_is_stored_by_the_next_run(
+    run: Run, imagegen_sandbox: Sandbox, storage: Path, tmp_path: Path, endpoint_id: str
+) -> None:
+    """It waits on this machine's disk, and is not bought again; its row is whole."""
+    place = {"usage_uri": str(tmp_path / "usage"), "aside_folder": str(tmp_path / "aside")}
+    settings = {**place, "endpoint_id": endpoint_id, "limits": Limits(store_backoff=0.001)}
+    request = ImageRequest(
+        endpoint_id=endpoint_id, model="openai-gpt-image-1", prompt="a mug", quality="low"
+    )
+    blocked = storage / "images" / request.fingerprint[:2]
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("a file where the folder should be")
+    with pytest.raises(StorageError, match="aside"):
+        run(["a mug"], **settings)
+    blocked.unlink()
+    second = run(["a mug"], **settings)
+    assert statuses(second) == ["reused"]
+    assert values(table_of(second), "image_size_bytes")[0] > 0
+    assert len(imagegen_sandbox.requests) == 1
+
+
+def test_a_retry_of_a_run_that_died_does_not_ask_again(
+    run: Run, imagegen_sandbox: Sandbox, storage: Path
+) -> None:
+    """Where no lock tells who is dead, a run's own retry leaves what was in flight alone."""
+    name = f"memory://{storage.name}-{id(storage)}"
+    run(["a lamp"], storage_uri=name)
+    fs, root = fsspec.url_to_fs(name)
+    jid = "20260101T000000000000Z-dead"
+    request = ImageRequest(
+        endpoint_id="https://images.example/v1",
+        model="openai-gpt-image-1",
+        prompt="a mug",
+        quality="low",
+    )
+    identity = Identity(run_id="died", root_run_id="root")
+    header = Header(journal_id=jid, schema=1, identity=identity)
+    intent = {"fingerprint": request.fingerprint, "model": request.model, "root_run_id": "root"}
+    lines = [header.line(), record_line("intent", f"{jid}-0", intent)]
+    path = f"{root}/_journal/{jid}/000000.jsonl"
+    fs.pipe_file(path, "\n".join(lines).encode())
+    fs.store[path].created -= timedelta(hours=1)
+    retried = run(["a mug"], storage_uri=name, root_run_id="root")
+    assert statuses(retried) == ["unknown"]
+    assert len(imagegen_sandbox.requests) == 1
+
+
+def test_a_message_that_repeats_the_prompt_does_not_bring_it_into_the_usage_table(
+    run: Run, imagegen_sandbox: Sandbox, storage: Path
+) -> None:
+    """Nor do parameters of one's own, which can hold another prompt."""
+    prompt = "a secret product\n\non a table of oak, beside a window" + " and so on" * 80
+    imagegen_sandbox.script(Fault("moderation_blocked", message=f"No: {prompt}"))
+    run([prompt], record_prompts=False, extra_body={"negative_prompt": "a secret colour"})
+    row = usage_rows(storage).to_pylist()[0]
+    assert row["status"] == "refused"
+    assert row["error_message"].startswith("No: [prompt]…")
+    assert row["extra_body"] is None
+    assert not any(b"a secret" in p.read_bytes() for p in storage.rglob("*") if p.is_file())

@@ -40,9 +40,13 @@ PNG = picture("PNG")
 B64 = base64.b64encode(PNG).decode()
 
 
-def answered(body: object, http_status: int = 200) -> GeneratedImage | ImageLink | Failure:
+def answered(
+    body: object, http_status: int = 200, **headers: str
+) -> GeneratedImage | ImageLink | Failure:
+    """What an answer holds; header names are given with underscores."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return read_body(http_status=http_status, headers={}, body=bytearray(data), now=NOW)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return read_body(http_status=http_status, headers=named, body=bytearray(data), now=NOW)
 
 
 def image(body: object) -> GeneratedImage:
@@ -216,6 +220,53 @@ def test_a_web_page_is_a_wrong_address() -> None:
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        b"\xef\xbb\xbf<!DOCTYPE html><title>Welcome</title>",
+        b"<!-- a\ncomment --> <!-- and one --><html><title>Welcome</title>",
+        b'<?xml version="1.0"?>\n<html xmlns="x"><title>Welcome</title>',
+        b'\xef\xbb\xbf<?xml version="1.0"?><!-- c --><!DOCTYPE  html PUBLIC><title>Welcome</title>',
+        b"<head><title>Welcome</title></head>",
+        b"<HEAD>\n<title>Welcome</title>",
+    ],
+)
+def test_a_web_page_is_known_however_it_begins(body: bytes) -> None:
+    """A byte order mark, comments and an XML declaration may come first; its title is told."""
+    failure = failed(body)
+    assert (failure.kind, failure.billing) == (FailureKind.MISCONFIGURED, "unknown")
+    assert "(HTML page: Welcome)" in failure.message
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "Text/HTML; charset=utf-8"])
+@pytest.mark.parametrize("body", [b"It works!", b"<p>It works!", b"<center><h1>It works!"])
+def test_what_is_declared_a_web_page_is_one(content_type: str, body: bytes) -> None:
+    """A page without a head is known by its content type alone, also as XHTML."""
+    for declared in (content_type, "application/xhtml+xml"):
+        failure = answered(body, content_type=declared)
+        assert isinstance(failure, Failure)
+        assert (failure.kind, failure.billing) == (FailureKind.MISCONFIGURED, "unknown")
+        assert "It works!" in failure.message
+
+
+def test_an_answer_that_is_declared_a_web_page_and_is_none() -> None:
+    """Some servers call everything text/html: an image is one, and broken JSON stops nothing."""
+    assert isinstance(
+        answered({"data": [{"b64_json": B64}]}, content_type="text/html"), GeneratedImage
+    )
+    assert isinstance(answered(PNG, content_type="text/html"), GeneratedImage)
+    for body in (b'{"data": [', b"\xef\xbb\xbf [1", b""):
+        broken = answered(body, content_type="text/html")
+        assert isinstance(broken, Failure)
+        assert broken.kind is FailureKind.AMBIGUOUS
+
+
+@pytest.mark.timeout(10)
+def test_many_comments_take_no_time() -> None:
+    """Neither the search for a page nor that for an svg tries where else a comment could end."""
+    assert failed(b"<!---->" * 2000 + b"<x>").code == "broken_json"
+
+
+@pytest.mark.parametrize(
     ("error", "kind"),
     [
         ({"code": "moderation_blocked", "message": "no"}, FailureKind.REFUSED),
@@ -242,6 +293,11 @@ def test_an_error_with_a_status_of_success(error: object, kind: FailureKind) -> 
         (SVG, ("svg", 30, 20)),
         (b"<svg width=\"40px\" height='50'>", ("svg", 40, 50)),
         (b'<svg width="100%" height="100%">', ("svg", None, None)),
+        (b'<svg viewBox="0 0 1e999 1e999">', ("svg", None, None)),
+        (b'<svg viewBox="0 0 nan 9">', ("svg", None, None)),
+        (b'<svg viewBox="0 0 -40 -50">', ("svg", None, None)),
+        (b'<svg viewBox="0 0 2147483648 9">', ("svg", None, None)),
+        (picture("PNG")[:16] + b"\xff" * 8, ("png", None, None)),
         (b"\x89PNG\r\n\x1a\n", ("png", None, None)),
         (b"\xff\xd8\xff\xe0\x00\x10", ("jpeg", None, None)),
         (b"RIFF....WEBPVP8X", ("webp", 1, 1)),
