@@ -25,7 +25,7 @@ PromptFunction: TypeAlias = Callable[..., object]
 FAIL_ON: tuple[OutcomeStatus, ...] = ("failed", "unknown")
 IMAGE_KINDS = frozenset({"image"})
 USAGE_KINDS = frozenset({"parquet"})
-CONTEXT_NAMES = ("context", "_context", "_", "__")
+CONTEXT_NAMES = ("context", "_context", "_", "context_")  # Dagster's own set.
 
 
 class ImageAssetArguments(ImageParams, total=False):

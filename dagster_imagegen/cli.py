@@ -61,8 +61,13 @@ def serve(options: argparse.Namespace) -> int:
             fault_rates=dict(options.fault),
             seed=options.seed,
             paint=not options.no_paint,
-        ).start()
-    except (OSError, ValueError) as exc:
+        )
+    except ValueError as exc:
+        sys.stderr.write(f"dagster-imagegen serve: {exc}\n")
+        return 1
+    try:
+        sandbox.start()
+    except (OSError, OverflowError) as exc:  # Overflow: what is no port of TCP's.
         sys.stderr.write(f"dagster-imagegen serve: port {options.port}: {exc}\n")
         return 1
     try:
@@ -125,7 +130,12 @@ def _seconds(text: str) -> tuple[float, float]:
 
 def _rate(text: str) -> tuple[str, float]:
     kind, _, rate = text.partition("=")
-    return kind, float(rate)
+    try:
+        return kind, float(rate)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not KIND=RATE, e.g. rate_limited=0.2"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from dagster_imagegen.engine.errors import (
     EndpointMisconfigured,
     ImageGenError,
     OutOfCredit,
+    abbreviate,
 )
 from dagster_imagegen.engine.generation import Generation, cost_text
 from dagster_imagegen.engine.journal import Identity
@@ -26,6 +27,7 @@ from dagster_imagegen.metadata import (
     FinishedPass,
     Lineage,
     Metadata,
+    check_carried,
     count_values,
     data_version,
     image_metadata,
@@ -149,7 +151,7 @@ class _Step:
 
     def _read_prompts(self, source: object) -> dict[Partition, PromptTable]:
         """The prompt table of each partition of this run, all of them before anything is sent."""
-        if len(self._partitions) > 1:
+        if len(self._partitions) > 1 or _is_by_partition(source, self._partitions):
             sources = _by_partition(source, cast("Sequence[str]", self._partitions))
         else:
             sources = dict.fromkeys(self._partitions, source)
@@ -160,6 +162,8 @@ class _Step:
             )
             for partition, each in sources.items()
         }
+        for table in tables.values():
+            check_carried(table.carried)
         for warning in dict.fromkeys(text for table in tables.values() for text in table.warnings):
             self._context.log.warning(f"{spec.name}: {warning}")
         return tables
@@ -178,10 +182,9 @@ class _Step:
             except BaseException:
                 generation.drain()
                 at = generation.progress
-                cost = cost_text(at.cost_usd, at.list_price_usd, sandbox=at.sandbox)
                 log.info(
-                    f"{name}: stopped after {at.done:,} of {at.total:,} images, {cost}; what was "
-                    "made is stored and will not be asked for again"
+                    f"{name}: stopped after {at.done:,} of {at.total:,} images, {at.cost}; what "
+                    "was made is stored and will not be asked for again"
                 )
                 raise
         return FinishedPass(
@@ -228,6 +231,12 @@ class _Step:
             return
         counts = Counter[str](row["image_status"] for row in problems)
         told = ", ".join(f"{count:,} {status}" for status, count in counts.items())
+        # Refusals stand, an unknown one is left alone by the same run, and a deleted image is not
+        # asked for again.
+        retryable = any(
+            row["image_status"] == "failed" and row["image_error_code"] != "image_missing"
+            for row in problems
+        )
         lines = [_told(row) for row in problems[:PROBLEMS_SHOWN]]
         if len(problems) > PROBLEMS_SHOWN:
             lines.append(f"and {len(problems) - PROBLEMS_SHOWN:,} more in the image table")
@@ -236,8 +245,7 @@ class _Step:
             f"{told}. Both tables and every image that was made are stored; a later run asks for "
             "what is left.\n" + "\n".join(lines),
             metadata={f"imagegen/{status}": count for status, count in counts.items()},
-            # Refusals stand, and an unknown one is left alone by the same run.
-            allow_retries=None if "failed" in counts else False,
+            allow_retries=None if retryable else False,
         )
 
     def _log_summary(self, done: Mapping[Partition, FinishedPass]) -> None:
@@ -248,6 +256,7 @@ class _Step:
             sum((one.totals.cost_usd for one in passes), start=Decimal(0)),
             sum((one.totals.list_price_usd for one in passes), start=Decimal(0)),
             sandbox=any(one.plan.sandbox for one in passes),
+            unpriced=sum(one.totals.unpriced for one in passes),
         )
         told = ", ".join(f"{count:,} {status}" for status, count in counts.items()) or "no rows"
         self._context.log.info(
@@ -281,18 +290,26 @@ class _Step:
         return self._spec.usage_key in self._context.selected_asset_keys
 
     def _usage_so_far(self) -> dict[Partition, pa.Table] | None:
-        """What a pass that was stopped has caused; None where there is nothing to hand over."""
+        """What a pass that was stopped has caused; None where there is nothing to hand over.
+
+        Partitions that were never begun keep what their newest run caused.
+        """
         try:
-            usage = {
-                partition: self._engine.usage_of(
-                    self._begun[partition].journal_ids if partition in self._begun else []
-                )
+            caused = {
+                partition: self._engine.usage_of(generation.journal_ids)
+                for partition, generation in self._begun.items()
+            }
+            if not any(table.num_rows for table in caused.values()):
+                return None
+            return {
+                partition: caused[partition]
+                if partition in caused
+                else self._engine.latest_usage(asset_key=self._spec.name, partition_key=partition)
                 for partition in self._partitions
             }
         except Exception as error:  # noqa: BLE001  # what stopped the pass is what has to be told
             self._context.log.warning(f"{self._spec.name}: usage cannot be read: {error}")
             return None
-        return usage if any(table.num_rows for table in usage.values()) else None
 
     # -- partitions ----------------------------------------------------------------------------
 
@@ -329,7 +346,7 @@ _PROBLEM = ["prompt_id", "image_status", "image_error_code", "image_error_messag
 
 def _told(row: Mapping[str, str | None]) -> str:
     parts = (row["image_status"], row["image_error_code"], row["image_error_message"])
-    return f'prompt_id "{row["prompt_id"]}": {": ".join(part for part in parts if part)}'
+    return f"prompt_id {abbreviate(row['prompt_id'])}: {': '.join(part for part in parts if part)}"
 
 
 def _partitions(context: dg.AssetExecutionContext) -> tuple[Partition, ...]:
@@ -337,6 +354,13 @@ def _partitions(context: dg.AssetExecutionContext) -> tuple[Partition, ...]:
     if context.assets_def.partitions_def is None:
         return (None,)
     return tuple(str(key) for key in context.partition_keys)
+
+
+def _is_by_partition(source: object, partitions: Sequence[Partition]) -> bool:
+    """Whether a table of columns by name is rather a dict by the only partition of this run."""
+    if not isinstance(source, Mapping):
+        return False
+    return {str(key) for key in cast("Mapping[object, object]", source)} == set(partitions)
 
 
 def _by_partition(source: object, partitions: Sequence[str]) -> dict[Partition, object]:

@@ -76,7 +76,8 @@ class BudgetConfig(_Config):
     )
     per: Per = Field(
         default="run",
-        description="`run` (its retries included), `day` or `month` (UTC's), or `all` time.",
+        description="`run` (its retries included; outside a run, everything that one resource "
+        "object asks for), `day` or `month` (UTC's), or `all` time.",
     )
     scope: Scope = Field(
         default="asset",
@@ -184,8 +185,8 @@ class ImageGenResource(dg.ConfigurableResource):  # pyright: ignore[reportMissin
     storage_options: dict[str, Any] = Field(
         default_factory=dict,
         repr=False,
-        description="For fsspec's filesystem, e.g. key, secret, endpoint_url. Values can be "
-        "dg.EnvVar; literal ones are stored with every run's job.",
+        description="For fsspec's filesystem, e.g. key, secret, endpoint_url. Values, nested ones "
+        "too, can be dg.EnvVar; literal ones are stored with every run's job.",
     )
     usage_uri: str | None = Field(
         default=None,
@@ -244,6 +245,8 @@ class ImageGenResource(dg.ConfigurableResource):  # pyright: ignore[reportMissin
     )
 
     _run_ids: tuple[str, str] | None = PrivateAttr(default=None)
+    # One for all calls outside a run: a budget that is one per call would bound nothing.
+    _outside_id: str = PrivateAttr(default_factory=lambda: f"outside-{uuid4()}")
 
     @model_validator(mode="before")
     @classmethod
@@ -267,7 +270,9 @@ class ImageGenResource(dg.ConfigurableResource):  # pyright: ignore[reportMissin
     ) -> StoredImage:
         """The image of one prompt, from storage where it is there already.
 
-        Recorded like everything else, on behalf of `asset_key` if told. Raises `NoImage` where
+        Recorded like everything else, on behalf of `asset_key` if told. Outside a run, all calls of
+        one resource object count as one: towards a budget, and in that what ended as `unknown` is
+        left alone by the rest of them. Raises `NoImage` where
         the prompt was refused or failed, `EndpointError` where every prompt would fail, and
         `ConfigurationError` before anything is sent.
         """
@@ -368,15 +373,15 @@ class ImageGenResource(dg.ConfigurableResource):  # pyright: ignore[reportMissin
     def _budget(self) -> Budget | None:
         if self.budget is None:
             return None
-        given = self.budget.model_dump()
+        given: dict[str, Any] = self.budget.model_dump()
         # By way of its text: $0.1 is meant, and not the nearest binary number.
-        return Budget(**{**given, "max_usd": Decimal(str(given["max_usd"]))})
+        given["max_usd"] = Decimal(str(given["max_usd"]))
+        return Budget(**given)
 
     def _identity(
         self, asset_key: dg.AssetKey | str | Sequence[str] | None, partition_key: str | None
     ) -> Identity:
-        outside = f"outside-{uuid4()}"
-        run_id, root_run_id = self._run_ids or (outside, outside)
+        run_id, root_run_id = self._run_ids or (self._outside_id, self._outside_id)
         return Identity(
             run_id=run_id,
             root_run_id=root_run_id,
@@ -412,7 +417,10 @@ def _endpoint(base_url: str) -> tuple[str, str]:
     """The address to send to, and whom its images belong to unless told otherwise."""
     if base_url != SANDBOX:
         endpoint_url(base_url)  # Raises for an address that cannot work.
-        return base_url, normalised(base_url)
+        try:
+            return base_url, normalised(base_url)
+        except ValueError as error:  # What is no port of TCP's is one to httpx.
+            raise ConfigurationError(f"base_url {base_url!r} has no such port: {error}") from error
     try:
         from dagster_imagegen.sandbox import shared_sandbox  # noqa: PLC0415  # an extra
     except ImportError as error:
@@ -450,15 +458,19 @@ def _plain(place: str, value: Any) -> Any:
 def _options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Storage options with the values of environment variables that Dagster left unresolved.
 
-    It resolves an EnvVar where it knows that a text belongs; in open options it hands the run
-    `{"env": "NAME"}`.
+    It resolves an EnvVar where it knows that a text belongs; in open options, however deep, it
+    hands the run `{"env": "NAME"}`.
     """
-    return {
-        name: _plain(f"storage_options[{name!r}]", dg.EnvVar(value["env"]))
-        if isinstance(value, Mapping) and list(cast("Mapping[str, Any]", value)) == ["env"]
-        else value
-        for name, value in options.items()
-    }
+
+    def resolved(place: str, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        items = cast("Mapping[str, Any]", value)
+        if list(items) == ["env"] and isinstance(items["env"], str):
+            return _plain(place, dg.EnvVar(items["env"]))
+        return {name: resolved(f"{place}[{name!r}]", each) for name, each in items.items()}
+
+    return {name: resolved(f"storage_options[{name!r}]", value) for name, value in options.items()}
 
 
 def _key_text(key: dg.AssetKey | str | Sequence[str] | None) -> str | None:

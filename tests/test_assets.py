@@ -214,6 +214,22 @@ def test_the_function_takes_what_an_asset_takes(project: Project) -> None:
     assert pictures.asset_deps[dg.AssetKey("pictures_usage")] == {dg.AssetKey("pictures")}
 
 
+def test_the_context_has_any_name_that_dagster_knows_it_by(project: Project) -> None:
+    """`context_` is one; `__` is an input, as it is to `dg.asset`."""
+
+    @image_asset
+    def hero(context_: dg.AssetExecutionContext) -> list[str]:
+        return [f"a mug of {context_.run.run_id}"]
+
+    assert project.run(hero).output_for_node("hero", "hero").num_rows == 1
+
+    @image_asset
+    def other(__: list[str]) -> list[str]:
+        return __
+
+    assert dg.AssetKey("__") in other.dependency_keys
+
+
 def test_the_function_can_be_async_and_take_the_resource_itself(project: Project) -> None:
     """The resource under the same key is the one that the images are made with."""
 
@@ -397,6 +413,26 @@ def test_an_argument_named_like_the_resource_is_refused() -> None:
         image_asset(rows)
 
 
+def test_a_column_that_cannot_be_carried_costs_nothing(project: Project) -> None:
+    """It is found before anything is sent, and named with its type."""
+    text = pa.py_buffer(b"\xff\xfe")
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), text])
+    rows = pa.table({"prompt": ["a mug"], "note": broken})
+    (error,) = project.errors(project.run(of_rows(rows), fails=True))
+    assert 'column "note" of the prompt table (string) cannot be carried' in error
+    assert project.sent() == 0
+
+
+def test_odd_times_and_descriptions_are_carried(project: Project) -> None:
+    """Into the image table as they came."""
+    times = pa.array([2**62], pa.timestamp("us"))
+    described = pa.field("at", times.type, metadata={"description": b"\xff"})
+    schema = pa.schema([pa.field("prompt", pa.string()), described])
+    rows = pa.Table.from_arrays([pa.array(["a mug"]), times], schema=schema)
+    images = project.run(of_rows(rows)).output_for_node("hero", "hero")
+    assert images["at"].combine_chunks().equals(times)
+
+
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
@@ -499,6 +535,23 @@ def test_an_image_that_was_deleted_is_not_paid_for_again(project: Project) -> No
     assert "raise the row's revision" in project.errors(result)[0]
 
 
+def test_an_image_that_was_deleted_is_not_worth_a_retry_of_the_step(project: Project) -> None:
+    """Only who brings it back, or raises its revision, helps."""
+    pictures = of_rows(["one", "two"], retry_policy=dg.RetryPolicy(max_retries=2))
+    images = project.run(pictures).output_for_node("hero", "hero")
+    Path(column(images, "image_uri")[0]).unlink()
+    assert not retries(project.run(pictures, fails=True))
+
+
+def test_a_long_prompt_id_is_told_in_short(project: Project) -> None:
+    """An error lists rows, not pages."""
+    project.sandbox.script("moderation_blocked")
+    rows = [{"prompt": "a mug", "prompt_id": "x" * 5000}]
+    (error,) = project.errors(project.run(of_rows(rows, fail_on=["refused"]), fails=True))
+    assert "prompt_id 'xxx" in error
+    assert len(error) < 1500
+
+
 @pytest.mark.parametrize("fault", ["invalid_api_key", "model_not_found", "insufficient_quota"])
 def test_an_endpoint_that_refuses_everything_is_one_error(project: Project, fault: str) -> None:
     """The usage is stored, the image table left as it was, and a retry policy has nothing to do."""
@@ -525,15 +578,6 @@ def test_nobody_at_the_base_url(project: Project) -> None:
     (error,) = project.errors(result)
     assert "127.0.0.1:9" in error
     assert "Nobody answers" in error
-
-
-def test_a_storage_that_cannot_be_written_costs_nothing(project: Project) -> None:
-    """The error names the place, and nothing was sent."""
-    (project.folder / "store").write_text("a file where the folder should be")
-    result = project.run(hero, fails=True)
-    assert project.sent() == 0
-    assert materialized(result) == {}
-    assert str(project.folder / "store") in project.errors(result)[0]
 
 
 # -- partitions ------------------------------------------------------------------------------------
@@ -666,6 +710,41 @@ def test_a_run_over_partitions_needs_a_table_for_each(
     assert project.sent() == 0
 
 
+def test_a_run_over_one_of_the_partitions_takes_the_same_dict(project: Project) -> None:
+    """What the function of a single-run backfill returns works for a single partition too."""
+
+    @image_asset(partitions_def=STATIC, backfill_policy=dg.BackfillPolicy.single_run())
+    def pets(context: dg.AssetExecutionContext) -> dict[str, list[str]]:
+        return {key: [f"one of the {key}"] for key in context.partition_keys}
+
+    images = project.run(pets, partition_key="cats").output_for_node("pets", "pets")
+    assert column(images, "prompt") == ["one of the cats"]
+
+
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+def test_a_stopped_run_over_partitions_keeps_the_usage_of_those_not_begun(
+    project: Project,
+) -> None:
+    """Their newest usage stays as it was, where an empty table would take its place."""
+    prompts = {"cats": ["a cat"], "dogs": ["a dog"]}
+
+    @image_asset(partitions_def=STATIC, backfill_policy=dg.BackfillPolicy.single_run())
+    def pets(context: dg.AssetExecutionContext) -> dict[str, list[str]]:
+        return {key: prompts[key] for key in context.partition_keys}
+
+    shelf = Shelf()
+    resources = {"imagegen": project.resource(), "io_manager": shelf}
+    project.run(pets, tags=in_range("cats", "dogs"), resources=resources)
+    before = shelf.values["pets_usage"]["dogs"]
+    assert before.num_rows == 1
+    prompts.update(cats=["another cat"], dogs=["another dog"])
+    project.sandbox.script("invalid_api_key")
+    project.run(pets, tags=in_range("cats", "dogs"), resources=resources, fails=True)
+    after = shelf.values["pets_usage"]
+    assert column(after["cats"], "error_code") == ["invalid_api_key"]
+    assert after["dogs"].equals(before)
+
+
 def test_an_asset_without_partitions_in_a_partitioned_run(project: Project) -> None:
     """It runs as ever, and its rows name no partition."""
 
@@ -687,6 +766,25 @@ def test_the_log_has_the_plan_first_and_the_sum_last(project: Project) -> None:
     assert mine[0].startswith("hero: plan: 2 rows, 2 images, 2 to request; $0.1")
     assert mine[-1].startswith("hero: 2 generated; cost of this run $0.13; images in ")
     assert str(project.folder / "store") in mine[-1]
+
+
+def test_an_unknown_cost_is_never_told_as_nothing(project: Project) -> None:
+    """The log counts the requests, and the metadata has no figure that looks like a whole."""
+    project.settings = {"model": "flux-of-our-own", "max_concurrency": 1}
+    result = project.run(hero)
+    last = [line for line in project.logs(result) if line.startswith("hero: ")][-1]
+    assert "cost of this run $0.00 and 2 requests of unknown cost;" in last
+    for key in ("hero", "hero_usage"):
+        metadata = materialized(result)[key].metadata
+        assert metadata["imagegen/unpriced_requests"].value == 2
+        assert "imagegen/cost_usd" not in metadata
+    told = materialized(result)["hero"].metadata["imagegen/cost"].value
+    assert told == "$0.00 and 2 requests of unknown cost"
+
+    project.sandbox.script(None, "invalid_api_key")
+    stopped = project.run(of_rows(["one", "two", "three"]), fails=True)
+    (line,) = [line for line in project.logs(stopped) if "stopped after" in line]
+    assert "$0.00 and 1 request of unknown cost" in line
 
 
 def test_the_sandbox_costs_nothing_and_says_what_it_would(project: Project) -> None:

@@ -45,7 +45,20 @@ def test_serve_says_where_it_is_and_ends_on_a_signal(ending: signal.Signals) -> 
 def test_serve_refuses_what_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown fault is named with those that exist, and nothing is started."""
     assert main(["serve", "--fault", "explode=0.5"]) == 1
-    assert "'explode' is not known; there are: rate_limited" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "'explode' is not known; there are: rate_limited" in told
+    assert "port" not in told
+    with pytest.raises(SystemExit):
+        main(["serve", "--fault", "bogus"])
+    assert "argument --fault: 'bogus' is not KIND=RATE" in capsys.readouterr().err
+
+
+def test_serve_refuses_a_port_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line, with its number."""
+    assert main(["serve", "--port", "99999"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("dagster-imagegen serve: port 99999: ")
+    assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize("library", ["starlette", "uvicorn"])

@@ -1,5 +1,7 @@
 """What Dagster shows of a materialization: previews, figures, versions."""
 
+import subprocess
+import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from dagster_imagegen import image_asset
 from dagster_imagegen.engine.manifest import OUR_COLUMNS
 from dagster_imagegen.engine.usage import to_table
 from dagster_imagegen.metadata import (
+    check_carried,
     column_schema,
     cost_by_basis,
     data_version,
@@ -90,6 +93,64 @@ def test_the_version_is_of_values_not_of_memory() -> None:
     assert len({data_version([each]).value for each in (table, sliced, encoded, wide)}) == 1
 
 
+ODD_TIMES: dict[str, pa.DataType] = {
+    "beyond_year_9999": pa.timestamp("us"),
+    "nowhere": pa.timestamp("us", tz="Mars/Olympus"),
+    "nanoseconds": pa.timestamp("ns"),
+    "lasts": pa.duration("ns"),
+    "of_day": pa.time64("ns"),
+    "list": pa.list_(pa.timestamp("ns")),
+    "struct": pa.struct([pa.field("at", pa.timestamp("us", tz="Mars/Olympus"))]),
+    "map": pa.map_(pa.string(), pa.timestamp("ns")),
+}
+ODD_VALUES: dict[str, list[Any]] = {
+    "list": [[2**62], []],
+    "struct": [{"at": 2**62}, None],
+    "map": [[("a", 2**62)], []],
+}
+
+
+@pytest.mark.parametrize("name", ODD_TIMES)
+def test_the_version_holds_whatever_time_arrow_holds(name: str) -> None:
+    """Python's own types do not, and pandas, which has some of them, need not be there."""
+    values = pa.array(ODD_VALUES.get(name, [2**62, 1]), ODD_TIMES[name])
+    table = image_table({}, {}).add_column(0, "at", values)
+    other = table.set_column(0, "at", pa.array([None, None], values.type))
+    check_carried(table.select(["at"]))
+    assert data_version([table]) == data_version([table])
+    assert data_version([table]) != data_version([other])
+
+
+def test_the_version_is_of_times_in_their_unit() -> None:
+    """One second is not one microsecond; encoding by dictionary changes nothing."""
+    times = [pa.array([1, 1], pa.timestamp(unit)) for unit in ("s", "us")]
+    tables = [image_table({}, {}).add_column(0, "at", each) for each in times]
+    assert data_version(tables[:1]) != data_version(tables[1:])
+    encoded = tables[0].set_column(0, "at", times[0].dictionary_encode())
+    assert data_version([encoded]) == data_version(tables[:1])
+
+
+def test_the_version_does_not_need_pandas() -> None:
+    """It is the same with and without."""
+    script = """
+import sys
+class NoPandas:
+    def find_spec(self, name, *_):
+        if {hidden} and name.partition(".")[0] == "pandas":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, NoPandas())
+import pyarrow as pa
+from dagster_imagegen.metadata import data_version
+table = pa.table({{"at": pa.array([1, 2**62], pa.timestamp("ns")), "image_status": ["failed"] * 2}})
+print(data_version([table]).value)
+"""
+    versions = {
+        subprocess.check_output([sys.executable, "-c", script.format(hidden=hidden)], timeout=60)
+        for hidden in (True, False)
+    }
+    assert len(versions) == 1
+
+
 def test_a_usage_version_is_of_which_requests() -> None:
     """No requests are always the same version."""
     one, two = (to_table([{"attempt_id": each}]) for each in ("a", "b"))
@@ -110,6 +171,16 @@ def test_costs_of_different_kinds_are_not_one_sum() -> None:
     )
     assert cost_by_basis(usage) == "$0.2000 estimated (1), $0.0500 metered (2), unknown (1)"
     assert cost_by_basis(to_table([])) == "$0.00, nothing was sent"
+
+
+def test_texts_of_a_schema_are_cut_and_readable() -> None:
+    """Of whatever length and in whatever encoding they came."""
+    deep = pa.struct([pa.field(f"field_{number}", pa.string()) for number in range(500)])
+    odd = pa.field("n" * 5000, deep, metadata={"description": b"caf\xe9 " * 5000})
+    (column,) = column_schema(pa.schema([odd])).columns
+    assert column.description is not None
+    assert column.description.startswith("caf\N{REPLACEMENT CHARACTER} caf")
+    assert max(map(len, (column.name, column.type, column.description))) == 200
 
 
 def test_the_schema_of_a_very_wide_table_is_cut() -> None:

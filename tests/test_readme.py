@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import dagster as dg
 import pyarrow.dataset as ds
@@ -99,7 +99,7 @@ def test_the_options_of_its_commands_exist() -> None:
         check=True,
     )
     assert [word for word in serve if word.startswith("--") and word not in told.stdout] == []
-    extras = set(re.findall(r"(?:dagster-imagegen|`)\[(\w+)\]", README))
+    extras = set(re.findall(r"(?:'\.|`)\[(\w+)\]", README))
     assert extras == {"s3", "gcs", "azure", "sandbox"}
     metadata = importlib.metadata.metadata("dagster-imagegen")
     assert extras <= set(metadata.get_all("Provides-Extra") or [])
@@ -147,13 +147,22 @@ def settings_table() -> str:
 
 
 def settings_rows(model: type[Any], prefix: str = "") -> Iterator[str]:
-    """A row for each field; nested settings have rows of their own."""
+    """A row for each field; nested settings have rows of their own, below one that can be unset."""
     for name, field in model.model_fields.items():
-        nested = field.default_factory
-        if isinstance(nested, type) and issubclass(nested, dg.Config):
-            yield from settings_rows(nested, f"{name}.")
-            continue
         default = "required" if field.is_required() else ""
         if not default and field.default_factory is None and field.default is not None:
             default = f"`{field.default}`"
-        yield f"| `{prefix}{name}` | {default} | {field.description} |"
+        nested = nested_settings(field.annotation)
+        if nested is None or field.default_factory is not nested:
+            yield f"| `{prefix}{name}` | {default} | {field.description} |"
+        if nested is not None:
+            by_name = get_origin(field.annotation) is dict
+            yield from settings_rows(nested, f"{prefix}{name}.{'*.' if by_name else ''}")
+
+
+def nested_settings(annotation: Any) -> type[dg.Config] | None:
+    """The class of settings in `Settings`, `Settings | None` or `dict[str, Settings]`."""
+    for each in (annotation, *get_args(annotation)):
+        if isinstance(each, type) and get_origin(each) is None and issubclass(each, dg.Config):
+            return each
+    return None

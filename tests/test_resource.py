@@ -1,5 +1,6 @@
 """`ImageGenResource`: its settings, its errors before anything is sent, and its own methods."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from dagster_imagegen import ImageGenError, ImageGenResource, image_asset
-from dagster_imagegen.engine.errors import ConfigurationError, NoImage
+from dagster_imagegen.engine.errors import BudgetExhausted, ConfigurationError, NoImage
 from dagster_imagegen.resource import normalised
 from tests.conftest import Project, column
 
@@ -46,6 +47,7 @@ def opened(**settings: Any) -> Any:
         ({"base_url": "example.com/v1"}, "no http(s) address"),
         ({"base_url": "ftp://example.com"}, "no http(s) address"),
         ({"base_url": "https://user:pass@example.com/v1"}, "give the key as api_key"),
+        ({"base_url": "https://example.com:99999/v1"}, "no such port"),
         ({"base_url": ""}, "no http(s) address"),
         ({"model": " "}, "model is empty"),
         ({"storage_uri": ""}, "storage_uri is empty"),
@@ -140,8 +142,10 @@ def test_settings_arrive(project: Project) -> None:
 def test_storage_options_take_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a run, where Dagster hands over `{"env": …}`, and outside of one."""
     monkeypatch.setenv("BUCKET_SECRET", "s3cret")
-    settings = opened(storage_options={"secret": dg.EnvVar("BUCKET_SECRET"), "n": {"a": 1}})
-    assert settings.storage_options == {"secret": "s3cret", "n": {"a": 1}}
+    deep = {"a": 1, "b": {"c": dg.EnvVar("BUCKET_SECRET")}}
+    settings = opened(storage_options={"secret": dg.EnvVar("BUCKET_SECRET"), "n": deep})
+    resolved = {"secret": "s3cret", "n": {"a": 1, "b": {"c": "s3cret"}}}
+    assert settings.storage_options == resolved
     seen: list[Any] = []
 
     @dg.asset
@@ -153,10 +157,10 @@ def test_storage_options_take_environment_variables(monkeypatch: pytest.MonkeyPa
         base_url="https://example.com",
         model="m",
         storage_uri="memory://x",
-        storage_options={"secret": dg.EnvVar("BUCKET_SECRET")},
+        storage_options={"secret": dg.EnvVar("BUCKET_SECRET"), "n": deep},
     )
     dg.materialize([look], resources={"imagegen": resource})
-    assert seen == [{"secret": "s3cret"}]
+    assert seen == [resolved]
 
 
 def test_environment_variables_are_resolved_outside_a_run(
@@ -321,6 +325,23 @@ def test_generate_makes_one() -> None:
     resource = ImageGenResource(base_url="https://example.com", model="m", storage_uri="x")
     with pytest.raises(ConfigurationError, match="generate_many"):
         resource.generate("a mug", n=2)
+
+
+def test_a_budget_binds_all_calls_outside_a_run(project: Project) -> None:
+    """Together, for one resource object; what is there already costs nothing."""
+    resource = project.resource(budget={"max_usd": 0.1})
+    made = 0
+    with contextlib.suppress(BudgetExhausted):
+        for number in range(50):
+            resource.generate(f"mug {number}", quality="low", size="1024x1024")
+            made += 1
+    assert 1 < made < 50
+    assert 0 < project.sandbox.totals.cost_usd <= Decimal("0.1")
+    with pytest.raises(BudgetExhausted):
+        resource.generate_many([f"pot {n}" for n in range(20)], quality="low", size="1024x1024")
+    assert project.sandbox.totals.cost_usd <= Decimal("0.1")
+    assert resource.generate("mug 0", quality="low", size="1024x1024").status == "reused"
+    assert len(set(column(resource.usage(), "root_run_id"))) == 1
 
 
 def test_generate_many_gives_the_image_table(project: Project) -> None:

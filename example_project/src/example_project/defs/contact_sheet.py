@@ -22,19 +22,23 @@ def contact_sheet(
     """All pictures on one sheet, with names and prices."""
     rows = hero.to_pylist()
     pictured = [row for row in rows if row["image_path"] is not None]
-    sheet = draw_contact_sheet(
-        [
+    with imagegen.open_engine() as engine:
+        pictures = [
             Picture(
-                file=imagegen.open_image(row["image_path"]) if row["image_path"] else None,
+                file=io.BytesIO(engine.read_image(row["image_path"]))
+                if row["image_path"]
+                else None,
                 aspect=(row["image_width"] or 1) / (row["image_height"] or 1),
                 caption=[
                     f"{row['name']} {row['product']}",
                     f"{row['colour']} {row['material']}",
-                    f"EUR {row['price_eur']:,}",
+                    "" if row["price_eur"] is None else f"EUR {row['price_eur']:,}",
                 ],
             )
             for row in rows
-        ],
+        ]
+    sheet = draw_contact_sheet(
+        pictures,
         title="The catalogue",
         line=f"{len(pictured)} pictures of {len(rows)} products, {_painter(imagegen)}",
     )
