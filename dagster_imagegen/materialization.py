@@ -177,7 +177,8 @@ class _Step:
             self._begun[partition] = generation
             log.info(f"{name}: {generation.plan.describe()}")
             try:
-                for _ in generation:
+                # Also while nothing comes: minutes can pass until the first image, or in a pause.
+                for _ in generation.beats(PROGRESS_SECONDS):
                     progress.tick(lambda: generation.progress)
             except BaseException:
                 generation.drain()

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
@@ -535,7 +535,23 @@ class Generation:
         return self
 
     def __next__(self) -> Outcome:
-        outcome = self._arrived.get()
+        return self._next(self._arrived.get())
+
+    def beats(self, every_seconds: float) -> Iterator[Outcome | None]:
+        """Iterate, and get a None whenever nothing has come for so long: time for a line of log."""
+        while True:
+            try:
+                arrived = self._arrived.get(timeout=every_seconds)
+            except queue.Empty:
+                yield None
+                continue
+            try:
+                outcome = self._next(arrived)
+            except StopIteration:
+                return
+            yield outcome
+
+    def _next(self, outcome: Outcome | None) -> Outcome:
         if outcome is not None:
             return outcome
         self._arrived.put(None)  # For whoever asks again.

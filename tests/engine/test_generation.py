@@ -1,6 +1,7 @@
 """A whole pass: against the sandbox over HTTP, on real files, its books against ours."""
 
 import hashlib
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -441,3 +442,19 @@ def test_a_message_that_repeats_the_prompt_does_not_bring_it_into_the_usage_tabl
     assert row["error_message"].startswith("No: [prompt]…")
     assert row["extra_body"] is None
     assert not any(b"a secret" in p.read_bytes() for p in storage.rglob("*") if p.is_file())
+
+
+@pytest.mark.imagegen_sandbox(paint=False, latency_seconds=0.5)
+def test_a_pass_tells_that_it_waits(
+    imagegen_sandbox: Sandbox, open_engine: Callable[..., Engine]
+) -> None:
+    """While nothing comes there are beats, in which its progress can be told."""
+    engine = open_engine(imagegen_sandbox)
+    prompts = engine.read_prompts(["a mug", "a lamp"], params={"quality": "low"})
+    with engine.generate(prompts, identity=Identity(run_id="r", root_run_id="r")) as generation:
+        assert generation.plan.to_send == 2
+        beats = list(generation.beats(0.05))
+        assert beats[0] is None
+        assert sum(beat is not None for beat in beats) == 2
+        told = str(generation.progress)
+    assert re.fullmatch(r"2 of 2 images, 0 in flight, \d+ a minute, \$0\.03", told), told
