@@ -485,6 +485,10 @@ class Ledger:
         asked_at = self._clock()
         expected = set(self._own)
         listing = parse_listing((await self._store.list(JOURNAL_FOLDER)).values())
+        if not expected & set(self._own) <= listing.keys():
+            # A listing of folders is not of one moment: ours may have been sealed after its
+            # parent was listed, and deleted before it was. A second one shows the seal.
+            listing = parse_listing((await self._store.list(JOURNAL_FOLDER)).values())
         for jid in expected & set(self._own):
             own = listing.get(jid)
             if own is not None and own.sealed:
