@@ -10,10 +10,10 @@ import dagster as dg
 from typing_extensions import Unpack
 
 from dagster_imagegen.engine.errors import ConfigurationError, did_you_mean
-from dagster_imagegen.engine.parameters import check_overrides, check_params
 from dagster_imagegen.engine.planning import OutcomeStatus
+from dagster_imagegen.engine.prompts.parameters import check_overrides, check_params
+from dagster_imagegen.engine.prompts.template import PromptTemplate
 from dagster_imagegen.engine.request import ImageParams
-from dagster_imagegen.engine.template import PromptTemplate
 from dagster_imagegen.materialization import ImageAssetSpec, Results, materialize_images
 from dagster_imagegen.metadata import Lineage
 from dagster_imagegen.resource import ImageGenResource

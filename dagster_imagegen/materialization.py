@@ -21,7 +21,7 @@ from dagster_imagegen.engine.errors import (
 )
 from dagster_imagegen.engine.generation import Generation, cost_text
 from dagster_imagegen.engine.journal import Identity
-from dagster_imagegen.engine.prompts import PromptTable
+from dagster_imagegen.engine.prompts.table import PromptTable
 from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.metadata import (
     FinishedPass,

@@ -21,16 +21,16 @@ import pyarrow.compute as pc
 from typing_extensions import Self
 
 from dagster_imagegen.engine.budget import Budget
-from dagster_imagegen.engine.client import ImageClient, RetryPolicy
+from dagster_imagegen.engine.endpoint.client import ImageClient, RetryPolicy
 from dagster_imagegen.engine.generation import Generation, Parts, Pass
 from dagster_imagegen.engine.images import Images
 from dagster_imagegen.engine.journal import Identity
 from dagster_imagegen.engine.ledger import Books, Ledger, Limits, read_books
 from dagster_imagegen.engine.manifest import image_table
-from dagster_imagegen.engine.money import ModelPrice, PriceList
-from dagster_imagegen.engine.pacing import Pacer
+from dagster_imagegen.engine.money.price_list import ModelPrice, PriceList
+from dagster_imagegen.engine.pacing.pacer import Pacer
 from dagster_imagegen.engine.planning import Outcome, Plan, Redo, check_prices, make_plan
-from dagster_imagegen.engine.prompts import PromptTable, read_prompts
+from dagster_imagegen.engine.prompts.table import PromptTable, read_prompts
 from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.engine.rows import SANDBOX
 from dagster_imagegen.engine.storage import Storage

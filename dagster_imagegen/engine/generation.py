@@ -22,7 +22,8 @@ from typing import Any, Literal, Protocol
 from typing_extensions import Self
 
 from dagster_imagegen.engine.budget import Purse
-from dagster_imagegen.engine.client import RetryPolicy
+from dagster_imagegen.engine.endpoint.client import RetryPolicy
+from dagster_imagegen.engine.endpoint.response import Answer, Failure, FailureKind, GeneratedImage
 from dagster_imagegen.engine.errors import (
     BudgetExhausted,
     EndpointError,
@@ -34,11 +35,10 @@ from dagster_imagegen.engine.errors import (
 from dagster_imagegen.engine.images import Images
 from dagster_imagegen.engine.journal import Identity
 from dagster_imagegen.engine.ledger import AlreadyThere, Books, Granted, Ledger
-from dagster_imagegen.engine.money import Cost, PriceList
-from dagster_imagegen.engine.pacing import Pacer, Signal, Slot
+from dagster_imagegen.engine.money.price_list import Cost, PriceList
+from dagster_imagegen.engine.pacing.pacer import Pacer, Signal, Slot
 from dagster_imagegen.engine.planning import Job, Outcome, OutcomeStatus, Plan
 from dagster_imagegen.engine.request import ImageRequest
-from dagster_imagegen.engine.response import Answer, Failure, FailureKind, GeneratedImage
 from dagster_imagegen.engine.rows import (
     IMAGE_NOT_SAVED,
     answer_columns,

@@ -8,11 +8,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TypeVar
 
+from dagster_imagegen.engine.endpoint.response import GeneratedImage
 from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.image_header import read_header
 from dagster_imagegen.engine.ledger import Limits
-from dagster_imagegen.engine.money import PriceList
-from dagster_imagegen.engine.response import GeneratedImage
+from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.rows import (
     SANDBOX,
     cost_columns,

@@ -11,8 +11,8 @@ import pyarrow as pa
 from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.images import Images
 from dagster_imagegen.engine.ledger import Books
-from dagster_imagegen.engine.money import PriceList
-from dagster_imagegen.engine.prompts import PromptTable
+from dagster_imagegen.engine.money.price_list import PriceList
+from dagster_imagegen.engine.prompts.table import PromptTable
 from dagster_imagegen.engine.request import ImageRequest
 from dagster_imagegen.engine.rows import IMAGE_NOT_SAVED, SANDBOX
 from dagster_imagegen.engine.storage import Storage

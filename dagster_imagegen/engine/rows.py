@@ -6,15 +6,15 @@ from decimal import Decimal
 from itertools import takewhile
 from typing import Any
 
+from dagster_imagegen.engine.endpoint.response import Answer, Failure, FailureKind, GeneratedImage
+from dagster_imagegen.engine.endpoint.wire import one_line
 from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.image_header import read_header
 from dagster_imagegen.engine.journal import Identity
-from dagster_imagegen.engine.money import Cost, PriceList
+from dagster_imagegen.engine.money.price_list import Cost, PriceList
 from dagster_imagegen.engine.request import ImageRequest
-from dagster_imagegen.engine.response import Answer, Failure, FailureKind, GeneratedImage
 from dagster_imagegen.engine.tokens import TokenUsage
 from dagster_imagegen.engine.usage import Row
-from dagster_imagegen.engine.wire import one_line
 
 IMAGE_NOT_SAVED = "image_not_saved"
 """The `error_code` of an image that was made and that the storage did not take."""

@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from dagster_imagegen.engine import Engine, Identity
-from dagster_imagegen.engine.client import RetryPolicy
+from dagster_imagegen.engine.endpoint.client import RetryPolicy
 from dagster_imagegen.engine.errors import (
     ConfigurationError,
     EndpointMisconfigured,

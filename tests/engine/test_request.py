@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dagster_imagegen.engine.errors import ConfigurationError, InvalidRequest
-from dagster_imagegen.engine.parameters import (
+from dagster_imagegen.engine.prompts.parameters import (
     INTEGER_MAX,
     N_MAX,
     check_overrides,

@@ -10,7 +10,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from dagster_imagegen.engine import Engine, Identity, Settings
-from dagster_imagegen.engine.client import RetryPolicy
+from dagster_imagegen.engine.endpoint.client import RetryPolicy
 from dagster_imagegen.engine.generation import Generation
 from dagster_imagegen.engine.ledger import Limits
 from dagster_imagegen.engine.request import ImageParams

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from dagster_imagegen.engine.client import RetryPolicy
+from dagster_imagegen.engine.endpoint.client import RetryPolicy
 from dagster_imagegen.sandbox import Sandbox
 from tests.fire.books import (
     assert_every_request_has_its_row,

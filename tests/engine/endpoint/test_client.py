@@ -17,12 +17,12 @@ from typing import Any, Protocol
 import httpx
 import pytest
 
-from dagster_imagegen.engine import download
-from dagster_imagegen.engine.client import ImageClient
-from dagster_imagegen.engine.download import network_of
+from dagster_imagegen.engine.endpoint import download
+from dagster_imagegen.engine.endpoint.client import ImageClient
+from dagster_imagegen.engine.endpoint.download import network_of
+from dagster_imagegen.engine.endpoint.response import Answer, Failure, FailureKind, GeneratedImage
 from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.request import ImageRequest
-from dagster_imagegen.engine.response import Answer, Failure, FailureKind, GeneratedImage
 from dagster_imagegen.sandbox import Sandbox
 
 KEY = "sk-test-0123456789abcdef"

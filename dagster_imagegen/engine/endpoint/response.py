@@ -18,7 +18,7 @@ import httpx
 import pybase64
 from httpx_sse import EventSource, ServerSentEvent
 
-from dagster_imagegen.engine.failures import (
+from dagster_imagegen.engine.endpoint.failures import (
     Billing,
     Failure,
     FailureKind,
@@ -28,10 +28,8 @@ from dagster_imagegen.engine.failures import (
     failure_of,
     read_error,
 )
-from dagster_imagegen.engine.image_header import read_header
-from dagster_imagegen.engine.tokens import TokenUsage
-from dagster_imagegen.engine.waits import RateHeadroom, read_headroom
-from dagster_imagegen.engine.wire import (
+from dagster_imagegen.engine.endpoint.waits import RateHeadroom, read_headroom
+from dagster_imagegen.engine.endpoint.wire import (
     cost_of,
     count_of,
     first,
@@ -42,6 +40,8 @@ from dagster_imagegen.engine.wire import (
     text_of,
     tokens_of,
 )
+from dagster_imagegen.engine.image_header import read_header
+from dagster_imagegen.engine.tokens import TokenUsage
 
 __all__ = [
     "Answer",

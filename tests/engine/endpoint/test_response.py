@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from dagster_imagegen.engine.image_header import read_header
-from dagster_imagegen.engine.response import (
+from dagster_imagegen.engine.endpoint.response import (
     Failure,
     FailureKind,
     GeneratedImage,
@@ -23,6 +22,7 @@ from dagster_imagegen.engine.response import (
     read_body,
     read_stream,
 )
+from dagster_imagegen.engine.image_header import read_header
 
 NOW = 1_700_000_000.0
 SVG = b'<?xml version="1.0"?>\n<!-- made -->\n<svg xmlns="x" stroke-width="9" viewBox="0 0 30 20"/>'

@@ -19,10 +19,14 @@ from typing import Any
 import httpx
 from typing_extensions import Self
 
-from dagster_imagegen.engine.download import ImageDownloader, Resolve, resolve_name, shown
-from dagster_imagegen.engine.endpoint import Secrets, endpoint_url, is_local, request_headers
-from dagster_imagegen.engine.request import ImageRequest
-from dagster_imagegen.engine.response import (
+from dagster_imagegen.engine.endpoint.base_url import (
+    Secrets,
+    endpoint_url,
+    is_local,
+    request_headers,
+)
+from dagster_imagegen.engine.endpoint.download import ImageDownloader, Resolve, resolve_name, shown
+from dagster_imagegen.engine.endpoint.response import (
     Answer,
     Failure,
     FailureKind,
@@ -33,8 +37,9 @@ from dagster_imagegen.engine.response import (
     read_headroom,
     read_stream,
 )
-from dagster_imagegen.engine.retries import RetryPolicy
-from dagster_imagegen.engine.wire import message_of
+from dagster_imagegen.engine.endpoint.retries import RetryPolicy
+from dagster_imagegen.engine.endpoint.wire import message_of
+from dagster_imagegen.engine.request import ImageRequest
 
 __all__ = ["ImageClient", "RetryPolicy"]
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import pytest
 
-from dagster_imagegen.engine.pacing import Pacer, Signal, Slot
+from dagster_imagegen.engine.pacing.pacer import Pacer, Signal, Slot
 from tests.virtual_time import run_virtual
 
 ACCEPTED = Signal(outcome="accepted")

@@ -17,8 +17,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from dagster_imagegen.engine.climb import Climb
-from dagster_imagegen.engine.window import SOON_SECONDS, Window
+from dagster_imagegen.engine.pacing.climb import Climb
+from dagster_imagegen.engine.pacing.window import SOON_SECONDS, Window
 
 
 @dataclass(frozen=True, kw_only=True)

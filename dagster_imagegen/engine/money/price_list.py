@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from dagster_imagegen.engine.errors import ConfigurationError, did_you_mean
-from dagster_imagegen.engine.price import ANY, ModelPrice, TokenRates
+from dagster_imagegen.engine.money.price import ANY, ModelPrice, TokenRates
 from dagster_imagegen.engine.request import ImageRequest
 from dagster_imagegen.engine.tokens import TokenUsage
 
@@ -188,7 +188,9 @@ class _PriceFile(BaseModel):
 
 @cache
 def _published() -> PriceList:
-    text = resources.files("dagster_imagegen.engine").joinpath("prices.yaml").read_text("utf-8")
+    text = (
+        resources.files("dagster_imagegen.engine.money").joinpath("prices.yaml").read_text("utf-8")
+    )
     file = _PriceFile.model_validate(yaml.safe_load(text))
     listed: dict[str, ModelPrice] = {}
     for entry in file.models:

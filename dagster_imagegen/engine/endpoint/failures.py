@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
-from dagster_imagegen.engine.tokens import TokenUsage
-from dagster_imagegen.engine.waits import server_wait
-from dagster_imagegen.engine.wire import (
+from dagster_imagegen.engine.endpoint.waits import server_wait
+from dagster_imagegen.engine.endpoint.wire import (
     cost_of,
     decode,
     first,
@@ -23,6 +22,7 @@ from dagster_imagegen.engine.wire import (
     message_of,
     tokens_of,
 )
+from dagster_imagegen.engine.tokens import TokenUsage
 
 CODE_CHARACTERS = 100
 ERROR_BODY_BYTES = 262_144  # of an error, no more than this is looked at

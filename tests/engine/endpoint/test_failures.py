@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dagster_imagegen.engine.failures import Failure, FailureKind, classify
-from dagster_imagegen.engine.money import PriceList
+from dagster_imagegen.engine.endpoint.failures import Failure, FailureKind, classify
+from dagster_imagegen.engine.endpoint.retries import SERVER_ERROR_ATTEMPTS, RetryPolicy
+from dagster_imagegen.engine.endpoint.waits import read_headroom, seconds_in_message, server_wait
+from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.request import ImageRequest
-from dagster_imagegen.engine.retries import SERVER_ERROR_ATTEMPTS, RetryPolicy
 from dagster_imagegen.engine.rows import charge, redact_prompt
 from dagster_imagegen.engine.tokens import TokenUsage
-from dagster_imagegen.engine.waits import read_headroom, seconds_in_message, server_wait
 
 K = FailureKind
 NOW = 1_700_000_000.0

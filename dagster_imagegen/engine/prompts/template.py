@@ -7,7 +7,7 @@ from decimal import Decimal
 from string import Formatter
 
 from dagster_imagegen.engine.errors import ConfigurationError, InvalidRequest, did_you_mean
-from dagster_imagegen.engine.parameters import is_null
+from dagster_imagegen.engine.prompts.parameters import is_null
 
 
 @dataclass(frozen=True, kw_only=True)

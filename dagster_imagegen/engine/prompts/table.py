@@ -15,7 +15,7 @@ from dagster_imagegen.engine.errors import (
     RowProblem,
     did_you_mean,
 )
-from dagster_imagegen.engine.parameters import (
+from dagster_imagegen.engine.prompts.parameters import (
     PARAMETERS,
     check_overrides,
     check_param,
@@ -24,9 +24,9 @@ from dagster_imagegen.engine.parameters import (
     merge_extra_body,
     whole_number,
 )
-from dagster_imagegen.engine.prompt_source import read_source
+from dagster_imagegen.engine.prompts.source import read_source
+from dagster_imagegen.engine.prompts.template import PromptTemplate
 from dagster_imagegen.engine.request import ImageParams, ImageRequest, has_lone_surrogate
-from dagster_imagegen.engine.template import PromptTemplate
 
 OUR_PREFIX = "image_"
 

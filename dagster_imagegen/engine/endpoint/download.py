@@ -15,7 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from dagster_imagegen.engine.response import (
+from dagster_imagegen.engine.endpoint.response import (
     AnswerFacts,
     Failure,
     FailureKind,

@@ -3,7 +3,7 @@
 import random as random_module
 from dataclasses import dataclass
 
-from dagster_imagegen.engine.failures import Failure, FailureKind
+from dagster_imagegen.engine.endpoint.failures import Failure, FailureKind
 
 SERVER_ERROR_ATTEMPTS = 3
 BACKOFF_SECONDS = 0.5

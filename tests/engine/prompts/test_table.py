@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagster_imagegen.engine.errors import ConfigurationError, InvalidRequest, PromptTableError
-from dagster_imagegen.engine.prompts import PromptTable, read_prompts
-from dagster_imagegen.engine.template import PromptTemplate
+from dagster_imagegen.engine.prompts.table import PromptTable, read_prompts
+from dagster_imagegen.engine.prompts.template import PromptTemplate
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "a red mug", "prompt_id": "sku-1", "price": 3, "size": "1024x1024"},

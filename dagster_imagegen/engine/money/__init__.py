@@ -1,0 +1,1 @@
+"""What a request costs by a dated price list, and the most that it can cost."""

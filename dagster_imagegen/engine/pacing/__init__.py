@@ -1,0 +1,1 @@
+"""How fast to send, as far as an endpoint lets itself be found out."""

@@ -1,0 +1,1 @@
+"""A prompt table, from anything tabular, turned into requests."""
