@@ -255,9 +255,7 @@ class Pass:
     async def _produce(self, job: Job) -> Outcome | None:
         """Ask until there is an outcome. None: the pass is stopping before there is one."""
         attempt = 0
-        # Counted apart: that it was not accepted a few times is no reason to give up a request
-        # at its first server error.
-        tries: Counter[bool] = Counter()
+        failed: Counter[FailureKind] = Counter()
         while True:
             attempt += 1
             worst_case = self._parts.prices.worst_case(job.request)
@@ -278,10 +276,9 @@ class Pass:
             outcome = Outcome(fingerprint=job.request.fingerprint, status=status, row=row)
             if not isinstance(answer.result, Failure):
                 return outcome
-            accepted = answer.result.billing != "not_billed"
-            tries[accepted] += 1
+            failed[answer.result.kind] += 1
             wait = self._retry.wait_before_next(
-                answer.result, attempt=tries[accepted], random=self._rng
+                answer.result, failed=failed, random=self._rng, resends=job.resends
             )
             if error := _stops_everything(
                 answer.result,

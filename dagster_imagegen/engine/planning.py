@@ -19,7 +19,7 @@ from dagster_imagegen.engine.storage import Storage
 from dagster_imagegen.engine.usage import Row, open_parts, rows_about, to_table
 
 UNKNOWN_RESENDS = 2
-"""How often later runs ask again for what nobody can tell was billed."""
+"""How often later runs, all together, ask again for what nobody can tell was billed."""
 
 Redo: TypeAlias = Literal["refused", "unknown", "missing"]
 OutcomeStatus: TypeAlias = Literal[
@@ -59,11 +59,20 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One distinct image that is wanted. `known` is its outcome where nothing is to be sent."""
+    """One distinct image that is wanted. `known` is its outcome where nothing is to be sent.
+
+    `doubtful` counts the requests of earlier runs for it that may have been billed.
+    """
 
     request: ImageRequest
     prompt_id: str
     known: Outcome | None = None
+    doubtful: int = 0
+
+    @property
+    def resends(self) -> int:
+        """How often it may be sent once more in this pass when nobody can tell what came of it."""
+        return max(0, UNKNOWN_RESENDS - self.doubtful) if self.doubtful else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +101,11 @@ class Plan:
         return sum(job.known is None for job in self.jobs)
 
     @property
+    def again(self) -> int:
+        """Of those, the ones that an earlier run asked for, and may have been billed for."""
+        return sum(job.known is None and job.doubtful > 0 for job in self.jobs)
+
+    @property
     def duplicates(self) -> int:
         """Images that another row of the table asks for as well."""
         return self.images - len(self.jobs)
@@ -100,6 +114,7 @@ class Plan:
         """One line for a log."""
         parts = [f"{self.rows:,} rows", f"{self.images:,} images", f"{self.to_send:,} to request"]
         for count, what in (
+            (self.again, "of them once more, for nobody can tell whether they were billed before"),
             (self.reused, "already in storage"),
             (self.duplicates, "asked for twice in this table"),
             (self.refused, "refused before"),
@@ -155,6 +170,7 @@ async def make_plan(
             request=request,
             prompt_id=prompt_id,
             known=verdicts.of(request, on_record.get(fingerprint, [])),
+            doubtful=len(_doubtful(on_record.get(fingerprint, []))),
         )
         for fingerprint, (request, prompt_id) in wanted.items()
     )
@@ -207,7 +223,7 @@ async def _add_what_arrived_later(on_record: Mapping[str, list[Row]], images: Im
     A save that ended after its process was given up, or one that was set aside and brought back.
     """
     for fingerprint, rows in on_record.items():
-        if _successes(rows) or not any(_perhaps_billed(row) for row in rows):
+        if not _doubtful(rows):
             continue
         for attempt_id, path in sorted((await images.arrived(fingerprint)).items()):
             on_its_row = next((row for row in rows if row["attempt_id"] == attempt_id), None)
@@ -233,11 +249,12 @@ class _Verdicts:
             return None if "missing" in self.redo else _missing(fingerprint, made[0])
         if "refused" not in self.redo and (refusal := _refusal(request, rows)) is not None:
             return Outcome(fingerprint=fingerprint, status="refused", row=refusal)
-        doubtful = [row for row in rows if _perhaps_billed(row)]
+        doubtful = _doubtful(rows)
         if "unknown" in self.redo or not doubtful:
             return None
-        here = any(row["root_run_id"] == self.root_run_id for row in doubtful)
-        if (here and not self.resend_unknown) or len(doubtful) > UNKNOWN_RESENDS:
+        # What an earlier run left in doubt is this one's to settle, its retries included.
+        its_own = doubtful[0]["root_run_id"] == self.root_run_id
+        if (its_own and not self.resend_unknown) or len(doubtful) > UNKNOWN_RESENDS:
             return Outcome(fingerprint=fingerprint, status="unknown", row=doubtful[-1])
         return None
 
@@ -263,6 +280,11 @@ def _refusal(request: ImageRequest, rows: list[Row]) -> Row | None:
         ),
         None,
     )
+
+
+def _doubtful(rows: list[Row]) -> list[Row]:
+    """The requests that may have been billed and left no image, oldest first."""
+    return [] if _successes(rows) else [row for row in rows if _perhaps_billed(row)]
 
 
 def _perhaps_billed(row: Row) -> bool:

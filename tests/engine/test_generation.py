@@ -191,21 +191,33 @@ def test_what_was_not_accepted_is_tried_again(
 def test_an_ambiguous_outcome_is_asked_again_by_a_later_run_only(
     run: Run, imagegen_sandbox: Sandbox, storage: Path
 ) -> None:
-    """Not within one root run, retries of the run included; and at most twice in all."""
+    """Not within one root run, retries of the run included; by a later one at most twice."""
     imagegen_sandbox.script(*["broken_json"] * 3)
     assert statuses(run(["a mug"], root_run_id="root")) == ["unknown"]
     assert statuses(run(["a mug"], root_run_id="root")) == ["unknown"]
     assert len(imagegen_sandbox.requests) == 1
-    run(["a mug"])
-    run(["a mug"])
+    later = run(["a mug"])
+    assert later.plan.again == 1
+    assert statuses(later) == ["unknown"]
+    assert len(imagegen_sandbox.requests) == 3
     last = run(["a mug"])
     assert len(imagegen_sandbox.requests) == 3
-    assert last.plan.unknown == 1
+    assert (last.plan.again, last.plan.unknown) == (0, 1)
     rows = usage_rows(storage)
     assert values(rows, "status") == ["unknown"] * 3
     assert all(cost > 0 for cost in values(rows, "cost_usd")), "counted at the worst case"
     assert statuses(run(["a mug"], redo=("unknown",))) == ["generated"]
 
+
+def test_a_later_run_settles_what_was_in_doubt(run: Run, imagegen_sandbox: Sandbox) -> None:
+    """Its second request is its own, in the same pass or in a retry of that run."""
+    imagegen_sandbox.script("broken_json", "broken_json")
+    assert statuses(run(["a mug"])) == ["unknown"]
+    once = RetryPolicy(max_attempts=1)
+    assert statuses(run(["a mug"], root_run_id="later", retry=once)) == ["unknown"]
+    assert len(imagegen_sandbox.requests) == 2
+    assert statuses(run(["a mug"], root_run_id="later")) == ["generated"]
+    assert len(imagegen_sandbox.requests) == 3
 
 @pytest.mark.parametrize(
     ("fault", "error"),

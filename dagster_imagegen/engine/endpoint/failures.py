@@ -68,7 +68,7 @@ _STATUS: dict[FailureKind, FailureStatus] = {
     FailureKind.OUT_OF_CREDIT: "rejected",
     FailureKind.SAVING_FAILED: "failed",
 }
-_PERHAPS_BILLED = (FailureKind.SERVER_ERROR, FailureKind.AMBIGUOUS)
+PERHAPS_BILLED = (FailureKind.SERVER_ERROR, FailureKind.AMBIGUOUS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class Failure:
         made = self.kind is FailureKind.REFUSED and self.moderation_stage == "output"
         worked = self.http_status is not None and 200 <= self.http_status < 300
         said_so = self.kind in (FailureKind.MISCONFIGURED, FailureKind.REJECTED)
-        perhaps = made or (worked and said_so) or self.kind in _PERHAPS_BILLED
+        perhaps = made or (worked and said_so) or self.kind in PERHAPS_BILLED
         return "unknown" if perhaps else "not_billed"
 
     @property

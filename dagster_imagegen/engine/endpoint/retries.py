@@ -1,11 +1,13 @@
 """Whether to send again what failed, and after how long."""
 
 import random as random_module
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dagster_imagegen.engine.endpoint.failures import Failure, FailureKind
+from dagster_imagegen.engine.endpoint.failures import PERHAPS_BILLED, Failure, FailureKind
 
-SERVER_ERROR_ATTEMPTS = 3
+NOT_ACCEPTED = (FailureKind.RATE_LIMITED, FailureKind.UNREACHABLE, FailureKind.UNAVAILABLE)
+PERHAPS_BILLED_ATTEMPTS = 3
 BACKOFF_SECONDS = 0.5
 BACKOFF_MAX_SECONDS = 60.0
 
@@ -14,9 +16,10 @@ BACKOFF_MAX_SECONDS = 60.0
 class RetryPolicy:
     """When to send again what failed, and after how long.
 
-    What was not accepted is sent up to `max_attempts` times in all; server errors, which may have
-    been billed, at most `SERVER_ERROR_ATTEMPTS` times. What nobody can tell about is not sent
-    again unless `resend_unknown`: it may be paid for twice.
+    What was not accepted is sent up to `max_attempts` times in all. What failed and may have been
+    billed is counted apart, up to `PERHAPS_BILLED_ATTEMPTS`: that it was not accepted a few times
+    is no reason to give up a request at its first server error. Of that, what nobody can tell
+    about is not sent again unless `resend_unknown`: it may be paid for twice.
     """
 
     max_attempts: int = 5
@@ -24,10 +27,25 @@ class RetryPolicy:
     resend_unknown: bool = False
 
     def wait_before_next(
-        self, failure: Failure, *, attempt: int, random: random_module.Random
+        self,
+        failure: Failure,
+        *,
+        failed: Mapping[FailureKind, int],
+        random: random_module.Random,
+        resends: int = 0,
     ) -> float | None:
-        """Seconds to wait after the `attempt`th try (from 1), or None: leave it for this run."""
-        if not failure.retryable or attempt >= self._attempts(failure.kind):
+        """Seconds to wait before this image is asked for again; None: leave it for this run.
+
+        failed: how often it has failed in this run, by kind, this failure included.
+        resends: how often it is sent again though nobody can tell what came of it, whatever the
+            policy says: an earlier run left it in doubt, and this one is to settle it.
+        """
+        attempt = self._attempt(failure, failed)
+        if attempt is None or (
+            failure.kind is FailureKind.AMBIGUOUS
+            and not self.resend_unknown
+            and failed[failure.kind] > resends
+        ):
             return None
         asked = failure.wait_seconds
         if asked is None:
@@ -48,10 +66,15 @@ class RetryPolicy:
             f"to wait for ({self.max_wait_seconds:,.0f} s)"
         )
 
-    def _attempts(self, kind: FailureKind) -> int:
-        if kind in (FailureKind.RATE_LIMITED, FailureKind.UNREACHABLE, FailureKind.UNAVAILABLE):
-            return self.max_attempts
-        perhaps_billed = kind is FailureKind.SERVER_ERROR or (
-            kind is FailureKind.AMBIGUOUS and self.resend_unknown
-        )
-        return min(self.max_attempts, SERVER_ERROR_ATTEMPTS) if perhaps_billed else 1
+    def _attempt(self, failure: Failure, failed: Mapping[FailureKind, int]) -> int | None:
+        """Which attempt of its sort this was, from 1; None: it was the last."""
+        if not failure.retryable:
+            return None
+        if failure.kind in NOT_ACCEPTED:
+            kinds, most = NOT_ACCEPTED, self.max_attempts
+        elif failure.kind in PERHAPS_BILLED:
+            kinds, most = PERHAPS_BILLED, min(self.max_attempts, PERHAPS_BILLED_ATTEMPTS)
+        else:
+            return None
+        attempt = sum(failed.get(kind, 0) for kind in kinds)
+        return attempt if attempt < most else None

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dagster_imagegen.engine.endpoint.failures import Failure, FailureKind, classify
-from dagster_imagegen.engine.endpoint.retries import SERVER_ERROR_ATTEMPTS, RetryPolicy
+from dagster_imagegen.engine.endpoint.retries import PERHAPS_BILLED_ATTEMPTS, RetryPolicy
 from dagster_imagegen.engine.endpoint.waits import read_headroom, seconds_in_message, server_wait
 from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.request import ImageRequest
@@ -380,7 +380,7 @@ def failure(kind: FailureKind, **facts: Any) -> Failure:
         (K.RATE_LIMITED, 5),
         (K.UNREACHABLE, 5),
         (K.UNAVAILABLE, 5),
-        (K.SERVER_ERROR, SERVER_ERROR_ATTEMPTS),
+        (K.SERVER_ERROR, PERHAPS_BILLED_ATTEMPTS),
         (K.AMBIGUOUS, 1),
         (K.REFUSED, 1),
         (K.REJECTED, 1),
@@ -392,22 +392,59 @@ def failure(kind: FailureKind, **facts: Any) -> Failure:
 def test_how_often_each_kind_is_sent(kind: FailureKind, tries: int) -> None:
     """What was not accepted is sent five times, what may be billed less, the rest once."""
     policy, rng = RetryPolicy(), random.Random(1)
-    waits = [policy.wait_before_next(failure(kind), attempt=n, random=rng) for n in range(1, 9)]
+    waits = [
+        policy.wait_before_next(failure(kind), failed={kind: n}, random=rng) for n in range(1, 9)
+    ]
     assert [wait is not None for wait in waits] == [n < tries for n in range(1, 9)]
 
 
 def test_unknown_outcomes_are_sent_again_only_on_request() -> None:
     """`resend_unknown` is the user's word that paying twice is acceptable."""
+    once = {K.AMBIGUOUS: 1}
+    for insists in (True, False):
+        policy = RetryPolicy(resend_unknown=insists)
+        wait = policy.wait_before_next(failure(K.AMBIGUOUS), failed=once, random=random.Random(1))
+        assert (wait is not None) == insists
+
+
+@pytest.mark.parametrize("resends", [0, 1, 2])
+def test_what_was_in_doubt_before_is_sent_again(resends: int) -> None:
+    """So often, and never oftener than anything else that may have been billed."""
+    policy, rng = RetryPolicy(), random.Random(1)
+    waits = [
+        policy.wait_before_next(
+            failure(K.AMBIGUOUS), failed={K.AMBIGUOUS: n}, random=rng, resends=resends
+        )
+        for n in range(1, 9)
+    ]
+    assert [wait is not None for wait in waits] == [n <= resends for n in range(1, 9)]
+
+
+@pytest.mark.parametrize(
+    ("failed", "again"),
+    [
+        ({K.RATE_LIMITED: 4, K.SERVER_ERROR: 1}, True),
+        ({K.RATE_LIMITED: 2, K.UNREACHABLE: 3, K.SERVER_ERROR: 1}, True),
+        ({K.SERVER_ERROR: 2, K.AMBIGUOUS: 1}, False),
+    ],
+)
+def test_what_may_be_billed_is_counted_apart(failed: dict[FailureKind, int], again: bool) -> None:
+    """Not being accepted is no reason to give up; and all that may be billed counts as one."""
     policy = RetryPolicy(resend_unknown=True)
-    wait = policy.wait_before_next(failure(K.AMBIGUOUS), attempt=1, random=random.Random(1))
-    assert wait is not None
+    wait = policy.wait_before_next(failure(K.SERVER_ERROR), failed=failed, random=random.Random(1))
+    assert (wait is not None) == again
+
+
+ONCE_LIMITED = {K.RATE_LIMITED: 1}
 
 
 def test_an_asked_wait_is_honoured_and_spread() -> None:
     """Nobody comes back early, and not all at once."""
     policy, rng = RetryPolicy(), random.Random(1)
     limited = failure(K.RATE_LIMITED, wait_seconds=20.0)
-    waits = [policy.wait_before_next(limited, attempt=1, random=rng) or 0 for _ in range(50)]
+    waits = [
+        policy.wait_before_next(limited, failed=ONCE_LIMITED, random=rng) or 0 for _ in range(50)
+    ]
     assert all(20.0 <= wait <= 21.0 for wait in waits)
     assert len(set(waits)) > 40
 
@@ -416,7 +453,7 @@ def test_a_wait_that_is_too_long_ends_the_attempt_with_its_time() -> None:
     """Longer than configured: not sent again, and the sentence names both times."""
     policy = RetryPolicy(max_wait_seconds=300)
     limited = failure(K.RATE_LIMITED, wait_seconds=3600.0)
-    assert policy.wait_before_next(limited, attempt=1, random=random.Random(1)) is None
+    assert policy.wait_before_next(limited, failed=ONCE_LIMITED, random=random.Random(1)) is None
     sentence = policy.too_long(limited)
     assert sentence is not None
     assert "3,600 s" in sentence
@@ -429,7 +466,8 @@ def test_backoff_grows_with_full_jitter() -> None:
     policy, rng = RetryPolicy(max_attempts=20), random.Random(1)
     longest = [
         max(
-            policy.wait_before_next(failure(K.RATE_LIMITED), attempt=n, random=rng) or 0
+            policy.wait_before_next(failure(K.RATE_LIMITED), failed={K.RATE_LIMITED: n}, random=rng)
+            or 0
             for _ in range(200)
         )
         for n in range(1, 12)
@@ -441,9 +479,12 @@ def test_backoff_grows_with_full_jitter() -> None:
 def test_a_server_that_says_not_to_retry_is_obeyed() -> None:
     """`x-should-retry: false` goes before everything else."""
     limited = classified(429, b"", x_should_retry="false", retry_after="1")
-    assert RetryPolicy().wait_before_next(limited, attempt=1, random=random.Random(1)) is None
+    assert (
+        RetryPolicy().wait_before_next(limited, failed=ONCE_LIMITED, random=random.Random(1))
+        is None
+    )
     limited = classified(429, b"", x_should_retry="true", retry_after="1")
-    assert RetryPolicy().wait_before_next(limited, attempt=1, random=random.Random(1))
+    assert RetryPolicy().wait_before_next(limited, failed=ONCE_LIMITED, random=random.Random(1))
 
 
 def test_a_limit_on_open_requests_is_known_by_its_words() -> None:
