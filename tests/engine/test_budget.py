@@ -10,7 +10,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from dagster_imagegen.engine import Engine, Identity, Settings
-from dagster_imagegen.engine.budget import Budget, Scope
+from dagster_imagegen.engine.budget import Budget, Per, Scope
 from dagster_imagegen.engine.endpoint.client import RetryPolicy
 from dagster_imagegen.engine.errors import BudgetExhausted, ConfigurationError
 from dagster_imagegen.engine.generation import Generation
@@ -104,14 +104,22 @@ def test_overlapping_runs_share_a_budget(
     assert sum(made) == imagegen_sandbox.totals.billed > 0
 
 
-def test_a_budget_of_the_day_is_there_again_tomorrow(
-    imagegen_sandbox: Sandbox, storage: Path
+@pytest.mark.parametrize(
+    ("per", "days", "full"),
+    [
+        ("day", [0, 0, 1], [True, False, True]),
+        ("month", [0, 29, 30], [True, False, True]),
+        ("all", [0, 1, 400], [True, False, False]),
+    ],
+)
+def test_a_budget_is_there_again_when_its_period_is_over(
+    imagegen_sandbox: Sandbox, storage: Path, per: Per, days: list[int], full: list[bool]
 ) -> None:
-    """Rows of earlier days do not count; those of today do, whichever run caused them."""
-    day = datetime(2026, 11, 30, 12, tzinfo=timezone.utc)
-    budget = Budget(max_usd=Decimal("0.10"), per="day", when_exhausted="defer")
+    """Rows of earlier periods do not count; those of this one do, whichever run caused them."""
+    budget = Budget(max_usd=Decimal("0.10"), per=per, when_exhausted="defer")
     made: list[int] = []
-    for number, now in enumerate([day, day, day + timedelta(days=1)]):
+    for number, day in enumerate(days):
+        now = datetime(2026, 11, 1, 12, tzinfo=timezone.utc) + timedelta(days=day)
         settings = Settings(
             base_url=imagegen_sandbox.base_url,
             endpoint_id="https://images.example/v1",
@@ -127,8 +135,7 @@ def test_a_budget_of_the_day_is_there_again_tomorrow(
                     pass
         made.append(generation.totals.succeeded)
     assert made[0] > 0
-    assert made[1] == 0
-    assert made[2] == made[0]
+    assert made == [made[0] * there_again for there_again in full]
 
 
 def test_another_asset_has_a_budget_of_its_own(

@@ -1,9 +1,11 @@
 """Runs of hundreds of prompts against endpoints that refuse, limit and break."""
 
 from collections import Counter
+from decimal import Decimal
 
 import pytest
 
+from dagster_imagegen.engine.budget import Budget
 from dagster_imagegen.sandbox import Sandbox
 from tests.fire.books import (
     assert_every_request_has_its_row,
@@ -100,3 +102,28 @@ def test_ten_prompts_ten_times(passes: Passes) -> None:
         rows = rows_in(passes.storage)
         assert_every_request_has_its_row(rows, sandbox.requests)
         assert_images_are_whole(passes.storage, rows)
+
+
+@pytest.mark.parametrize("rates", [{}, {"server_error": 0.1, "closed": 0.05, "reset": 0.05}])
+def test_four_processes_share_a_budget(passes: Passes, rates: dict[str, float]) -> None:
+    """Each with 64 in flight, on a good day and on a bad one: together never over, by the books."""
+    budget = Budget(max_usd=Decimal("0.50"), per="day", scope="storage", when_exhausted="defer")
+    with Sandbox(paint=False, latency_seconds=(0.05, 0.2), fault_rates=rates) as sandbox:
+        writers = [
+            passes.start(
+                sandbox,
+                [f"process {number}, mug {mug}" for mug in range(100)],
+                max_concurrency=64,
+                budget=budget,
+                params={"quality": "low", "size": "1024x1024"},
+            )
+            for number in range(4)
+        ]
+        assert [writer.wait() for writer in writers] == [0] * 4
+        assert Decimal("0.20") < sandbox.totals.cost_usd <= Decimal("0.50")
+        rows = rows_in(passes.storage)
+        assert_every_request_has_its_row(rows, sandbox.requests)
+        assert sum(row["cost_usd"] for row in rows) <= Decimal("0.50")
+    reported = Counter(status for writer in writers for status in writer.reported.values())
+    assert reported["generated"] == by_status(rows)["succeeded"]
+    assert reported["deferred"] > 300
