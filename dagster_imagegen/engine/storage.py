@@ -227,6 +227,8 @@ class Storage:
 def _open_filesystem(uri: str, options: Mapping[str, Any]) -> tuple[FileSystem, str]:
     scheme = uri.split("://", 1)[0] if "://" in uri else "file"
     try:
+        if scheme in ("s3", "s3a"):
+            options = _checksums_when_required(options)
         # A cached listing would hide what another writer wrote.
         opened: Any = url_to_fs(uri, **{"use_listings_cache": False, **options})
         return cast("tuple[FileSystem, str]", opened)
@@ -243,6 +245,22 @@ def _open_filesystem(uri: str, options: Mapping[str, Any]) -> tuple[FileSystem, 
             f"storage {uri!r}: no filesystem serves {scheme}://; use a folder, s3://, gs://, "
             f"abfs:// or another scheme of fsspec ({error})"
         ) from error
+
+
+def _checksums_when_required(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """For a store with an address of its own: no checksums but those that S3's protocol requires.
+
+    botocore sends CRCs with every upload since 1.36, which stores other than AWS's, DigitalOcean
+    Spaces among them, did not all understand. What the user sets goes before this.
+    """
+    client: Mapping[str, Any] = options.get("client_kwargs") or {}
+    if not (options.get("endpoint_url") or client.get("endpoint_url")):
+        return options
+    from botocore.config import Config  # noqa: PLC0415  # comes with s3fs, which is an extra
+
+    names = ("request_checksum_calculation", "response_checksum_validation")
+    known = {name: "when_required" for name in names if name in Config.OPTION_DEFAULTS}
+    return {**options, "config_kwargs": {**known, **(options.get("config_kwargs") or {})}}
 
 
 def _narrows(filesystem: FileSystem) -> bool:

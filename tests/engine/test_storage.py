@@ -5,8 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -196,3 +199,42 @@ def test_no_lock_can_be_told_where_there_is_none(tmp_path: Path):
     assert asyncio.run(memory.put_locked("j/000000.jsonl", b"x")) is None
     assert asyncio.run(memory.is_locked("j/000000.jsonl")) is None
     assert asyncio.run(Storage(str(tmp_path)).is_locked("j/000000.jsonl")) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "sent"), [({}, False), ({"request_checksum_calculation": "when_supported"}, True)]
+)
+def test_other_stores_get_no_checksums_that_they_may_not_know(
+    config: dict[str, Any], sent: bool
+) -> None:
+    """An S3 store with an address of its own gets what the protocol requires, unless told."""
+    received: list[list[str]] = []
+
+    class Store(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # which knows the 100-continue that is waited for
+
+        def do_PUT(self) -> None:
+            received.append([name.lower() for name in self.headers])
+            self.rfile.read(int(self.headers.get("content-length") or 0))
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Store) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        options = {
+            "key": "k",
+            "secret": "s",
+            "endpoint_url": f"http://127.0.0.1:{server.server_port}",
+            "skip_instance_cache": True,
+            "config_kwargs": config,
+        }
+        storage = Storage("s3://pictures/shop", options)
+        asyncio.run(storage.put("images/a.png", b"bytes"))
+        storage.close()
+        server.shutdown()
+    (headers,) = received
+    assert any("checksum" in name for name in headers) == sent
