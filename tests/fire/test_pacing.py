@@ -1,5 +1,6 @@
 """How fast real processes send against real limits, by the sandbox's clock."""
 
+import logging
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from dagster_imagegen.sandbox import ReceivedRequest, Sandbox
 from tests.fire.books import assert_every_request_has_its_row, billed_by_prompt, rows_in
 from tests.fire.conftest import Passes
 from tests.fire.writer import Writer
+
+FIGURES = logging.getLogger(__name__)
+"""`pytest -m full --log-cli-level=INFO tests/fire/test_pacing.py` shows what was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,7 @@ def test_as_many_at_once_as_are_admitted(passes: Passes) -> None:
         assert billed_by_prompt(limited.requests) == dict.fromkeys(prompts, 1)
     control.close()
     ideal = count * latency / admitted
+    FIGURES.info("%s, without a limit %s", measured, without)
     assert measured.seconds <= 1.2 * max(ideal, without.seconds), (measured, without)
     assert measured.refused <= 0.05 * measured.requests, measured
 
@@ -71,12 +76,12 @@ class Sharing:
     smallest_share: float
 
 
-def shared_by(requests: list[ReceivedRequest], *, limit: int, window: float) -> Sharing:
-    """From the end of the first window to the last whole one."""
+def shared_by(
+    requests: list[ReceivedRequest], *, limit: int, window: float, windows: int
+) -> Sharing:
+    """So many windows, from the end of the first one on."""
     times = [request.received_at for request in requests]
     start = min(times) + window
-    windows = int((max(times) - start) / window)
-    assert windows >= 3, "too short a run to tell"
     middle = [r for r in requests if start <= r.received_at < start + windows * window]
     admitted = [request for request in middle if request.status == 200]
     shares = Counter(request.headers["x-process"] for request in admitted)
@@ -88,13 +93,14 @@ def shared_by(requests: list[ReceivedRequest], *, limit: int, window: float) -> 
 
 
 @pytest.mark.full
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(330)
 def test_four_processes_on_one_key(passes: Passes) -> None:
     """Together at least 95% of what is allowed, at most 3% refused, shares alike.
 
-    The minute of this endpoint is 10 seconds long.
+    A real minute, and processes that start as fast as they can: the first minute is theirs to find
+    each other, the three after it are measured.
     """
-    limit, window, seconds = 200, 10.0, 115
+    limit, window, seconds = 240, 60.0, 245
     with Sandbox(
         paint=False,
         latency_seconds=(0.1, 0.3),
@@ -105,7 +111,7 @@ def test_four_processes_on_one_key(passes: Passes) -> None:
         writers: list[Writer] = []
         for number, one in enumerate(apart):
             one.folder.mkdir()
-            prompts = [f"process {number}, mug {mug}" for mug in range(limit * 12)]
+            prompts = [f"process {number}, mug {mug}" for mug in range(limit * 5)]
             headers = {"x-process": str(number)}
             writers.append(one.start(sandbox, prompts, max_concurrency=32, extra_headers=headers))
         began = time.monotonic()
@@ -115,7 +121,8 @@ def test_four_processes_on_one_key(passes: Passes) -> None:
         for writer in writers:
             writer.kill()
         requests = sandbox.requests
-    sharing = shared_by(requests, limit=limit, window=window)
+    sharing = shared_by(requests, limit=limit, window=window, windows=3)
+    FIGURES.info("%s", sharing)
     assert sharing.used >= 0.95, sharing
     assert sharing.refused <= 0.03, sharing
     assert sharing.smallest_share >= 0.8, sharing

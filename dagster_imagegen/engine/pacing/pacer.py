@@ -114,7 +114,6 @@ class Pacer:
         if about_a_rate:
             self._window.refused(
                 slot.number,
-                sent_at=slot.sent_at,
                 told=signal.remaining is not None,
                 wait_seconds=wait,
                 now=now,

@@ -263,7 +263,7 @@ def shares_after(server: Server, seconds: float) -> list[int]:
     return [sum(who == i for at, who in server.admitted if at >= seconds) for i in range(4)]
 
 
-@pytest.mark.parametrize("offset", [0.0, 0.7])
+@pytest.mark.parametrize("offset", [0.0, 0.35, 0.7, 2.0])
 @pytest.mark.parametrize(
     ("counting", "reset"),
     [("sliding", "newest"), ("sliding", "oldest"), ("fixed", "newest"), ("bucket", "newest")],
@@ -294,7 +294,7 @@ def test_four_processes_that_are_told_nothing(counting: Counting) -> None:
 @pytest.mark.parametrize("counting", ["sliding", "fixed", "bucket"])
 @pytest.mark.parametrize("limit", [60, 300])
 def test_one_process_uses_a_rate_alone(counting: Counting, limit: int) -> None:
-    """Nobody to share with: nearly all of it, and next to nothing refused."""
+    """Nobody to share with: nearly all of it, and hardly one refusal a window."""
 
     async def main() -> Server:
         server = Server(a_window=limit, counting=counting)
@@ -303,7 +303,7 @@ def test_one_process_uses_a_rate_alone(counting: Counting, limit: int) -> None:
 
     server = run_virtual(main())
     assert len(server.admitted) >= 0.95 * limit * 4
-    assert server.refused <= 0.01 * len(server.admitted)
+    assert server.refused <= max(4, 0.01 * len(server.admitted))
 
 
 def test_a_latecomer_gets_a_share() -> None:
@@ -319,7 +319,7 @@ def test_a_latecomer_gets_a_share() -> None:
 
     late = [who for at, who in run_virtual(main()).admitted if at >= 240]
     shares = [late.count(i) for i in range(4)]
-    assert min(shares) >= 0.6 * max(shares)
+    assert min(shares) >= 0.8 * max(shares)
 
 
 def test_shares_that_began_unequal_become_equal() -> None:
@@ -332,7 +332,7 @@ def test_shares_that_began_unequal_become_equal() -> None:
 
     server = run_virtual(main())
     shares = shares_after(server, 240.0)
-    assert min(shares) >= 0.75 * max(shares)
+    assert min(shares) >= 0.8 * max(shares)
     assert len(server.admitted) >= 0.95 * 240 * 5
 
 
