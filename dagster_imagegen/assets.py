@@ -17,6 +17,7 @@ from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.materialization import ImageAssetSpec, Results, materialize_images
 from dagster_imagegen.metadata import Lineage
 from dagster_imagegen.resource import ImageGenResource
+from dagster_imagegen.run_config import ImageRunConfig, own_config, with_run_config
 
 KeyLike: TypeAlias = dg.AssetKey | str | Sequence[str]
 Upstream: TypeAlias = KeyLike | dg.AssetSpec | dg.AssetsDefinition | dg.SourceAsset | dg.AssetDep
@@ -84,6 +85,9 @@ def image_asset(
     The function takes what an asset's does (`context`, upstream assets, resources, `config`), and
     may be async. It returns anything that speaks Arrow, a list of dicts, or a list of prompts. In
     a run over several partitions it returns a dict of those by partition key.
+
+    The run config of the step has `max_usd` and `redo`, beside the fields of the function's own
+    config class if it takes one.
 
     Arguments are the request's parameters (`quality`, `size`, …), what `dg.asset` takes, and:
     `overrides`, the columns that override a parameter for their row; `fail_on`, the statuses
@@ -275,14 +279,26 @@ def _step_function(spec: ImageAssetSpec, source: _Source) -> Callable[..., Resul
             f'{spec.name}: the argument "{spec.resource_key}" has the name of the resource and is '
             "not annotated as ImageGenResource; rename it, or set resource_key"
         )
+    own_class = _config_class(spec.name, own.get("config"))
+    config_class = with_run_config(own_class, asset=spec.name) if own_class else ImageRunConfig
 
     def step(context: dg.AssetExecutionContext, **inputs: Any) -> Results:
         resource = inputs[spec.resource_key]
         if not takes_resource:
             del inputs[spec.resource_key]
-        yield from materialize_images(context, spec, resource, lambda: source.call(context, inputs))
+        run_config = inputs.pop("config")
 
-    signature = inspect.Signature(_arguments(spec, source, add_resource=not takes_resource))
+        def read_source() -> object:
+            if own_class is not None:
+                given = context.op_execution_context.op_config
+                return source.call(context, {**inputs, "config": own_config(own_class, given)})
+            return source.call(context, inputs)
+
+        yield from materialize_images(context, spec, resource, run_config, read_source)
+
+    signature = inspect.Signature(
+        _arguments(spec, source, config=config_class, add_resource=not takes_resource)
+    )
     step.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]  # inspect reads it
     step.__annotations__ = {
         each.name: each.annotation
@@ -296,12 +312,17 @@ def _step_function(spec: ImageAssetSpec, source: _Source) -> Callable[..., Resul
 
 
 def _arguments(
-    spec: ImageAssetSpec, source: _Source, *, add_resource: bool
+    spec: ImageAssetSpec, source: _Source, *, config: type[ImageRunConfig], add_resource: bool
 ) -> list[inspect.Parameter]:
     """All are passed by name. Dagster takes keyword-only ones for no inputs, so none stays one."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     rest = [each for each in source.parameters if each.kind is inspect.Parameter.VAR_KEYWORD]
-    named = [each.replace(kind=kind) for each in source.parameters if each not in rest]
+    named = [
+        each.replace(kind=kind)
+        for each in source.parameters
+        if each not in rest and each.name != "config"
+    ]
+    named.append(inspect.Parameter("config", kind, annotation=config))
     if add_resource:
         named.append(inspect.Parameter(spec.resource_key, kind, annotation=ImageGenResource))
     # In a signature those with a default come last.
@@ -359,9 +380,10 @@ def _fail_on(statuses: Sequence[str]) -> tuple[str, ...]:
 
 
 def _resource_key(key: str) -> str:
-    if not key.isidentifier():
+    if not key.isidentifier() or key in ("config", *CONTEXT_NAMES):
         raise ConfigurationError(
-            f'resource_key "{key}" cannot be an argument of a function; use a name such as imagegen'
+            f'resource_key "{key}" cannot be an argument of a function, beside context and config; '
+            "use a name such as imagegen"
         )
     return key
 
@@ -381,6 +403,19 @@ def _parameters(function: PromptFunction) -> list[inspect.Parameter]:
 
 def _is_context(parameters: Sequence[inspect.Parameter]) -> bool:
     return bool(parameters) and parameters[0].name in CONTEXT_NAMES
+
+
+def _config_class(asset: str, parameter: inspect.Parameter | None) -> type[dg.Config] | None:
+    if parameter is None:
+        return None
+    annotation = parameter.annotation
+    if not (isinstance(annotation, type) and issubclass(annotation, dg.Config)):
+        raise ConfigurationError(
+            f"{asset}: annotate its argument `config` with a class derived from dg.Config, or from "
+            "dg.PermissiveConfig where anything may be given: max_usd and redo stand beside its "
+            "fields"
+        )
+    return annotation
 
 
 def _is_image_resource(annotation: object) -> bool:

@@ -35,6 +35,7 @@ from dagster_imagegen.metadata import (
     usage_version,
 )
 from dagster_imagegen.resource import ImageGenResource
+from dagster_imagegen.run_config import ImageRunConfig
 
 PROGRESS_SECONDS = 10.0
 _HOPELESS = (BudgetExhausted, ConfigurationError, EndpointMisconfigured, OutOfCredit)
@@ -94,6 +95,7 @@ def materialize_images(
     context: dg.AssetExecutionContext,
     spec: ImageAssetSpec,
     resource: ImageGenResource,
+    run_config: ImageRunConfig,
     read_source: Callable[[], object],
 ) -> Results:
     """Both assets, or the one that is selected; `read_source` gives the prompt table.
@@ -105,7 +107,7 @@ def materialize_images(
     """
     try:
         with resource.open_engine() as engine:
-            step = _Step(context, spec, engine)
+            step = _Step(context, spec, engine, run_config)
             if spec.key in context.selected_asset_keys:
                 yield from step.generate(read_source)
             else:
@@ -113,18 +115,27 @@ def materialize_images(
     except ImageGenError as error:
         # Where every further try meets the same answer, a retry policy has nothing to try.
         hopeless = isinstance(error, _HOPELESS)
-        raise dg.Failure(
-            f"{spec.name}: {error}", allow_retries=False if hopeless else None
-        ) from error
+        told = f"{spec.name}: {error}"
+        if isinstance(error, BudgetExhausted) and run_config.max_usd is not None:
+            told += (
+                f". The config of this run has max_usd: {run_config.max_usd}, which it shares with "
+                "its retries and re-executions; a new run has its own"
+            )
+        raise dg.Failure(told, allow_retries=False if hopeless else None) from error
 
 
 class _Step:
     def __init__(
-        self, context: dg.AssetExecutionContext, spec: ImageAssetSpec, engine: Engine
+        self,
+        context: dg.AssetExecutionContext,
+        spec: ImageAssetSpec,
+        engine: Engine,
+        run_config: ImageRunConfig,
     ) -> None:
         self._context = context
         self._spec = spec
         self._engine = engine
+        self._run_config = run_config
         self._partitions = _partitions(context)
         self._begun: dict[Partition, Generation] = {}
         if len(self._partitions) > 1:
@@ -133,6 +144,7 @@ class _Step:
     # -- images --------------------------------------------------------------------------------
 
     def generate(self, read_source: Callable[[], object]) -> Results:
+        self._run_config.limit_usd()  # Raises, before the function does its work for nothing.
         tables = self._read_prompts(read_source())
         try:
             done = {partition: self._run(table, partition) for partition, table in tables.items()}
@@ -173,7 +185,13 @@ class _Step:
         name = self._spec.name if partition is None else f"{self._spec.name} {partition}"
         log = self._context.log
         progress = ProgressLog(lambda line: log.info(f"{name}: {line}"))
-        with self._engine.generate(prompts, identity=self._identity(partition)) as generation:
+        asked = self._engine.generate(
+            prompts,
+            identity=self._identity(partition),
+            redo=[each.value for each in self._run_config.redo],
+            max_usd=self._run_config.limit_usd(),
+        )
+        with asked as generation:
             self._begun[partition] = generation
             log.info(f"{name}: {generation.plan.describe()}")
             try:
@@ -214,6 +232,7 @@ class _Step:
                 uri=self._engine.storage_uri,
                 read_image=self._engine.read_image,
                 lineage=self._spec.lineage,
+                captions=self._engine.settings.record_prompts,
             )
             for partition, one in done.items()
         }

@@ -62,8 +62,12 @@ def image_metadata(
     uri: str,
     read_image: Callable[[str], bytes],
     lineage: Lineage | None = None,
+    captions: bool = True,
 ) -> Metadata:
-    """Previews, counts by status, cost, tokens, row count, column schema and lineage, and URI."""
+    """Previews, counts by status, cost, tokens, row count, column schema and lineage, and URI.
+
+    Without `captions` no prompt is in it.
+    """
     totals = done.totals
     counts = count_values([done.images["image_status"]])
     metadata: Metadata = {
@@ -85,7 +89,8 @@ def image_metadata(
         carried = done.plan.prompts.carried.column_names
         metadata["dagster/column_lineage"] = _image_lineage(carried, lineage)
     small = pictures(done.images, read_image)
-    shown = {"imagegen/thumbnails": strip(small), "imagegen/preview": contact_sheet(small)}
+    sheet = contact_sheet(small, captions=captions)
+    shown = {"imagegen/thumbnails": strip(small), "imagegen/preview": sheet}
     return {name: dg.MetadataValue.md(text) for name, text in shown.items() if text} | metadata
 
 

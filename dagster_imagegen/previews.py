@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from dagster_imagegen.engine.image_header import read_header
+
 PICTURES = 12
 SHEET_COLUMNS = 4
 SHEET_BYTES = 36_000
@@ -36,8 +38,14 @@ STRIP_FORMS = (
 )
 """(pictures, height in pixels, quality): likewise."""
 
-PIXELS_MAX = 64_000_000
+PIXELS_MAX = 40_000_000
+"""More than 8K. Decoding takes eight bytes a pixel at most: two copies of four."""
+
 IMAGE_BYTES_MAX = 64_000_000
+FORMATS = frozenset({"png", "jpeg", "webp", "gif", "avif"})
+JPEG_SCANS_MAX = 32
+"""A progressive picture has ten. Each takes a look at every pixel, however few bytes it is."""
+
 CAPTION_CHARACTERS = 64
 
 
@@ -67,8 +75,10 @@ def pictures(
     return found
 
 
-def contact_sheet(pictures: Sequence[Picture], *, max_bytes: int = SHEET_BYTES) -> str:
-    """A markdown table of pictures, each over its prompt; "" for none.
+def contact_sheet(
+    pictures: Sequence[Picture], *, captions: bool = True, max_bytes: int = SHEET_BYTES
+) -> str:
+    """A markdown table of pictures, each over its prompt if there are `captions`; "" for none.
 
     At most `max_bytes` as Dagster stores it, in JSON: with fewer or smaller pictures where it
     would be more.
@@ -77,7 +87,7 @@ def contact_sheet(pictures: Sequence[Picture], *, max_bytes: int = SHEET_BYTES) 
     while shown:
         for side, quality in SHEET_FORMS:
             cells = [(_data_uri(_shrunk(p.image, side, side), quality), p.prompt) for p in shown]
-            markdown = _grid(cells)
+            markdown = _grid(cells, captions=captions)
             if len(json.dumps(markdown)) <= max_bytes:
                 return markdown
         shown = shown[: len(shown) // 2]
@@ -129,20 +139,48 @@ def _candidates(images: pa.Table, *, limit: int) -> Iterator[tuple[str, str]]:
 def _decoded(path: str, read_image: Callable[[str], bytes]) -> Image.Image | None:
     side = SHEET_FORMS[0][0]
     try:
+        data = read_image(path)
+        image_format = _format_to_show(data)
+        if image_format is None:
+            return None
         with warnings.catch_warnings():
             # Pillow warns of decompression bombs before it refuses them; here they are left out.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(read_image(path))) as image:
-                if image.width * image.height > PIXELS_MAX:
+            with Image.open(io.BytesIO(data), formats=[image_format]) as image:
+                if image.width * image.height > PIXELS_MAX:  # A GIF's frame can be larger.
                     return None
                 image.draft("RGB", (2 * side, 2 * side))  # JPEG: decodes a smaller one at once.
-                small = _shrunk(image.convert("RGBA" if _has_alpha(image) else "RGB"), side, side)
+                small = _small(image, side)
                 # On white: a picture with alpha takes twice the bytes, and its sheet is white.
                 paper = Image.new("RGB", small.size, "white")
                 paper.paste(small, mask=small if small.mode == "RGBA" else None)
                 return paper
     except Exception:  # noqa: BLE001  # whatever a file or a storage may do, it is a preview
         return None
+
+
+def _format_to_show(data: bytes) -> str | None:
+    """The format, by its first bytes; None for what is not decoded.
+
+    Some decoders allocate the whole canvas before Pillow can judge its size, and left to itself
+    Pillow would take a file for any format that it has ever heard of.
+    """
+    header = read_header(data)
+    if header is None or header.format not in FORMATS:
+        return None
+    if (header.width or 0) * (header.height or 0) > PIXELS_MAX:
+        return None
+    # Two bytes that stand for nothing else in a JPEG's data.
+    too_slow = header.format == "jpeg" and data.count(b"\xff\xda") > JPEG_SCANS_MAX
+    return None if too_slow else header.format.upper()
+
+
+def _small(image: Image.Image, side: int) -> Image.Image:
+    """The picture, small before anything else is done to it: a copy of the whole is large."""
+    if "transparency" in image.info or image.mode in ("1", "P", "PA"):
+        image = image.convert("RGBA" if _has_alpha(image) else "RGB")
+    image.thumbnail((side, side))
+    return image.convert("RGBA" if _has_alpha(image) else "RGB")
 
 
 def _has_alpha(image: Image.Image) -> bool:
@@ -161,7 +199,7 @@ def _data_uri(image: Image.Image, quality: int) -> str:
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _grid(cells: Sequence[tuple[str, str]]) -> str:
+def _grid(cells: Sequence[tuple[str, str]], *, captions: bool) -> str:
     width = min(SHEET_COLUMNS, len(cells))
     lines: list[str] = []
     for start in range(0, len(cells), width):
@@ -169,7 +207,8 @@ def _grid(cells: Sequence[tuple[str, str]]) -> str:
         lines.append(_line(f"![image]({uri})" if uri else "" for uri, _ in row))
         if start == 0:
             lines.append(_line(["---"] * width))
-        lines.append(_line(literal(prompt) if uri else "" for uri, prompt in row))
+        if captions:
+            lines.append(_line(literal(prompt) if uri else "" for uri, prompt in row))
     return "\n".join(lines)
 
 

@@ -4,13 +4,22 @@ import base64
 import io
 import json
 import re
+import resource
+import struct
+import subprocess
+import sys
+import time
+import zlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from dagster_imagegen.engine.image_header import read_header
 from dagster_imagegen.previews import (
+    JPEG_SCANS_MAX,
+    PIXELS_MAX,
     SHEET_BYTES,
     STRIP_CHARACTERS,
     Picture,
@@ -103,6 +112,121 @@ def test_what_cannot_be_shown_is_left_out() -> None:
     }
     table = image_table({}, {}, {}, {}, {}, {"image_size_bytes": 10**9, "image_path": "images/0"})
     assert len(pictures(table, files.__getitem__)) == 1
+
+
+# -- pictures that are meant to hurt ---------------------------------------------------------------
+
+
+def png(width: int, height: int, *chunks: tuple[bytes, bytes], data: bytes = b"") -> bytes:
+    """A grey PNG of that size, whatever its data."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", data), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    )
+
+
+def zeros(size: int) -> bytes:
+    pack = zlib.compressobj(9)
+    whole, rest = divmod(size, 1 << 20)
+    packed = b"".join(pack.compress(bytes(1 << 20)) for _ in range(whole))
+    return packed + pack.compress(bytes(rest)) + pack.flush()
+
+
+def animation() -> bytes:
+    """Twenty seconds of nothing much."""
+    first, *others = [Image.new("P", (64, 64), color) for color in range(200)]
+    buffer = io.BytesIO()
+    first.save(buffer, "GIF", save_all=True, append_images=others, duration=100)
+    return buffer.getvalue()
+
+
+def many_scans(count: int) -> bytes:
+    """A progressive JPEG; for each scan, of a few bytes, a decoder goes over all its pixels."""
+    buffer = io.BytesIO()
+    Image.new("L", (6_000, 6_000), 128).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * count + data[-2:]
+
+
+def canvas(width: int, height: int) -> bytes:
+    """The start of an animated WebP, for which its decoder allocates two whole canvases."""
+    sides = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    frame = b"VP8 " + struct.pack("<I", 10) + b"\x30\x01\x00\x9d\x01\x2a\x01\x00\x01\x00"
+    frame = b"ANMF" + struct.pack("<I", 16 + len(frame)) + bytes(16) + frame
+    body = b"WEBPVP8X" + struct.pack("<I", 10) + b"\x02\0\0\0" + sides
+    body += b"ANIM" + struct.pack("<I", 6) + bytes(6) + frame
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+GIF_SCREEN = b"GIF89a\xff\xff\xff\xff\x80\0\0" + bytes(6)
+BOMBS = {
+    "a large png": lambda: png(100_000, 100_000, data=zeros(10_000)),
+    "a large gif": lambda: GIF_SCREEN + b",\0\0\0\0\1\0\1\0\0\2\2\x44\1\0;",
+    "a large webp": lambda: canvas(16_383, 16_383),
+    "text": lambda: png(2, 2, (b"zTXt", b"a\0\0" + zeros(40 << 20)), data=zeros(6)),
+    "a profile": lambda: png(2, 2, (b"iCCP", b"a\0\0" + zeros(40 << 20)), data=zeros(6)),
+    "scans": lambda: many_scans(20_000),
+    "a program": lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) print\n",
+    "a drawing": lambda: b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_picture_that_is_meant_to_hurt_is_not_decoded(bomb: str) -> None:
+    """Nothing of it is allocated, and no time spent on it, to speak of."""
+    data = BOMBS[bomb]()
+    table = image_table({"image_size_bytes": len(data)})
+    pictures(image_table({}), lambda _: picture())  # what is loaded once
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.process_time()
+    assert pictures(table, lambda _: data) == []
+    assert time.process_time() - began < 1.0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+
+
+def test_an_animation_is_shown_as_its_first_frame() -> None:
+    """The others are not looked at."""
+    data = animation()
+    (found,) = pictures(image_table({}), lambda _: data)
+    assert found.image.size == (64, 64)
+
+
+def test_a_progressive_picture_is_shown() -> None:
+    """With as many scans as encoders make."""
+    buffer = io.BytesIO()
+    Image.effect_noise((300, 200), 80).convert("RGB").save(buffer, "JPEG", progressive=True)
+    assert 2 < buffer.getvalue().count(b"\xff\xda") < JPEG_SCANS_MAX
+    assert len(pictures(image_table({}), lambda _: buffer.getvalue())) == 1
+
+
+def test_a_large_picture_is_made_small_before_it_is_copied() -> None:
+    """A grey one is a byte a pixel, and as much again by chance; in colour it would be four.
+
+    In a process of its own, for what was taken before cannot be told from what is taken now.
+    """
+    program = """
+import resource
+from tests.test_previews import PIXELS_MAX, image_table, picture, pictures, png, zeros
+data = png(5_000, PIXELS_MAX // 5_000, data=zeros(PIXELS_MAX + PIXELS_MAX // 5_000))
+pictures(image_table({}), lambda _: picture())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert len(pictures(image_table({}), lambda _: data)) == 1
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    told = subprocess.check_output([sys.executable, "-c", program], timeout=60, text=True)
+    assert int(told) * 1024 < 3 * PIXELS_MAX
+
+
+def test_what_is_read_of_a_jpeg_before_its_size_is_bounded() -> None:
+    """Of 60 MB of padding, which cannot be told from an image, the first few thousand bytes."""
+    began = time.process_time()
+    for filling in (b"\xff", b"\xff\x01", b"\xff\xe0\0\2"):
+        header = read_header(b"\xff\xd8\xff\x01" + filling * (60_000_000 // len(filling)))
+        assert header is not None
+        assert (header.format, header.width) == ("jpeg", None)
+    assert time.process_time() - began < 1.0
 
 
 def test_no_images_no_preview() -> None:

@@ -175,7 +175,6 @@ class Engine:
                 api_key=self.settings.api_key,
                 timeout_seconds=self.settings.timeout_seconds,
                 extra_headers=self.settings.extra_headers,
-                max_concurrency=self.settings.max_concurrency,
                 transport=self._transport,
             )
             ledger = Ledger(

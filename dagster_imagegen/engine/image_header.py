@@ -16,6 +16,7 @@ SVG_ROOT = re.compile(
 )
 SIDE_MAX = 2**31 - 1  # what a column of the usage table holds
 HEADER_BYTES = 16_384  # where svg and avif say their size, if they say it
+JPEG_SEGMENTS_MAX = 10_000  # before the one with the size; a photo with a large profile has 250
 MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 JPEG_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
@@ -70,7 +71,9 @@ def _gif_size(data: bytes | bytearray) -> tuple[int, int] | None:
 
 def _jpeg_size(data: bytes | bytearray) -> tuple[int, int] | None:
     at = 2
-    while data[at] == 0xFF:
+    for _ in range(JPEG_SEGMENTS_MAX):
+        if data[at] != 0xFF:
+            break
         marker = data[at + 1]
         if marker == 0xFF:  # padding before a marker
             at += 1

@@ -247,16 +247,22 @@ class _Verdicts:
             if there is not None:
                 return Outcome(fingerprint=fingerprint, status="reused", row=there)
             return None if "missing" in self.redo else _missing(fingerprint, made[0])
-        if "refused" not in self.redo and (refusal := _refusal(request, rows)) is not None:
+        refusal = _refusal(request, rows)
+        if refusal is not None and not self._again("refused", [refusal]):
             return Outcome(fingerprint=fingerprint, status="refused", row=refusal)
         doubtful = _doubtful(rows)
-        if "unknown" in self.redo or not doubtful:
+        if not doubtful or self._again("unknown", doubtful):
             return None
         # What an earlier run left in doubt is this one's to settle, its retries included.
         its_own = doubtful[0]["root_run_id"] == self.root_run_id
         if (its_own and not self.resend_unknown) or len(doubtful) > UNKNOWN_RESENDS:
             return Outcome(fingerprint=fingerprint, status="unknown", row=doubtful[-1])
         return None
+
+    def _again(self, kind: Redo, rows: list[Row]) -> bool:
+        """Whether it is to be asked for once more on request: once in a run, retries included."""
+        here = any(row["root_run_id"] == self.root_run_id for row in rows)
+        return kind in self.redo and not here
 
 
 def _kind(outcome: Outcome | None) -> str:

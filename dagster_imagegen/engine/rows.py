@@ -1,9 +1,10 @@
 """Requests and answers as columns of the usage table."""
 
 import hashlib
+import html
+import json
 from datetime import datetime, timezone
 from decimal import Decimal
-from itertools import takewhile
 from typing import Any
 
 from dagster_imagegen.engine.endpoint.response import Answer, Failure, FailureKind, GeneratedImage
@@ -22,7 +23,8 @@ IMAGE_NOT_SAVED = "image_not_saved"
 SANDBOX = "sandbox"
 """The `endpoint_id` of requests that cost no money."""
 PROMPT_MARK = "[prompt]"
-TELLING_CHARACTERS = 40  # of a prompt, the beginning that already counts as one
+BEGINNING_CHARACTERS = 12  # of a prompt, the beginning that already counts as one
+PIECE_CHARACTERS = 20  # of a prompt, what counts as one wherever in it that stands
 
 _SENT = (
     "endpoint_id",
@@ -101,28 +103,53 @@ def answer_columns(answer: Answer, cost: Cost, *, sandbox: bool, finished_at: da
 
 def without_prompt(row: Row, prompt: str) -> Row:
     """The same columns without what the endpoint repeats of the prompt."""
-    message = row.get("error_message")
-    return {
-        **row,
-        "revised_prompt": None,
-        "error_message": redact_prompt(message, prompt) if message else message,
-    }
+    said = {name: row[name] for name in ("error_code", "error_message") if row.get(name)}
+    redacted = {name: redact_prompt(text, prompt) for name, text in said.items()}
+    return {**row, "revised_prompt": None, **redacted}
 
 
 def redact_prompt(text: str, prompt: str) -> str:
-    """`text` with [prompt] for the prompt, as it was sent or on one line as in a `Failure`.
+    """`text` with [prompt] for what it repeats of the prompt, in whatever spelling.
 
-    A beginning of it of 40 characters or more goes as well, for messages are cut short.
+    That is all of it, its beginning from 12 characters on, or any 20 of it in a row: messages cut
+    a prompt short, or leave out its middle.
     """
-    for spelling in dict.fromkeys((one_line(prompt), prompt)):
-        beginning = spelling[:TELLING_CHARACTERS]
-        at = text.find(beginning) if beginning else -1
-        while at >= 0:
-            pairs = zip(spelling, text[at:], strict=False)
-            length = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-            text = text[:at] + PROMPT_MARK + text[at + length :]
-            at = text.find(beginning, at + len(PROMPT_MARK))
-    return text
+    spellings = _spellings(prompt)
+    kept: list[str] = []
+    at = 0
+    while at < len(text):
+        end = max((_end_of_repetition(text, at, each) for each in spellings), default=at)
+        kept.append(PROMPT_MARK if end > at else text[at])
+        at = max(end, at + 1)
+    return "".join(kept)
+
+
+def _spellings(prompt: str) -> list[str]:
+    """As it was sent, as in JSON and as in HTML; each also on one line, as in a `Failure`."""
+    written = (
+        prompt,
+        json.dumps(prompt)[1:-1],
+        json.dumps(prompt, ensure_ascii=False)[1:-1],
+        html.escape(prompt),
+    )
+    both = dict.fromkeys((*written, *map(one_line, written)))
+    return [spelling for spelling in both if one_line(spelling)]
+
+
+def _end_of_repetition(text: str, at: int, spelling: str) -> int:
+    """How far `text` repeats the prompt from `at` on; `at` where it does not."""
+    beginning = spelling[:BEGINNING_CHARACTERS]
+    piece = text[at : at + PIECE_CHARACTERS]
+    end = at
+    if text.startswith(beginning, at):
+        end += len(beginning)
+    elif len(piece) == PIECE_CHARACTERS and piece in spelling:
+        end += len(piece)
+    else:
+        return at
+    while end < len(text) and text[at : end + 1] in spelling:
+        end += 1
+    return end
 
 
 def image_columns(image: GeneratedImage, *, path: str) -> Row:

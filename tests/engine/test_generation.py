@@ -219,6 +219,7 @@ def test_a_later_run_settles_what_was_in_doubt(run: Run, imagegen_sandbox: Sandb
     assert statuses(run(["a mug"], root_run_id="later")) == ["generated"]
     assert len(imagegen_sandbox.requests) == 3
 
+
 @pytest.mark.parametrize(
     ("fault", "error"),
     [("invalid_api_key", EndpointMisconfigured), ("insufficient_quota", OutOfCredit)],

@@ -1,7 +1,11 @@
 """Where requests go and what they carry: the URL, the headers, and what no text may repeat."""
 
+import base64
+import html
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from urllib.parse import quote
 
 import httpx
 
@@ -13,11 +17,15 @@ TELLING_CHARACTERS = 12  # of a secret, the start that already counts as one
 
 
 class Secrets:
-    """What is in the headers and must be in no text: the key, and the values of extra headers."""
+    """What is in the headers and must be in no text: the key, and the values of extra headers.
+
+    Neither as it is nor as a server may spell it in a URL, in JSON, in HTML or in base64.
+    """
 
     def __init__(self, api_key: str | None, extra_headers: Mapping[str, str]) -> None:
         values = [value for value in extra_headers.values() if len(value) >= WORD_CHARACTERS]
-        self._secrets = [secret for secret in ((api_key or "").strip(), *values) if secret]
+        given = dict.fromkeys(secret for secret in ((api_key or "").strip(), *values) if secret)
+        self._secrets = list(dict.fromkeys(text for each in given for text in _spellings(each)))
 
     def __repr__(self) -> str:
         return "<Secrets>"
@@ -30,6 +38,19 @@ class Secrets:
             for length in range(len(secret), min(len(secret), TELLING_CHARACTERS) - 1, -1):
                 text = text.replace(secret[:length], "***")
         return text
+
+
+def _spellings(secret: str) -> Iterator[str]:
+    yield secret
+    yield quote(secret, safe="")
+    yield json.dumps(secret)[1:-1]
+    yield html.escape(secret)
+    if len(secret) < TELLING_CHARACTERS:
+        return  # its base64 is a few letters, which any text can have
+    for before in range(3):  # what stands before it decides which of three ways it looks
+        encoded = base64.b64encode(bytes(before) + secret.encode(errors="replace")).decode()
+        # Without the ends, in which bits of its neighbours are.
+        yield encoded[-(-before * 4 // 3) : (before + len(secret)) // 3 * 4]
 
 
 def endpoint_url(base_url: str) -> httpx.URL:
@@ -46,7 +67,8 @@ def endpoint_url(base_url: str) -> httpx.URL:
         )
     if url.scheme not in ("http", "https") or not url.host:
         raise ConfigurationError(
-            f"base_url {base!r} is no http(s) address, e.g. https://inference.do-ai.run/v1"
+            f"base_url {base.rpartition('@')[2]!r} is no http(s) address, e.g. "
+            "https://inference.do-ai.run/v1"
         )
     return url
 

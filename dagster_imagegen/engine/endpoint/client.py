@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import replace
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any
 
@@ -25,6 +26,7 @@ from dagster_imagegen.engine.endpoint.base_url import (
     is_local,
     request_headers,
 )
+from dagster_imagegen.engine.endpoint.connections import LIMITS, Connections
 from dagster_imagegen.engine.endpoint.download import ImageDownloader, Resolve, resolve_name, shown
 from dagster_imagegen.engine.endpoint.response import (
     Answer,
@@ -36,6 +38,7 @@ from dagster_imagegen.engine.endpoint.response import (
     read_body,
     read_headroom,
     read_stream,
+    unpacked,
 )
 from dagster_imagegen.engine.endpoint.retries import RetryPolicy
 from dagster_imagegen.engine.endpoint.wire import message_of
@@ -47,9 +50,6 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 1024 * 1024
 CONNECT_SECONDS = 10.0
 WRITE_SECONDS = 60.0
-# Shorter than the 5 s after which common servers hang up: a request that meets a connection being
-# closed is lost in a way that nobody can tell from one that was billed.
-KEEPALIVE_SECONDS = 3.0
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid")
 
 
@@ -68,7 +68,6 @@ class ImageClient:
         api_key: str | None = None,
         timeout_seconds: float = 600.0,
         extra_headers: Mapping[str, str] | None = None,
-        max_concurrency: int = 64,
         max_body_bytes: int = MAX_BODY_BYTES,
         transport: httpx.AsyncBaseTransport | None = None,
         wall_clock: Callable[[], float] = time.time,
@@ -81,24 +80,26 @@ class ImageClient:
         self._timeout_seconds = timeout_seconds
         self._max_body_bytes = max_body_bytes
         self._wall_clock = wall_clock
+        self._transport = transport
         trust_env = not is_local(self._url)
         certificates = [os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
-        self._http = httpx.AsyncClient(
-            transport=transport,
-            trust_env=trust_env,
-            verify=_tls(trust_env, *certificates),
+        connect = functools.partial(
+            httpx.AsyncClient,
+            transport=transport and _Lent(transport),
+            verify=_tls(*certificates),
+            # A cookie goes to a host, whatever its port and whoever else lives at its address.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             timeout=httpx.Timeout(
                 timeout_seconds, connect=CONNECT_SECONDS, write=WRITE_SECONDS, pool=None
             ),
-            limits=httpx.Limits(
-                max_connections=None,
-                max_keepalive_connections=max_concurrency,
-                keepalive_expiry=KEEPALIVE_SECONDS,
-            ),
+            limits=LIMITS,
             headers={"user-agent": "dagster-imagegen", "accept-encoding": "identity"},
         )
+        self._direct = Connections(functools.partial(connect, trust_env=False))
+        self._connections = Connections(connect) if trust_env else self._direct
         self._downloader = ImageDownloader(
-            self._http,
+            self._connections,
+            direct=self._direct,
             endpoint=self._url,
             endpoint_headers=self._headers,
             max_body_bytes=max_body_bytes,
@@ -127,7 +128,10 @@ class ImageClient:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._http.aclose()
+        await self._connections.aclose()
+        await self._direct.aclose()
+        if self._transport is not None:
+            await self._transport.aclose()
 
     async def send(self, request: ImageRequest) -> Answer:
         """Send one POST, and fetch the image where the answer is a link to it.
@@ -137,26 +141,29 @@ class ImageClient:
         delivery = _Delivery()
         deadline = asyncio.get_running_loop().time() + self._timeout_seconds
         try:
-            async with self._http.stream(
-                "POST",
-                self._url,
-                content=json.dumps(request.body(), separators=(",", ":")).encode(),
-                headers=self._headers,
-                extensions={"trace": delivery.trace},
-            ) as response:
-                answer = await self._read(response, deadline)
+            async with (
+                self._connections.client() as http,
+                http.stream(
+                    "POST",
+                    self._url,
+                    content=json.dumps(request.body(), separators=(",", ":")).encode(),
+                    headers=self._headers,
+                    extensions={"trace": delivery.trace},
+                ) as response,
+            ):
+                now = self._wall_clock()
+                result = await self._result(response, now=now, deadline=deadline)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
-            answer = Answer(result=self._without_answer(error, delivery))
-        return replace(answer, result=self._without_secrets(answer.result))
-
-    async def _read(self, response: httpx.Response, deadline: float) -> Answer:
-        """Read an answer to its end, and what it links to."""
-        now = self._wall_clock()
-        result = await self._result(response, now=now, deadline=deadline)
+            return Answer(result=self._without_secrets(self._without_answer(error, delivery)))
         if isinstance(result, ImageLink):
-            # The answer is not needed any more, and its connection serves the next request.
-            await response.aclose()
+            # The connection has been given back, and serves the next request.
             result = await self._downloader.fetch(result)
+        return self._answer(response, result, now=now)
+
+    def _answer(
+        self, response: httpx.Response, result: GeneratedImage | Failure, *, now: float
+    ) -> Answer:
+        """What came of a request, with what else the answer's head told."""
         if isinstance(result, Failure):
             result = replace(result, http_status=response.status_code)
         named = (response.headers.get(name) for name in REQUEST_ID_HEADERS)
@@ -164,7 +171,7 @@ class ImageClient:
         if isinstance(result, Failure):
             request_id = request_id or result.request_id
         return Answer(
-            result=result,
+            result=self._without_secrets(result),
             http_status=response.status_code,
             request_id=request_id and self._secrets.cut_from(request_id),
             headroom=read_headroom(response.headers, now=now),
@@ -197,8 +204,7 @@ class ImageClient:
         loop = asyncio.get_running_loop()
         limit = self._max_body_bytes if response.is_success else MAX_ERROR_BYTES
         seen = 0
-        chunks: AsyncGenerator[bytes, None] = response.aiter_bytes()  # pyright: ignore[reportAssignmentType]  # it is one
-        async with contextlib.aclosing(chunks):
+        async with contextlib.aclosing(unpacked(response)) as chunks:
             async for chunk in chunks:
                 seen += len(chunk)
                 if seen > limit:
@@ -221,7 +227,10 @@ class ImageClient:
             kind, code = FailureKind.UNREACHABLE, "unreachable"
         else:
             return ambiguous(*self._cut_off(error))
-        return Failure(kind=kind, code=code, message=f"{self._url.host}: {self._said(error)}")
+        message = f"{self._url.host}: {self._said(error)}"
+        if "CERTIFICATE_VERIFY_FAILED" in message:
+            message += "; an authority of your own is trusted where SSL_CERT_FILE names its file"
+        return Failure(kind=kind, code=code, message=message)
 
     def _said(self, error: Exception) -> str:
         return message_of(self._secrets.cut_from(str(error))) or type(error).__name__
@@ -234,9 +243,9 @@ class ImageClient:
 
 
 @functools.cache
-def _tls(trust_env: bool, *certificates: str | None) -> ssl.SSLContext:
+def _tls(*certificates: str | None) -> ssl.SSLContext:
     """What connections are verified by. Reading all certificates takes a tenth of a second."""
-    return httpx.create_ssl_context(trust_env=trust_env)
+    return httpx.create_ssl_context()
 
 
 UNDELIVERED = (
@@ -247,6 +256,16 @@ UNDELIVERED = (
     httpx.WriteError,
     httpx.WriteTimeout,
 )
+
+
+class _Lent(httpx.AsyncBaseTransport):
+    """A caller's transport, which outlives the clients that use it."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self._transport = transport
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._transport.handle_async_request(request)
 
 
 class _TooLarge(Exception):

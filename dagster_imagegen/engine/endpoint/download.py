@@ -9,12 +9,14 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple, TypeAlias
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
+from dagster_imagegen.engine.endpoint.connections import Connections
 from dagster_imagegen.engine.endpoint.response import (
     AnswerFacts,
     Failure,
@@ -22,6 +24,7 @@ from dagster_imagegen.engine.endpoint.response import (
     GeneratedImage,
     ImageLink,
     image_of,
+    unpacked,
 )
 
 Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -42,19 +45,25 @@ async def resolve_name(host: str, port: int) -> Sequence[str]:
 
 
 class ImageDownloader:
-    """Fetches images that an endpoint answered with a link to."""
+    """Fetches images that an endpoint answered with a link to.
+
+    `connections` are those to the endpoint, by way of a proxy where there is one; `direct` ask
+    none. They are the same for an endpoint on this machine.
+    """
 
     def __init__(
         self,
-        http: httpx.AsyncClient,
+        connections: Connections,
         *,
+        direct: Connections,
         endpoint: httpx.URL,
         endpoint_headers: Mapping[str, str],
         max_body_bytes: int,
         resolve: Resolve,
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
-        self._http = http
+        self._connections = connections
+        self._direct = direct
         self._endpoint = endpoint
         self._endpoint_headers = endpoint_headers
         self._max_body_bytes = max_body_bytes
@@ -82,16 +91,28 @@ class ImageDownloader:
             except _Forbidden as error:
                 problem = str(error)
                 break
+            except UnicodeError:  # from the look-up, or from httpx when the host is read
+                problem = "its host is no name that can be looked up"
+                break
             if wait is not None:
                 await self._sleep(wait)
         return saving_failed(f"{shown(url)}: {problem}", link.facts)
 
     async def _get(self, url: httpx.URL) -> bytes:
         for _ in range(MAX_REDIRECTS + 1):
-            request = await self._request(url)
+            way = await self._way_to(url)
             try:
-                response = await self._http.send(request, stream=True, auth=None)
-                async with contextlib.aclosing(response):
+                async with (
+                    way.connections.client() as http,
+                    http.stream(
+                        "GET",
+                        way.url,
+                        headers=way.headers,
+                        auth=None,
+                        timeout=TIMEOUT,
+                        extensions=way.extensions,
+                    ) as response,
+                ):
                     if not response.has_redirect_location:
                         return await self._body(response)
                     url = url.join(response.headers["location"])
@@ -99,33 +120,27 @@ class ImageDownloader:
                 raise _NotThereYet(f"{type(error).__name__} {error}".strip()) from error
         raise _Forbidden(f"more than {MAX_REDIRECTS} redirects")
 
-    async def _request(self, url: httpx.URL) -> httpx.Request:
-        """A GET of `url`: of the endpoint itself with its key, of anybody else without."""
+    async def _way_to(self, url: httpx.URL) -> "_Way":
+        """How to get `url`: of the endpoint itself with its key, of anybody else without."""
         if url.scheme not in ("http", "https") or not url.host:
             raise _Forbidden(f"{url.scheme or 'no scheme'} is not http or https")
         if origin(url) == origin(self._endpoint):
-            return self._http.build_request(
-                "GET", url, headers=self._endpoint_headers, timeout=TIMEOUT
-            )
-        pinned, headers, extensions = url, {"accept": "image/*"}, {}
+            return _Way(self._connections, url, self._endpoint_headers)
         address = await self._allowed_address(url)
-        if address is not None:
-            # Asked again, the name could stand for another address.
-            headers["host"] = url.netloc.decode("ascii")
-            pinned = url.copy_with(host=address)
-            extensions = {"sni_hostname": url.host}
-        return self._http.build_request(
-            "GET", pinned, headers=headers, timeout=TIMEOUT, extensions=extensions
+        if address is None:
+            return _Way(self._connections, url, {"accept": "image/*"})
+        # Asked again, the name could stand for another address.
+        return _Way(
+            self._direct,
+            url.copy_with(host=address),
+            {"accept": "image/*", "host": url.netloc.decode("ascii")},
+            {"sni_hostname": url.host},
         )
 
     async def _allowed_address(self, url: httpx.URL) -> str | None:
         """The address to connect to; None where a proxy connects, and looks names up."""
-        # Without trust_env, as for an endpoint on this machine, httpx asks no proxy either.
-        proxied = (
-            self._http.trust_env
-            and bool(getproxies().get(url.scheme))
-            and not proxy_bypass(url.host)
-        )
+        proxies = {} if self._connections is self._direct else getproxies()
+        proxied = bool(proxies.get(url.scheme) or proxies.get("all")) and not proxy_bypass(url.host)
         try:
             addresses = await self._addresses(url)
         except OSError as error:
@@ -156,13 +171,21 @@ class ImageDownloader:
         if response.status_code != 200:
             raise _NotThereYet(f"answered {response.status_code}")
         data = bytearray()
-        chunks: AsyncGenerator[bytes, None] = response.aiter_bytes()  # pyright: ignore[reportAssignmentType]  # it is one
-        async with contextlib.aclosing(chunks):
+        async with contextlib.aclosing(unpacked(response)) as chunks:
             async for chunk in chunks:
                 data += chunk
                 if len(data) > self._max_body_bytes:
                     raise _Forbidden(f"is larger than {self._max_body_bytes:,} bytes")
         return bytes(data)
+
+
+class _Way(NamedTuple):
+    """By which connections a URL is asked for, and with what."""
+
+    connections: Connections
+    url: httpx.URL
+    headers: Mapping[str, str]
+    extensions: Mapping[str, str] = MappingProxyType({})
 
 
 class _NotThereYet(Exception):

@@ -8,7 +8,8 @@ The bytes decide what an image is; what the answer declares is recorded and not 
 """
 
 import re
-from collections.abc import AsyncIterator, Mapping
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -59,9 +60,11 @@ __all__ = [
     "read_body",
     "read_headroom",
     "read_stream",
+    "unpacked",
 ]
 
 PARAMETER_CHARACTERS = 100
+PIECE_BYTES = 262_144  # of a compressed body, what is unpacked at once
 WEB_PAGE_TYPES = ("text/html", "application/xhtml+xml")
 WEB_PAGE = re.compile(
     # A comment ends at its first `-->`: left to choose, matching many of them takes forever.
@@ -114,6 +117,42 @@ class Answer:
     http_status: int | None = None
     request_id: str | None = None
     headroom: RateHeadroom | None = None
+
+
+async def unpacked(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """The body in pieces of bounded size, unpacked if the server compressed it unasked.
+
+    httpx unpacks what came in one read as a whole, and coding upon coding: an answer of 3 KB can
+    be gigabytes in memory before its size can be looked at. So any coding but a plain gzip or
+    deflate is an `httpx.DecodingError`, and these go a piece at a time.
+    """
+    if response.is_stream_consumed:  # A transport that is no network has read, and unpacked, it.
+        yield response.content
+        return
+    coding = response.headers.get("content-encoding", "").strip().lower() or "identity"
+    unpack = None
+    async for chunk in response.aiter_raw():
+        if coding == "identity":
+            yield chunk
+            continue
+        try:
+            unpack = unpack or zlib.decompressobj(_window_bits(coding, chunk))
+            packed, piece = chunk, None
+            while piece is None or len(piece) == PIECE_BYTES:
+                piece = unpack.decompress(packed, PIECE_BYTES)
+                packed = unpack.unconsumed_tail
+                yield piece
+        except zlib.error as error:
+            raise httpx.DecodingError(f"broken {coding}: {error}") from error
+
+
+def _window_bits(coding: str, start: bytes) -> int:
+    """What zlib calls a format. Deflate is meant to have a header, and often has none."""
+    if coding in ("gzip", "x-gzip"):
+        return zlib.MAX_WBITS | 16
+    if coding == "deflate":
+        return zlib.MAX_WBITS if start[:1] and start[0] & 15 == zlib.DEFLATED else -zlib.MAX_WBITS
+    raise httpx.DecodingError(f"an answer in {coding[:40]!r}, which was not asked for")
 
 
 def read_body(

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 
 from dagster_imagegen.engine.errors import ConfigurationError, PromptTableError, RowProblem
+from dagster_imagegen.engine.request import has_lone_surrogate
 
 KINDS = (
     "a pyarrow, pandas or polars table, a DuckDB relation, a list of dicts, or a list of prompts"
@@ -182,8 +183,8 @@ def _from_items(items: list[object]) -> PromptSource:
     # All rows' keys: the first row may leave some out.
     names = list(dict.fromkeys(name for row in rows for name in row))
     for name in names:
-        if not isinstance(name, str):
-            raise ConfigurationError(f"column names are strings, not {name!r}")
+        if not isinstance(name, str) or has_lone_surrogate(name):
+            raise ConfigurationError(f"column names are strings that UTF-8 can carry, not {name!r}")
     lists = {str(name): [row.get(name) for row in rows] for name in names}
     return PromptSource(names=tuple(lists), num_rows=len(rows), lists=lists)
 
