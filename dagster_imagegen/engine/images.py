@@ -3,15 +3,15 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dagster_imagegen.engine.endpoint.response import GeneratedImage
 from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.image_header import read_header
-from dagster_imagegen.engine.ledger import Limits
+from dagster_imagegen.engine.ledger import Limits, persist
 from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.rows import (
     SANDBOX,
@@ -160,15 +160,8 @@ class Images:
             message="the process ended before the outcome of this request was on record",
         )
 
-    async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Repeat what is safe to repeat until it works or patience ends."""
-        wait = self._limits.store_backoff
-        for _ in range(self._limits.store_attempts - 1):
-            with contextlib.suppress(StorageError):
-                return await call()
-            await asyncio.sleep(wait)
-            wait *= 2
-        return await call()
+    def _persist(self, call: Callable[[], Awaitable[T]]) -> Coroutine[Any, Any, T]:
+        return persist(call, limits=self._limits)
 
 
 def _path(fingerprint: str, attempt_id: str, image_format: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from dagster_imagegen.engine.storage import StoredObject
 from dagster_imagegen.engine.usage import Row, decode_values, encode_values, worth
@@ -22,8 +22,7 @@ from dagster_imagegen.engine.usage import Row, decode_values, encode_values, wor
 JOURNAL_FOLDER = "_journal"
 SCHEMA_VERSION = 1
 
-_OBJECT = re.compile(rf"{JOURNAL_FOLDER}/([^/]+)/(\d{{6}})\.jsonl")
-_SEAL = re.compile(rf"{JOURNAL_FOLDER}/([^/]+)\.sealed")
+_ENTRY = re.compile(rf"{JOURNAL_FOLDER}/([^/.]+)(?:/(\d{{6}})\.jsonl|\.sealed)")
 
 Kind: TypeAlias = Literal["intent", "result", "withdrawn", "reserve", "heartbeat"]
 
@@ -51,8 +50,8 @@ class Header:
         return json.dumps({"record": "header", **asdict(self)}, separators=(",", ":"))
 
     @classmethod
-    def parse(cls, line: str) -> "Header":
-        values = json.loads(line)
+    def of(cls, values: Mapping[str, Any]) -> "Header":
+        """The inverse of `line`, parsed."""
         return cls(
             journal_id=values["journal_id"],
             schema=values["schema"],
@@ -87,6 +86,8 @@ class Attempts:
     """What a journal's records add up to."""
 
     header: Header | None = None
+    intended: bool = False
+    """Whether there ever was an intent, withdrawn or not."""
     reserved_usd: Decimal = Decimal(0)
     rows: dict[str, Row] = field(default_factory=dict[str, Row])
     """By attempt: its intent, and its outcome once there is one. Withdrawn ones are gone."""
@@ -94,6 +95,7 @@ class Attempts:
     """Attempts without a result, and the fingerprint that each asks for."""
 
     def intend(self, attempt_id: str, values: Row) -> None:
+        self.intended = True
         self.rows[attempt_id] = {**values, "attempt_id": attempt_id}
         self.unresolved[attempt_id] = values["fingerprint"]
 
@@ -114,7 +116,7 @@ class Attempts:
             values = decode_values(tail) if tail else {}
             match record["record"]:
                 case "header":
-                    self.header = Header.parse(line)
+                    self.header = Header.of(record)
                 case "intent":
                     self.intend(record["attempt_id"], values)
                 case "result":
@@ -160,10 +162,12 @@ def parse_listing(entries: Iterable[StoredObject]) -> dict[str, JournalListing]:
     objects: dict[str, dict[int, StoredObject]] = {}
     seals: set[str] = set()
     for entry in entries:
-        if match := _OBJECT.fullmatch(entry.path):
-            objects.setdefault(match[1], {})[int(match[2])] = entry
-        elif match := _SEAL.fullmatch(entry.path):
-            seals.add(match[1])
+        if match := _ENTRY.fullmatch(entry.path):
+            jid, seq = match.groups()
+            if seq is None:
+                seals.add(jid)
+            else:
+                objects.setdefault(jid, {})[int(seq)] = entry
     return {
         jid: JournalListing(objects=objects.get(jid, {}), sealed=jid in seals)
         for jid in sorted(objects.keys() | seals)

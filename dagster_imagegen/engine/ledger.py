@@ -6,11 +6,11 @@ Everything runs in one event loop, whose clock and sleep it uses.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from dagster_imagegen.engine.errors import Fenced, StorageError, StoreInconsistent
 from dagster_imagegen.engine.journal import (
@@ -133,15 +133,22 @@ class Books:
 async def read_books(store: ObjectStore, *, without: Collection[str] = ()) -> Books:
     """Read the journals, then list the parts, changing nothing; some journals may be left out.
 
-    In that order: a journal published in between is then found as a part, never in neither.
+    In that order: a journal published in between is then found as a part, never in neither. And
+    until no more journals come up: what is reserved may move to a new one in between.
     """
-    listing = parse_listing((await store.list(JOURNAL_FOLDER)).values())
-    journals = {jid: await _read_journal(store, jid, found) for jid, found in listing.items()}
+    journals: dict[str, Attempts] = {}
+    while True:
+        listing = parse_listing((await store.list(JOURNAL_FOLDER)).values())
+        new = [jid for jid in listing if jid not in journals and jid not in without]
+        if not new:
+            break
+        for jid in new:
+            journals[jid] = await _read_journal(store, jid, listing[jid])
     parts = await _list_parts(store)
     unpublished = {
         jid: attempts
         for jid, attempts in journals.items()
-        if jid not in parts and jid not in without and not attempts.is_of_newer_schema
+        if jid not in parts and not attempts.is_of_newer_schema
     }
     return Books(
         parts=tuple(path for jid, path in parts.items() if jid not in without),
@@ -190,7 +197,7 @@ class Ledger:
         self._publishing: set[asyncio.Task[None]] = set()
         self._folding: dict[str, asyncio.Task[None]] = {}
         self._folded: set[str] = set()
-        self._rolling = asyncio.Lock()
+        self._beginning: asyncio.Task[None] | None = None
         self._at_store = asyncio.Lock()
         """Held while own journals are written, looked after, or published: one at a time."""
         self._closing = False
@@ -218,29 +225,46 @@ class Ledger:
         """
         if self._committer is not None:
             return
-        self._own_add(await self._begin_journal())
+        await self._begin_journal()
         await self._persist(self._look)
         for jid, found in self._listing.items():
             if jid not in self._own and await self._is_dead(jid, found):
                 await self._fold_once(jid)
         self._committer = asyncio.create_task(self._commit_forever())
 
-    async def _begin_journal(self) -> _OwnJournal:
+    async def _begin_journal(self) -> None:
+        """Put a new journal on record, for the intents from now on; the one before it drains.
+
+        Who waits for it may be cancelled, and its header is in place all the same: `close` waits
+        for it, so that nothing is left of it, nor of what it reserves.
+        """
+        if self._beginning is None or self._beginning.done():
+            self._beginning = asyncio.create_task(self._begin_another())
+        await asyncio.shield(self._beginning)
+
+    async def _begin_another(self) -> None:
+        before = self._open_journal()
         jid = new_journal_id(self._now(), token=self._token())
         header = Header(journal_id=jid, schema=SCHEMA_VERSION, identity=self._identity)
         data = f"{header.line()}\n{self._reservation_of(jid)}\n".encode()
         lock = await self._persist(lambda: self._store.put_locked(object_path(jid, 0), data))
-        return _OwnJournal(
+        self.journal_ids.append(jid)
+        self._own[jid] = _OwnJournal(
             journal_id=jid,
             attempts=Attempts(header=header),
             lock=lock,
             opened_at=self._clock(),
             last_put_at=self._clock(),
         )
+        if before is not None:
+            # Only now that the successor's is in place: what is left is never unreserved.
+            nothing = {"worst_case_usd": Decimal(0)}
+            before.pending.append(record_line("reserve", values=nothing))
+            before.state = "draining"
+            self._publish_if_drained(before)
 
-    def _own_add(self, journal: _OwnJournal) -> None:
-        self._own[journal.journal_id] = journal
-        self.journal_ids.append(journal.journal_id)
+    def _open_journal(self) -> _OwnJournal | None:
+        return next((each for each in self._own.values() if each.state == "open"), None)
 
     # -- RESERVE ------------------------------------------------------------------------------
 
@@ -272,7 +296,10 @@ class Ledger:
         return granted
 
     async def _commit_reservation(self) -> None:
-        journal = next((j for j in self._own.values() if j.state == "open"), None)
+        if self._beginning is not None:
+            # Its header, on the way, may say what was reserved before, and comes to stand for all.
+            await asyncio.wait([self._beginning])
+        journal = self._open_journal()
         if journal is not None:
             journal.pending.append(self._reservation_of(journal.journal_id))
         await self._commit()
@@ -403,6 +430,8 @@ class Ledger:
             # Not cancelled: a write that a thread is at would land after the journal is deleted.
             await self._committer
         self._fail_waiters(self._broken)
+        if self._beginning is not None:
+            await asyncio.wait([self._beginning])
         # One that failed is still in `_own`, and is tried once more.
         await asyncio.gather(*self._publishing, return_exceptions=True)
         try:
@@ -442,9 +471,11 @@ class Ledger:
         await waiter
 
     async def _commit_forever(self) -> None:
+        loop = asyncio.get_running_loop()
         while not self._closing:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._limits.lease / 8)
+            alarm = loop.call_later(self._limits.lease / 8, self._wake.set)
+            await self._wake.wait()
+            alarm.cancel()
             self._wake.clear()
             waiters, self._waiters = self._waiters, []
             try:
@@ -503,21 +534,21 @@ class Ledger:
                 )
         closed = self._folded.union(self.journal_ids)
         foreign = {jid: found for jid, found in listing.items() if jid not in closed}
-        news = [self._read_news(jid, found) for jid, found in foreign.items()]
+        news = [
+            self._read_news(jid, found)
+            for jid, found in foreign.items()
+            if self._foreign_next.get(jid, 0) in found.objects
+        ]
         # All of them, before any error comes out: a look is repeated, and must not meet itself.
         for failed in await asyncio.gather(*news, return_exceptions=True):
             if failed is not None:
                 raise failed
-        for jid in [jid for jid in self._foreign if jid not in listing]:
+        for jid in self._foreign.keys() - {jid for jid, found in listing.items() if found.objects}:
             del self._foreign[jid], self._foreign_next[jid]
         self._listing = listing
         self._looked_at = asked_at
 
     async def _read_news(self, jid: str, found: JournalListing) -> None:
-        if not found.objects:
-            self._foreign.pop(jid, None)
-            self._foreign_next.pop(jid, None)
-            return
         attempts = self._foreign.setdefault(jid, Attempts())
         self._foreign_next.setdefault(jid, 0)
         # Not found: published meanwhile; the next listing no longer has it.
@@ -531,20 +562,12 @@ class Ledger:
     # -- ROLL and PUBLISH ---------------------------------------------------------------------
 
     async def _journal_for_an_intent(self) -> _OwnJournal:
-        async with self._rolling:
+        while True:
             self._raise_if_broken()
-            current = next((j for j in self._own.values() if j.state == "open"), None)
+            current = self._open_journal()
             if current is not None and not self._is_full(current):
                 return current
-            successor = await self._begin_journal()
-            self._own_add(successor)
-            if current is not None:
-                # Only now that the successor's is in place: what is left is never unreserved.
-                nothing = {"worst_case_usd": Decimal(0)}
-                current.pending.append(record_line("reserve", values=nothing))
-                current.state = "draining"
-                self._publish_if_drained(current)
-            return successor
+            await self._begin_journal()
 
     def _is_full(self, journal: _OwnJournal) -> bool:
         limits = self._limits
@@ -569,9 +592,8 @@ class Ledger:
             # after it, then its part and ours say the same, whichever is written last.
             await self._put_pending(journal)
             await self._persist(self._look)
-            if rows := journal.attempts.rows.values():
-                data = encode_part(rows)
-                await self._persist(lambda: self._store.put(part_path(journal.journal_id), data))
+            if journal.attempts.intended:
+                await self._put_part(journal.journal_id, journal.attempts)
             del self._own[journal.journal_id]
         # Nothing is written to it any more, and others need not wait for hundreds of deletions.
         await self._delete(journal.journal_id, journal.next_seq)
@@ -626,7 +648,7 @@ class Ledger:
     async def _fold(self, jid: str) -> None:
         """Close a dead writer's journal: seal it, give every attempt its row, publish, delete.
 
-        Without a header it was published before, or had no rows; what is left is only deleted.
+        Without a header it was published before, or had no intents; what is left is only deleted.
         """
         header = await self._header_of(jid)
         if header is not None:
@@ -643,9 +665,8 @@ class Ledger:
             for attempt_id, fingerprint in list(attempts.unresolved.items()):
                 outcome = await self._outcome_of_a_dead(attempts.rows[attempt_id], fingerprint)
                 attempts.resolve(attempt_id, outcome)
-            if attempts.rows:
-                data = encode_part(attempts.rows.values())
-                await self._persist(lambda: self._store.put(part_path(jid), data))
+            if attempts.intended:
+                await self._put_part(jid, attempts)
         await self._delete(jid, max(found.objects) + 1)
 
     async def _outcome_of_a_dead(self, intent: Row, fingerprint: str) -> Row:
@@ -675,6 +696,12 @@ class Ledger:
             self._read_part = {path: {row["attempt_id"]: row for row in rows}}
         return self._read_part[path].get(attempt_id)
 
+    async def _put_part(self, jid: str, attempts: Attempts) -> None:
+        """Also one without rows, where all was withdrawn: should a write that was given up long
+        ago bring intents back, the part says that they count for nothing."""
+        data = encode_part(attempts.rows.values())
+        await self._persist(lambda: self._store.put(part_path(jid), data))
+
     async def _has_part(self, jid: str) -> bool:
         folder, _, name = part_path(jid).rpartition("/")
         return bool(await self._persist(lambda: self._store.list(folder, prefix=name)))
@@ -688,18 +715,8 @@ class Ledger:
         with contextlib.suppress(StorageError):
             await self._persist(lambda: self._store.delete(paths))
 
-    async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a call of the store, which is safe to repeat, until it works or patience ends."""
-        wait = self._limits.store_backoff
-        for _ in range(self._limits.store_attempts - 1):
-            try:
-                return await call()
-            except (Fenced, StoreInconsistent, FileNotFoundError):
-                raise
-            except StorageError:
-                await asyncio.sleep(wait)
-                wait *= 2
-        return await call()
+    def _persist(self, call: Callable[[], Awaitable[T]]) -> Coroutine[Any, Any, T]:
+        return persist(call, limits=self._limits)
 
     def _rivals(self, fingerprint: str) -> Sequence[str]:
         return [
@@ -730,13 +747,27 @@ class Ledger:
         return asyncio.get_running_loop().time()
 
 
+async def persist(call: Callable[[], Awaitable[T]], *, limits: Limits) -> T:
+    """Repeat a call of the store, which is safe to repeat, until it works or patience ends."""
+    wait = limits.store_backoff
+    for _ in range(limits.store_attempts - 1):
+        try:
+            return await call()
+        except (Fenced, StoreInconsistent):
+            raise
+        except StorageError:
+            await asyncio.sleep(wait)
+            wait *= 2
+    return await call()
+
+
 def _journal_id_of(attempt_id: str) -> str:
     return attempt_id.rpartition("-")[0]
 
 
 async def _read_journal(store: ObjectStore, jid: str, found: JournalListing) -> Attempts:
     """What the journal holds, and nothing if an object is gone: a journal is deleted, the header
-    first, once its part is in place, or when it has no rows."""
+    first, once its part is in place, or when it never had an intent."""
     attempts = Attempts()
     for seq in sorted({0, *found.objects}):
         try:

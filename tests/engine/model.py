@@ -2,8 +2,11 @@
 
 One seed is one schedule. `run_schedule(seed)` lets two or three writers ask for overlapping images
 on one store, with deaths, pauses longer than the lease, terminations, store errors before and after
-the effect, writes that land again later, rolling and midnight; a reader polls meanwhile, and a last
-writer recovers. What breaks a promise (`RULES`) is collected in `World.violations`.
+the effect, writes that land again later, rolling and midnight, in half of them within a budget that
+all share; a reader polls meanwhile, and a last writer recovers. The store is like an object store
+(a writer is dead when it is silent for a lease by the store's clock, listings are of one moment) or
+like a local disk (also when its lock is free; folders are listed one after the other). What breaks
+a promise (`RULES`) is collected in `World.violations`.
 """
 
 import asyncio
@@ -14,22 +17,24 @@ from typing import Any
 
 from dagster_imagegen.engine import ledger
 from tests.engine.model_judgement import judge
+from tests.engine.model_loop import ModelLoop
 from tests.engine.model_world import Handle, Moment, World, decode_either, encode_light
 from tests.engine.model_writer import Writer
-from tests.virtual_time import run_virtual
 
 
 def run_schedule(seed: int, code: ModuleType = ledger) -> World:
     """One schedule, the same every time. Look at `violations`."""
-    world = World(seed, code)
-    with light_parts(code) if seed % 50 else contextlib.nullcontext():
-        run_virtual(_live(world))
+    loop = ModelLoop()
+    world = World(seed, code, loop)
+    with light_parts(code) if seed % 200 else contextlib.nullcontext():
+        loop.run(_live(world))
     return world
 
 
 async def _live(world: World) -> None:
     rng = world.rng
-    fingerprints = [f"f{n}" for n in range(rng.choice((1, 2, 3, 5)))]
+    many = rng.choice((1, 2, 3, 5) if world.budget_usd is None else (2, 3, 5))
+    fingerprints = [f"f{n}" for n in range(many)]
     tasks = [
         asyncio.create_task(_begin(world, number, fingerprints))
         for number in range(rng.choice((2, 2, 3)))
@@ -38,12 +43,12 @@ async def _live(world: World) -> None:
     watching = asyncio.create_task(watch(world, reader))
     try:
         await _ended(world, tasks)
-        watching.cancel()
         await asyncio.sleep(2 * world.limits.lease + 100)
         assert not world.landing
         last = Handle(world=world, name="last", calm=True)
         world.writers.append(last)
         await Writer(handle=last, wanted=[], workers=0).run()
+        watching.cancel()
         judge(world)
     finally:
         world.over = True
@@ -101,10 +106,17 @@ def _by_task(
 
 
 async def watch(world: World, reader: Handle) -> None:
-    """Read the books again and again; complain when an attempt is doubled or vanishes."""
+    """Read the books again and again; complain when an attempt is missed, doubled or vanishes."""
     seen: set[str] = set()
     pause = world.rng.choice((0.2, 1.0, 5.0))
+    changes = -1
     while True:
+        await asyncio.sleep(pause * reader.rng.random())
+        pause *= 1.6
+        if changes == world.changes:
+            continue  # All is as it was.
+        changes = world.changes
+        sent = {post.attempt_id for post in world.posts}
         books = await world.code.read_books(reader)
         # Whole at any time, so they need no calls of their own.
         published = [row for path in books.parts for row in world.rows_of(path)]
@@ -113,9 +125,9 @@ async def watch(world: World, reader: Handle) -> None:
             world.break_rule("reader", f"twice: {sorted(i for i in ids if ids.count(i) > 1)}")
         if missing := seen - set(ids):
             world.break_rule("reader", f"vanished: {sorted(missing)}")
+        if missing := sent - set(ids):
+            world.break_rule("reader", f"sent and not seen: {sorted(missing)}")
         seen |= {row["attempt_id"] for row in (*books.open_rows, *published) if row.get("status")}
-        await asyncio.sleep(pause * reader.rng.random())
-        pause *= 1.25
 
 
 @contextlib.contextmanager

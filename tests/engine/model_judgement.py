@@ -1,5 +1,6 @@
 """What became of a world: each promise, held against the parts, the images and the books."""
 
+from dagster_imagegen.engine.errors import StoreInconsistent
 from dagster_imagegen.engine.usage import PARTS_FOLDER, Row
 from tests.engine.model_world import Post, World, image_of
 
@@ -20,6 +21,8 @@ def judge(world: World) -> None:
     for handle in world.writers:
         for path in handle.reported:
             _judge_image(world, path, f"reported by {handle.name}")
+        if isinstance(handle.error, StoreInconsistent):
+            world.break_rule("refused", f"{handle.name} blames the store: {handle.error!r}")
         if handle.error is not None and not (
             handle.presumed_dead or world.moods.error or handle.killed_at is not None
         ):
@@ -38,8 +41,7 @@ def _judge_rows(world: World, rows: list[Row]) -> None:
     for attempt_id, row in by_attempt.items():
         jid = attempt_id.rpartition("-")[0]
         owner = world.owner(jid)
-        # One that had no rows leaves no part to stand for it, should it rise again as a whole.
-        excused = jid in world.risen or (owner is not None and owner.may_leave_phantoms)
+        excused = owner is not None and owner.may_leave_phantoms
         if attempt_id not in posts and (row["status"] != "unknown" or not excused):
             world.break_rule("phantom", f"{attempt_id} is {row['status']} and was never sent")
         if row["status"] == "succeeded":
@@ -62,7 +64,7 @@ def _judge_recovery(world: World, rows: list[Row]) -> None:
 
 
 def _judge_image(world: World, path: str, whose: str) -> None:
-    data, _ = world.objects.get(path, (b"", 0.0))
+    data, _ = world.objects.get(path, (None, None))
     if data != image_of(path.rpartition("/")[2]):
         world.break_rule("image", f"{path} {whose} is {data!r}")
 

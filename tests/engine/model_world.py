@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from functools import cached_property
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.journal import JOURNAL_FOLDER, Attempts
-from dagster_imagegen.engine.ledger import Ledger, Limits
+from dagster_imagegen.engine.ledger import Books, Ledger, Limits
 from dagster_imagegen.engine.storage import StoredObject, WriterLock
 from dagster_imagegen.engine.usage import (
     PARTS_FOLDER,
@@ -21,7 +22,9 @@ from dagster_imagegen.engine.usage import (
     decode_values,
     encode_values,
     journal_of,
+    worth,
 )
+from tests.engine.model_loop import ModelLoop
 
 T = TypeVar("T")
 
@@ -36,13 +39,18 @@ RULES: Mapping[str, str] = {
     "recovered": "a dead writer's image that was in place makes its attempt succeeded",
     "twice": "nothing is asked for while a rightly living writer asks for it",
     "bought": "nothing is asked for whose image was in place",
+    "budget": "what all have sent together, at the worst case while under way, is in the budget",
     "stale": "nothing is granted a third of a lease after the journal was closed by another",
     "fenced": "a writer that was never silent is not taken for dead",
-    "refused": "a writer that nothing happened to finishes without an error",
-    "reader": "a reader sees no attempt twice, and none with an outcome vanish",
+    "refused": "a writer that nothing happened to finishes without an error; none blames the store",
+    "reader": "a reader sees no attempt twice, all that was sent, and none with an outcome vanish",
     "litter": "nothing stays but parts, images and seals",
     "hang": "a writer that is alive ends",
 }
+
+
+WORST_CASE_USD = Decimal(1)
+"""What one request can cost."""
 
 
 @dataclass(kw_only=True)
@@ -56,6 +64,7 @@ class Post:
     intended_at: float
     ended_at: float = float("inf")
     outcome: Status | None = None
+    cost_usd: Decimal = WORST_CASE_USD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +76,7 @@ class Moods:
     late: float
     """Of each failing write: how likely it takes effect later, or once more later."""
     locks: bool
+    """A local disk: writers hold locks, and a listing looks into one folder after the other."""
     slow: float
     """Of each call: how likely it takes seconds."""
     part_loses_journal: float
@@ -80,7 +90,9 @@ class World:
         self,
         seed: int,
         code: ModuleType,
+        loop: ModelLoop,
     ) -> None:
+        self.loop = loop
         self.rng = random.Random(seed)
         self.code: Any = code
         """The ledger's module, or one with a rule left out."""
@@ -92,9 +104,13 @@ class World:
             slow=rng.choice((0.0, 0.0, 0.02, 0.1)),
             part_loses_journal=rng.choice((0.0, 0.5)),
         )
+        self.budget_usd = rng.choice((None, None, None, Decimal(2), Decimal(3), Decimal(5)))
+        lease = rng.choice((12.0, 24.0, 48.0))
         self.limits = Limits(
-            lease=rng.choice((12.0, 24.0, 48.0)),
-            roll_attempts=rng.choice((1, 2, 3, 50)),
+            lease=lease,
+            poll=lease / 12,
+            # What is reserved has to follow from journal to journal.
+            roll_attempts=rng.choice((1, 2, 3, 50) if self.budget_usd is None else (1, 1, 2)),
             roll_objects=rng.choice((3, 6, 256)),
             roll_seconds=rng.choice((5.0, 20.0, 300.0)),
             rival_grace=rng.choice((0.5, 2.0)),
@@ -104,7 +120,7 @@ class World:
         self.epoch = datetime(2026, 11, 22, 23, 59, 59, tzinfo=timezone.utc) - timedelta(
             seconds=rng.choice((0.0, 2.0, 10.0, 40.0, 40_000.0))
         )
-        self.objects: dict[str, tuple[bytes, float]] = {}
+        self.objects: dict[str, tuple[bytes, StoredObject]] = {}
         self.images: dict[str, list[tuple[str, float]]] = {}
         self.posts: list[Post] = []
         self.writers: list[Handle] = []
@@ -114,17 +130,18 @@ class World:
         self.written_at: dict[str, float] = {}
         self.silences: dict[str, float] = {}
         self.landing = 0
-        self.risen: set[str] = set()
-        """Journals whose header landed again after it was deleted."""
         self.over = False
+        self.shortened: set[str] = set()
+        """Journals of which the store lost objects once their part was there."""
+        self.changes = 0
+        """How often anything was written or deleted."""
         self._decoded: dict[bytes, list[Row]] = {}
 
     def now(self) -> datetime:
         return self.epoch + timedelta(seconds=self.clock())
 
-    @staticmethod
-    def clock() -> float:
-        return asyncio.get_running_loop().time()
+    def clock(self) -> float:
+        return self.loop.time()
 
     def break_rule(self, rule: str, text: str) -> None:
         assert rule in RULES
@@ -140,11 +157,34 @@ class World:
     def owner(self, journal_id: str) -> "Handle | None":
         return next((w for w in self.writers if w.owns(journal_id)), None)
 
+    def room(self, books: Books) -> Decimal:
+        """What the books of others leave of the budget."""
+        assert self.budget_usd is not None
+        published = [row for path in books.parts for row in self.rows_of(path)]
+        spent = sum((worth(row) for row in (*books.open_rows, *published)), Decimal(0))
+        reserved = sum((each.usd for each in books.reservations), Decimal(0))
+        return self.budget_usd - spent - reserved
+
+    def sent(self, post: Post) -> None:
+        """A request arrives at the endpoint."""
+        self.posts.append(post)
+        cost = sum((each.cost_usd for each in self.posts), Decimal(0))
+        if self.budget_usd is not None and cost > self.budget_usd:
+            self.break_rule("budget", f"{post.attempt_id} makes it {cost} of {self.budget_usd}")
+
+    def listed(self, wanted: str) -> dict[str, StoredObject]:
+        """All objects whose path begins so."""
+        return {
+            path: stored for path, (_, stored) in self.objects.items() if path.startswith(wanted)
+        }
+
     # -- what the store does when a call reaches it ---------------------------------------------
 
     def take_effect(self, path: str, data: bytes, by: "Handle") -> None:
+        self.changes += 1
         known = path in self.objects
-        self.objects[path] = (data, self.clock())
+        stored = StoredObject(path=path, size_bytes=len(data), modified=self.clock())
+        self.objects[path] = (data, stored)
         if path.startswith("images/") and not known:
             _, fingerprint, attempt_id = path.split("/")
             self.images.setdefault(fingerprint, []).append((attempt_id, self.clock()))
@@ -160,7 +200,7 @@ class World:
                 self._compare_with_journal(jid, decode_either(data))
             if self.rng.random() < self.moods.part_loses_journal:
                 delay = self.rng.choice((0.0, 0.05, 1.0))
-                asyncio.get_running_loop().call_later(delay, self._lose_some_of, jid)
+                self.loop.call_later(delay, self._lose_some_of, jid)
 
     def land_later(self, path: str, data: bytes, by: "Handle") -> None:
         """A write that the client gave up on takes effect after all, once more perhaps."""
@@ -169,16 +209,16 @@ class World:
 
         def land() -> None:
             self.landing -= 1
-            if path not in self.objects and path.endswith("/000000.jsonl"):
-                self.risen.add(path.split("/")[1])
             self.take_effect(path, data, by)
 
-        asyncio.get_running_loop().call_later(self.rng.choice((0.3, 2.0, 8.0, 40.0)), land)
+        self.loop.call_later(self.rng.choice((0.3, 2.0, 8.0, 40.0)), land)
 
     def _lose_some_of(self, jid: str) -> None:
+        self.shortened.add(jid)
         doomed = [path for path in self.objects if path.startswith(f"{JOURNAL_FOLDER}/{jid}/")]
         for path in doomed:
             if self.rng.random() < 0.5:
+                self.changes += 1
                 del self.objects[path]
 
     def _compare_with_journal(self, jid: str, rows: list[Row]) -> None:
@@ -202,6 +242,8 @@ class World:
         if owner is None or not owner.is_open(jid):
             return
         owner.presumed_dead = True
+        if jid in self.shortened:
+            return  # Without its newest objects it looks silent for longer; its part is there.
         at_ease = not (owner.was_silent or self.moods.slow or self.moods.error)
         silence = max(self.silences.get(jid, 0.0), self.clock() - self.written_at[jid])
         # A store that is slow or fails keeps a writer silent; nothing else may.
@@ -297,20 +339,24 @@ class Handle:
         if self.world.over:
             raise asyncio.CancelledError
         if self.killed_at is not None:
-            await _never()
-        while self.world.clock() < self.paused_until:
-            await asyncio.sleep(self.paused_until - self.world.clock())
+            await self._never()
+        while self.world.loop.now < self.paused_until:
+            await self.world.loop.pause(self.paused_until - self.world.loop.now)
             if self.killed_at is not None:
-                await _never()
+                await self._never()
+
+    async def _never(self) -> None:
+        await self.world.loop.create_future()
 
     async def _begin(self, kind: str) -> bool:
         """A call sets out. Says whether it is to be this one's last."""
         await self._gate()
-        self.calls.update(("any", kind))
+        self.calls["any"] += 1
+        self.calls[kind] += 1
         dies = self._is_moment(self.dies_at, kind)
         if dies and self.rng.random() < 0.3:
             self.killed_at = self.world.clock()
-            await _never()
+            await self._never()
         return dies
 
     def _is_moment(self, moment: "Moment | None", kind: str) -> bool:
@@ -328,24 +374,23 @@ class Handle:
         if dies:
             self.killed_at = self.world.clock()
         elif self.killed_at is not None and self.rng.random() < 0.5:
-            await _never()  # Killed by another of its calls, before this one got there.
+            await self._never()  # Killed by another of its calls, before this one got there.
         result = effect()
         if self.killed_at is not None:
-            await _never()
+            await self._never()
         if pauses:
             self.was_silent = True
             self.paused_until = self.world.clock() + self.pause_seconds
-        if not self.calm and self.rng.random() < 0.5:
+        if not self.calm and self.rng.random() < 0.3:
             await self._latency()
         await self._gate()
         return result
 
-    async def _latency(self) -> None:
+    def _latency(self) -> "asyncio.Future[None]":
         roll = self.rng.random()
         if not self.calm and roll < self.world.moods.slow:
-            await asyncio.sleep(self.rng.uniform(0.02, 0.06) * self.world.limits.lease)
-        else:
-            await asyncio.sleep(0.005 + 0.1 * roll * roll)
+            return self.world.loop.pause(self.rng.uniform(0.02, 0.06) * self.world.limits.lease)
+        return self.world.loop.pause(0.005 + 0.1 * roll * roll)
 
     def _fails(self) -> bool:
         return not self.calm and self.rng.random() < self.world.moods.error
@@ -401,15 +446,17 @@ class Handle:
         def effect() -> dict[str, StoredObject] | StorageError:
             if self._fails():
                 return StorageError(f"list {wanted}")
-            return {
-                path: StoredObject(path=path, size_bytes=len(data), modified=modified)
-                for path, (data, modified) in self.world.objects.items()
-                if path.startswith(wanted)
-            }
+            return self.world.listed(wanted)
 
         found = await self._step(kind_of("list", folder), effect)
         if isinstance(found, StorageError):
             raise found
+        if self.world.moods.locks and folder in (JOURNAL_FOLDER, PARTS_FOLDER):
+            await self._latency()
+            here = {path: entry for path, entry in found.items() if path.count("/") == 1}
+            folders = {path.rpartition("/")[0] for path in found if path not in here}
+            later = self.world.listed(wanted)
+            found = here | {p: later[p] for p in later if p.rpartition("/")[0] in folders}
         return found
 
     async def delete(self, paths: Iterable[str]) -> None:
@@ -418,6 +465,7 @@ class Handle:
             def effect(path: str = path) -> StorageError | None:
                 fails = self._fails()
                 if not fails or self.rng.random() < 0.5:
+                    self.world.changes += 1
                     self.world.objects.pop(path, None)
                 return StorageError(f"delete {path}") if fails else None
 
@@ -440,7 +488,7 @@ class Handle:
 
     # -- the endpoint ---------------------------------------------------------------------------
 
-    async def post(self, attempt_id: str, fingerprint: str, *, intended_at: float) -> Status:
+    async def post(self, attempt_id: str, fingerprint: str, *, intended_at: float) -> Post:
         sealed_at = self.world.sealed_at.get(attempt_id.rpartition("-")[0], float("inf"))
         if self.world.clock() - sealed_at > self.world.limits.lease / 3:
             self.world.break_rule("stale", f"{attempt_id}, sealed at {sealed_at:.2f}")
@@ -452,15 +500,20 @@ class Handle:
             at=self.world.clock(),
             intended_at=intended_at,
         )
-        self.world.posts.append(post)
-        await asyncio.sleep(self.rng.choice((0.2, 1.0, 3.0, 10.0, 2.0 * self.world.limits.lease)))
+        self.world.sent(post)
+        seconds = self.rng.choice((0.2, 1.0, 3.0, 10.0, 1.3 * self.world.limits.lease))
+        await self.world.loop.pause(seconds)
         if dies:
             self.killed_at = self.world.clock()
         outcomes: tuple[Status, ...] = ("succeeded", "refused", "failed", "unknown")
         outcome = self.rng.choices(outcomes, (6, 1, 2, 1))[0]
         post.ended_at, post.outcome = self.world.clock(), outcome
+        if outcome == "succeeded":
+            post.cost_usd = self.rng.choice((Decimal("0.3"), WORST_CASE_USD))
+        elif outcome != "unknown":
+            post.cost_usd = Decimal(0)
         await self._gate()
-        return outcome
+        return post
 
 
 @dataclass(frozen=True)
@@ -470,10 +523,6 @@ class _Lock:
 
     def release(self) -> None:
         self.handle.locked.discard(self.path)
-
-
-async def _never() -> None:
-    await asyncio.get_running_loop().create_future()
 
 
 def image_of(attempt_id: str) -> bytes:

@@ -7,10 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timezone
+from decimal import Decimal
 from pathlib import Path
 
+import duckdb
+import polars
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pytest
 
 from dagster_imagegen.engine.errors import Fenced, StorageError, StoreInconsistent
@@ -24,8 +29,8 @@ from dagster_imagegen.engine.ledger import (
     Limits,
     read_books,
 )
-from dagster_imagegen.engine.storage import Storage, StoredObject
-from dagster_imagegen.engine.usage import Row, decode_part
+from dagster_imagegen.engine.storage import Storage, StoredObject, WriterLock
+from dagster_imagegen.engine.usage import Row, decode_part, part_path
 from tests.virtual_time import run_virtual
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
@@ -114,18 +119,73 @@ def test_an_attempt_ends_as_one_row(storage: Storage):
 
 
 def test_nothing_sent_leaves_nothing(storage: Storage):
-    """Reading the books, or opening and sending nothing, leaves no object behind."""
+    """Reading the books, or opening and asking for nothing, leaves no object behind."""
 
     async def main() -> None:
         await new_ledger(storage).start()
         assert everything(storage) == []
         ledger = await opened_ledger(storage)
-        attempt_id = await granted(ledger)
-        await ledger.withdraw(attempt_id)
+        assert await ledger.reserve(Decimal(1), room=lambda _: Decimal(1)) == 1
         await ledger.close()
 
     run_virtual(main())
     assert everything(storage) == []
+
+
+@pytest.mark.parametrize("dead", [False, True], ids=["closed", "folded"])
+def test_what_was_taken_back_does_not_come_back(storage: Storage, dead: bool):
+    """A part without rows stands for a journal in which all was withdrawn, whatever of it a store
+    brings back later: a write that was given up and done, the header's and an intent's."""
+
+    async def main() -> tuple[str, Books]:
+        ledger = await opened_ledger(storage)
+        attempt_id = await granted(ledger)
+        late = {path: storage.get_now(path) for path in storage.list_now("_journal")}
+        await ledger.withdraw(attempt_id)
+        if dead:
+            await asyncio.sleep(LIMITS.lease / 4)  # By then it is on record.
+            storage.put_now(seal_path(ledger.journal_ids[0]), b"")
+            await new_ledger(storage).start()
+            with pytest.raises(Fenced):
+                await ledger.close()
+        else:
+            await ledger.close()
+        for path, data in late.items():
+            storage.put_now(path, data)
+        assert (await read_books(storage)).open_rows == ()
+        return attempt_id, await new_ledger(storage).start()
+
+    attempt_id, books = run_virtual(main())
+    assert books.open_rows == ()
+    assert rows(storage) == {}
+    assert books.parts == (part_path(attempt_id.rpartition("-")[0]),)
+
+
+def test_a_part_without_rows_is_read_like_any_other(tmp_path: Path):
+    """pyarrow.dataset, DuckDB and polars read it beside others, and alone."""
+
+    async def main() -> None:
+        for fingerprint, sends in (("aa", False), ("bb", True)):
+            ledger = await opened_ledger(Storage(str(tmp_path)))
+            attempt_id = await granted(ledger, fingerprint)
+            if sends:
+                await ledger.settle(attempt_id, {"status": "refused"})
+            else:
+                await ledger.withdraw(attempt_id)
+            await ledger.close()
+            read.append((counts(tmp_path / "usage"), sends))
+
+    read: list[tuple[tuple[int, int, int], bool]] = []
+    run_virtual(main())
+    assert read == [((0, 0, 0), False), ((1, 1, 1), True)]
+
+
+def counts(folder: Path) -> tuple[int, int, int]:
+    """Rows with a status, as others count them."""
+    table = ds.dataset(folder, partitioning="hive").to_table()
+    query = f"select count(status) from read_parquet('{folder}/**/*.parquet')"
+    found = duckdb.execute(query).fetchall()[0][0]
+    return pc.count(table["status"]).as_py(), found, polars.read_parquet(folder)["status"].count()
 
 
 def test_the_intent_is_on_record_before_it_is_granted(storage: Storage):
@@ -159,7 +219,7 @@ def test_what_is_unresolved_at_the_end_is_unknown(storage: Storage):
 
 
 def test_an_image_that_is_there_is_not_asked_for(storage: Storage):
-    """The decision names the image; no row is left of the attempt."""
+    """The decision names the image; the attempt leaves no row."""
 
     async def main() -> None:
         ledger = await opened_ledger(storage)
@@ -169,7 +229,7 @@ def test_an_image_that_is_there_is_not_asked_for(storage: Storage):
         await ledger.close()
 
     run_virtual(main())
-    assert everything(storage) == []
+    assert rows(storage) == {}
 
 
 def test_a_second_writer_waits_for_the_first_one_s_outcome(storage: Storage):
@@ -255,6 +315,182 @@ def test_a_store_that_does_not_list_what_was_written_is_refused(tmp_path: Path):
             await opened_ledger(Forgetful(str(tmp_path)))
 
     run_virtual(main())
+
+
+class Blinking(Storage):
+    """A store whose next listing misses what lies under `blinds`."""
+
+    blinds: str | None = None
+
+    async def list(self, folder: str, *, prefix: str = "") -> dict[str, StoredObject]:
+        listed = await super().list(folder, prefix=prefix)
+        blinds, self.blinds = self.blinds, None
+        if blinds is None:
+            return listed
+        return {path: entry for path, entry in listed.items() if not path.startswith(blinds)}
+
+
+def test_a_listing_that_was_overtaken_is_taken_again(tmp_path: Path):
+    """Folders are listed one after the other: one look without one's own journal says nothing."""
+    storage = Blinking(str(tmp_path))
+
+    async def main() -> None:
+        ledger = await opened_ledger(storage)
+        storage.blinds = f"_journal/{ledger.journal_ids[0]}"
+        await ledger.settle(await granted(ledger), {"status": "failed"})
+        assert storage.blinds is None
+        await ledger.close()
+
+    run_virtual(main())
+    assert [row["status"] for row in rows(storage).values()] == ["failed"]
+
+
+def test_a_seal_that_the_first_listing_missed_is_a_seal(tmp_path: Path):
+    """Closed by another while it looks, its journal deleted: it is fenced, and blames no store."""
+    storage = Blinking(str(tmp_path))
+
+    async def main() -> None:
+        ledger = await opened_ledger(storage)
+        attempt_id = await granted(ledger)
+        storage.put_now(seal_path(ledger.journal_ids[0]), b"")
+        await new_ledger(storage).start()
+        storage.blinds = "_journal"
+        with pytest.raises(Fenced, match="took this one for dead"):
+            await ledger.settle(attempt_id, {"status": "succeeded"})
+
+    run_virtual(main())
+
+
+class Slow(Storage):
+    """A store that writes a header a second after it is told to, and says so a second later."""
+
+    async def put_locked(self, path: str, data: bytes) -> WriterLock | None:
+        await asyncio.sleep(1)
+        lock = await super().put_locked(path, data)
+        await asyncio.sleep(1)
+        return lock
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["opening", "rolling"])
+@pytest.mark.parametrize("at", [0.5, 1.5], ids=["before", "after"])
+@pytest.mark.parametrize("scheme", ["local", "memory"])
+def test_a_journal_whose_beginning_is_cancelled_is_deleted_at_the_end(
+    scheme: str, tmp_path: Path, at: float, first: bool
+):
+    """Nobody waits for its header any more; neither it nor what it reserves may stay."""
+    storage = Slow(str(tmp_path) if scheme == "local" else f"memory://{tmp_path}-slow")
+
+    async def main() -> None:
+        ledger = new_ledger(storage, limits=Limits(roll_attempts=1))
+        await ledger.start()
+        if first:
+            beginning = asyncio.create_task(ledger.open())
+        else:
+            await ledger.open()
+            await ledger.reserve(Decimal(2), room=lambda _: Decimal(2))
+            await ledger.settle(await granted(ledger), {"status": "failed"})
+            beginning = asyncio.ensure_future(ledger.intend({"fingerprint": "bb"}))
+        await asyncio.sleep(at)
+        beginning.cancel()
+        await ledger.close()
+        with pytest.raises(asyncio.CancelledError):
+            await beginning
+        assert (await read_books(storage)).reservations == ()
+
+    run_virtual(main())
+    assert storage.list_now("_journal") == {}
+    assert len(rows(storage)) == (0 if first else 1)
+
+
+class Overtaken(Storage):
+    """A store on which something happens between a listing and what is read by it."""
+
+    happens: Callable[[], Awaitable[object]] | None = None
+
+    async def list(self, folder: str, *, prefix: str = "") -> dict[str, StoredObject]:
+        listed = await super().list(folder, prefix=prefix)
+        happens, self.happens = self.happens, None
+        if happens is not None:
+            await happens()
+        return listed
+
+
+def test_what_is_reserved_is_seen_when_it_moves_to_a_new_journal(tmp_path: Path):
+    """A writer rolls while the books are read: what it reserves is found in the old or the new."""
+    storage = Overtaken(str(tmp_path))
+
+    async def main() -> Decimal:
+        ledger = await opened_ledger(storage, limits=Limits(roll_attempts=1))
+        await ledger.reserve(Decimal(2), room=lambda _: Decimal(2))
+        await ledger.settle(await granted(ledger), {"status": "failed"})
+
+        async def roll() -> None:
+            await ledger.withdraw(await granted(ledger, "bb"))
+            await asyncio.sleep(LIMITS.lease)
+
+        storage.happens = roll
+        books = await read_books(storage)
+        await ledger.close()
+        return reserved_in(books)
+
+    assert run_virtual(main()) == 2
+
+
+def test_what_is_reserved_stays_so_while_journals_roll(tmp_path: Path):
+    """Whenever the books are read: the new header says it before the old journal lets go of it,
+    and what an attempt under way in the old one may leave over is reserved in the new one."""
+    storage = Slow(str(tmp_path))
+
+    async def main() -> list[Decimal]:
+        ledger = await opened_ledger(storage, limits=Limits(roll_attempts=1))
+        await ledger.reserve(Decimal(3), room=lambda _: Decimal(9))
+        first = await asking(ledger, "aa")
+        rolling = asyncio.create_task(asking(ledger, "bb"))
+        reserved: list[Decimal] = []
+        while not rolling.done():
+            reserved.append(reserved_in(await read_books(storage)))
+            await asyncio.sleep(0.1)
+        await ledger.settle(first, {"status": "failed", "cost_usd": Decimal(0)})
+        await asyncio.sleep(LIMITS.lease)
+        reserved.append(reserved_in(await read_books(storage)))
+        await ledger.close()
+        return reserved
+
+    # Of three dollars one is under way in the old journal, and then, for all that we know, free.
+    while_rolling = run_virtual(main())
+    assert min(while_rolling) == 2
+    assert while_rolling[-1] == 2, "three, less the attempt that is under way in the new journal"
+
+
+def test_what_is_reserved_while_a_journal_begins_stays_reserved(tmp_path: Path):
+    """The new header is on its way already, and says less; the larger reservation outlives it."""
+    storage = Slow(str(tmp_path))
+
+    async def main() -> Decimal:
+        ledger = await opened_ledger(storage, limits=Limits(roll_attempts=1))
+        await ledger.reserve(Decimal(1), room=lambda _: Decimal(9))
+        await ledger.settle(await granted(ledger), {"status": "failed"})
+        rolling = asyncio.create_task(granted(ledger, "bb"))
+        await asyncio.sleep(0.5)
+        await ledger.reserve(Decimal(5), room=lambda _: Decimal(9))
+        await rolling
+        await asyncio.sleep(LIMITS.lease)
+        books = await read_books(storage)
+        await ledger.close()
+        return reserved_in(books)
+
+    assert run_virtual(main()) == 5
+
+
+async def asking(ledger: Ledger, fingerprint: str) -> str:
+    """An attempt under way that may cost a dollar."""
+    decision = await ledger.intend({"fingerprint": fingerprint, "worst_case_usd": Decimal(1)})
+    assert isinstance(decision, Granted)
+    return decision.attempt_id
+
+
+def reserved_in(books: Books) -> Decimal:
+    return sum((each.usd for each in books.reservations), Decimal(0))
 
 
 class Keeping(Storage):
