@@ -285,8 +285,9 @@ class ImageGenResource(dg.ConfigurableResource):  # pyright: ignore[reportMissin
             (outcome,) = generation.outcomes.values()
             row = outcome.row
             if outcome.status not in ("generated", "reused"):
+                asked = f" for {prompt!r}" if self.record_prompts else ""
                 raise NoImage(
-                    f"no image for {prompt!r}: {outcome.status}: {row.get('error_message')}",
+                    f"no image{asked}: {outcome.status}: {row.get('error_message')}",
                     status=outcome.status,
                     code=row.get("error_code"),
                 )

@@ -22,6 +22,7 @@ from typing_extensions import Self
 
 from dagster_imagegen.engine.budget import Budget
 from dagster_imagegen.engine.endpoint.client import ImageClient, RetryPolicy
+from dagster_imagegen.engine.errors import PromptTableError
 from dagster_imagegen.engine.generation import Generation, Parts, Pass
 from dagster_imagegen.engine.images import Images
 from dagster_imagegen.engine.journal import Identity
@@ -131,18 +132,26 @@ class Engine:
         template: str | None = None,
         overrides: Sequence[str] = (),
     ) -> PromptTable:
-        """The requests of a prompt table. Raises `PromptTableError` naming every bad row."""
+        """The requests of a prompt table. Raises `PromptTableError` naming every bad row.
+
+        Without `record_prompts` it does not tell what stands there, but for the overrides.
+        """
         settings = self.settings
-        return read_prompts(
-            source,
-            template=template,
-            overrides=overrides,
-            params=params,
-            endpoint_id=settings.endpoint_id,
-            model=settings.model,
-            extra_body=settings.extra_body,
-            streaming_needs_partials=urlsplit(settings.base_url).hostname == REFERENCE_HOST,
-        )
+        try:
+            return read_prompts(
+                source,
+                template=template,
+                overrides=overrides,
+                params=params,
+                endpoint_id=settings.endpoint_id,
+                model=settings.model,
+                extra_body=settings.extra_body,
+                streaming_needs_partials=urlsplit(settings.base_url).hostname == REFERENCE_HOST,
+            )
+        except PromptTableError as error:
+            if settings.record_prompts:
+                raise
+            raise error.without_values(except_of=overrides) from None
 
     def plan(
         self, prompts: PromptTable, *, identity: Identity, redo: Collection[Redo] = ()

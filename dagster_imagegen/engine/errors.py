@@ -15,8 +15,8 @@ ImageGenError
     └── Fenced               another writer took this one for dead and closed its journal
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 
@@ -52,6 +52,11 @@ class RowProblem:
         name = "" if self.prompt_id is None else f" (prompt_id {abbreviate(self.prompt_id)})"
         return f"row {self.position}{name}: {self.column} {abbreviate(self.value)}: {self.remedy}"
 
+    def without_value(self) -> "RowProblem":
+        """The same, for who must not see what stands in the row."""
+        remedy = self.remedy.replace(repr(self.value), repr(_NotShown()))
+        return replace(self, value=_NotShown(), remedy=remedy)
+
 
 class PromptTableError(ConfigurationError):
     """Rows that cannot be sent, all of them: `problems`. Positions count from 0."""
@@ -63,6 +68,22 @@ class PromptTableError(ConfigurationError):
         noun = "problem" if len(problems) == 1 else "problems"
         super().__init__(f"{len(problems)} {noun} in the prompt table:\n" + "\n".join(lines))
         self.problems = tuple(problems)
+
+    def without_values(self, *, except_of: Collection[str]) -> "PromptTableError":
+        """The same problems without what stands in the rows, but for that of some columns."""
+        return PromptTableError(
+            [
+                problem if problem.column in except_of else problem.without_value()
+                for problem in self.problems
+            ]
+        )
+
+
+class _NotShown:
+    """Stands for a value that is to be in no message."""
+
+    def __repr__(self) -> str:
+        return "(not shown)"
 
 
 class EndpointError(ImageGenError):

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
@@ -23,6 +24,7 @@ from dagster_imagegen.engine.errors import (
     EndpointMisconfigured,
     EndpointUnreachable,
     OutOfCredit,
+    PromptTableError,
     StorageError,
 )
 from dagster_imagegen.engine.journal import Header, record_line
@@ -455,6 +457,26 @@ def test_a_message_that_repeats_the_prompt_does_not_bring_it_into_the_usage_tabl
     assert row["error_message"].startswith("No: [prompt]…")
     assert row["extra_body"] is None
     assert not any(b"a secret" in p.read_bytes() for p in storage.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"prompt": "a secret product" * 2001}, {"prompt": "a mug", "n": "many"}],
+        [{"prompt": "a mug", "n": 1, "kept": 1}, {"prompt": "a mug", "kept": "a secret"}],
+    ],
+)
+def test_bad_rows_are_named_without_what_is_private(
+    imagegen_sandbox: Sandbox, open_engine: Callable[..., Engine], rows: list[dict[str, object]]
+) -> None:
+    """Position, column and remedy, and not the text; what overrides a parameter is told."""
+    for record in (True, False):
+        engine = open_engine(imagegen_sandbox, record_prompts=record)
+        with pytest.raises(PromptTableError) as caught:
+            engine.read_prompts(rows, params={}, overrides=["n"])
+        told = "".join(traceback.format_exception(caught.value))
+        assert ("a secret" in told) == record
+        assert "many" in told or "row 1: kept" in told
 
 
 @pytest.mark.imagegen_sandbox(paint=False, latency_seconds=0.5)
