@@ -1,5 +1,6 @@
 """Fixtures for tests that run Dagster for real: an instance, a sandbox, a folder."""
 
+import logging
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -96,6 +97,28 @@ def project(tmp_path: Path, sandbox: Sandbox) -> Iterator[Project]:
     (tmp_path / "dagster").mkdir()
     with dg.DagsterInstance.ephemeral(str(tmp_path / "dagster")) as instance:
         yield Project(folder=tmp_path, instance=instance, sandbox=sandbox)
+
+
+@pytest.fixture(scope="session")
+def s3_options() -> Iterator[dict[str, Any]]:
+    """A server of S3's protocol, and what s3fs needs to reach it."""
+    from moto.server import ThreadedMotoServer  # 2 s, which most tests need not wait for
+
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line a request
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield {
+        "key": "testing",
+        "secret": "testing",
+        "endpoint_url": f"http://{host}:{port}",
+        # Stores other than AWS's own (DigitalOcean Spaces) know no other checksums.
+        "config_kwargs": {
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+        },
+    }
+    server.stop()
 
 
 def materialized(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetMaterialization]:

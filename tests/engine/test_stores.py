@@ -2,38 +2,17 @@
 
 import io
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 
 from dagster_imagegen.sandbox import Sandbox
 from tests.engine.conftest import Run, statuses, table_of
 
 pytestmark = pytest.mark.imagegen_sandbox(paint=False)
-
-
-@pytest.fixture(scope="session")
-def s3_options() -> Iterator[dict[str, Any]]:
-    """A server of S3's protocol, and what s3fs needs to reach it."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield {
-        "key": "testing",
-        "secret": "testing",
-        "endpoint_url": f"http://{host}:{port}",
-        # Stores other than AWS's own (DigitalOcean Spaces) know no other checksums.
-        "config_kwargs": {
-            "request_checksum_calculation": "when_required",
-            "response_checksum_validation": "when_required",
-        },
-    }
-    server.stop()
 
 
 @pytest.fixture(params=["local", "memory", "s3"])

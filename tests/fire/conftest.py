@@ -5,9 +5,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
+from upath import UPath
 
 from dagster_imagegen.engine import Engine, Identity, Settings
 from dagster_imagegen.engine.endpoint.client import RetryPolicy
@@ -16,6 +18,13 @@ from dagster_imagegen.engine.ledger import Limits
 from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.sandbox import Sandbox
 from tests.fire.writer import Work, Writer
+
+# So that its failures show what was compared.
+pytest.register_assert_rewrite("tests.fire.books")
+
+# An object store has no locks: who died is known when the lease is over, by times that are told in
+# whole seconds.
+S3_LIMITS = Limits(lease=5.0, poll=0.5, store_backoff=0.05)
 
 QUICK = RetryPolicy(max_attempts=3, max_wait_seconds=5)
 
@@ -31,12 +40,20 @@ class Passes:
 
     @property
     def storage(self) -> Path:
+        """The storage on local disk, where it is unless `defaults` say otherwise."""
         return self.folder / "storage"
 
-    def settings(self, sandbox: Sandbox, **changes: Any) -> dict[str, Any]:
-        """Those of a paid endpoint: rows cost money."""
+    @property
+    def place(self) -> UPath:
+        """The storage, wherever it is."""
+        options = self.defaults.get("storage_options", {})
+        uri = self.defaults.get("storage_uri", str(self.storage))
+        return UPath(uri, **options)  # pyright: ignore[reportUnknownVariableType]
+
+    def settings(self, sandbox: Sandbox | str, **changes: Any) -> dict[str, Any]:
+        """Those of a paid endpoint, wherever it really is: rows cost money."""
         return {
-            "base_url": sandbox.base_url,
+            "base_url": sandbox if isinstance(sandbox, str) else sandbox.base_url,
             "endpoint_id": "https://images.example/v1",
             "model": "openai-gpt-image-1",
             "storage_uri": str(self.storage),
@@ -74,7 +91,7 @@ class Passes:
                 pass
         return generation
 
-    def start(self, sandbox: Sandbox, prompts: list[str], **options: Any) -> Writer:
+    def start(self, sandbox: Sandbox | str, prompts: list[str], **options: Any) -> Writer:
         """A pass in a process of its own."""
         self._count += 1
         work = {
@@ -98,44 +115,54 @@ class Passes:
         self._stack.close()
 
 
-@pytest.fixture
-def passes_in() -> Iterator[Callable[[Path], Passes]]:
-    """Passes on a folder of one's choice."""
+OpenPasses = Callable[[str], Passes]
+"""Passes in a folder of that name."""
+
+
+@pytest.fixture(scope="session")
+def passes_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenPasses]:
+    """Passes on local disk; several threads may ask for some."""
+    tmp_path_factory.getbasetemp()  # by one thread: there can only be one
     with ExitStack() as stack:
 
-        def open_in(folder: Path) -> Passes:
-            folder.mkdir(exist_ok=True)
-            passes = Passes(folder)
+        def open_in(name: str) -> Passes:
+            passes = Passes(tmp_path_factory.mktemp(name))
             stack.callback(passes.close)
             return passes
 
         yield open_in
 
 
-@pytest.fixture
-def passes(tmp_path: Path, passes_in: Callable[[Path], Passes]) -> Passes:
-    """Passes on this test's own folder."""
-    return passes_in(tmp_path)
-
-
 @pytest.fixture(scope="session")
-def s3_options() -> Iterator[dict[str, Any]]:
-    """A server of S3's protocol, and what s3fs needs to reach it."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield {
-        "key": "testing",
-        "secret": "testing",
-        "endpoint_url": f"http://{host}:{port}",
-        # Stores other than AWS's own (DigitalOcean Spaces) know no other checksums.
-        "config_kwargs": {
-            "request_checksum_calculation": "when_required",
-            "response_checksum_validation": "when_required",
-        },
-    }
-    server.stop()
+def passes_on_s3(passes_in: OpenPasses, s3_options: dict[str, Any]) -> OpenPasses:
+    """Passes on a bucket of their own; the folder is for what they do not store."""
+
+    def open_in(name: str) -> Passes:
+        passes = passes_in(name)
+        options = {**s3_options, "use_listings_cache": False}
+        bucket = f"fire-{uuid4().hex}"
+        fsspec.filesystem("s3", **options).mkdir(bucket)
+        passes.defaults |= {
+            "storage_uri": f"s3://{bucket}/shop",
+            "storage_options": options,
+            "limits": S3_LIMITS,
+        }
+        return passes
+
+    return open_in
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "full: the long form of a test; run with `pytest -m full`")
+@pytest.fixture
+def passes(tmp_path: Path) -> Iterator[Passes]:
+    """Passes on this test's own folder."""
+    passes = Passes(tmp_path)
+    yield passes
+    passes.close()
+
+
+@pytest.fixture(params=["local", "s3"])
+def passes_anywhere(request: pytest.FixtureRequest) -> Passes:
+    """Passes on local disk, which has locks, and on S3, which has none."""
+    if request.param == "local":
+        return request.getfixturevalue("passes")
+    return request.getfixturevalue("passes_on_s3")("s3")

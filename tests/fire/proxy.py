@@ -6,6 +6,7 @@ import random
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Literal
@@ -18,19 +19,15 @@ SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Me
 RESET = struct.pack("ii", 1, 0)
 
 
-class BreakingProxy:
-    """Passes requests on to a server, and breaks some of them, as a seed says.
+class Proxy:
+    """Passes requests on to a server, for a `with` block; what befalls them is up to subclasses.
 
     unavailable: 503, and nothing is done. torn upload: the connection is reset when half of the
     body is read, and nothing is done. lost answer: it is done, and the connection is reset.
     timeout: it is done, and no answer comes until the client gives up.
     """
 
-    def __init__(self, target: str, *, rate: float, seed: int) -> None:
-        self._random = random.Random(seed)
-        self._lock = threading.Lock()
-        self.rate = rate
-        self.broken: list[Break] = []
+    def __init__(self, target: str) -> None:
         host, _, port = target.removeprefix("http://").partition(":")
         proxy = self
 
@@ -43,7 +40,7 @@ class BreakingProxy:
 
             def pass_on(self) -> None:
                 length = int(self.headers.get("content-length") or 0)
-                how = proxy.draw(upload=length > 0)
+                how = proxy.befalls(self.command, self.path, upload=length > 0)
                 if how == "torn upload":
                     self.rfile.read(length // 2)
                     self.reset()
@@ -52,12 +49,14 @@ class BreakingProxy:
                 if how == "unavailable":
                     self.answer(503, {"content-type": "application/xml"}, SLOW_DOWN)
                     return
-                upstream = http.client.HTTPConnection(host, int(port), timeout=30)
-                upstream.request(self.command, self.path, body or None, dict(self.headers))
-                response = upstream.getresponse()
-                data = response.read()
-                upstream.close()
+                with contextlib.closing(
+                    http.client.HTTPConnection(host, int(port), timeout=30)
+                ) as upstream:
+                    upstream.request(self.command, self.path, body or None, dict(self.headers))
+                    response = upstream.getresponse()
+                    data = response.read()
                 if how == "lost answer":
+                    proxy.answer_is_lost()
                     self.reset()
                 elif how == "timeout":
                     self.connection.settimeout(30)
@@ -95,16 +94,12 @@ class BreakingProxy:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def draw(self, *, upload: bool) -> Break | None:
-        """How the next request is broken, if it is."""
-        with self._lock:
-            if self._random.random() >= self.rate:
-                return None
-            how = BREAKS[len(self.broken) % len(BREAKS)]  # each in its turn
-            if how == "torn upload" and not upload:
-                return None
-            self.broken.append(how)
-            return how
+    def befalls(self, method: str, path: str, *, upload: bool) -> Break | None:
+        """How this request is broken, if it is. Called by many threads."""
+        return None
+
+    def answer_is_lost(self) -> None:
+        """A request is done, and nobody is told."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -119,3 +114,63 @@ class BreakingProxy:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class BreakingProxy(Proxy):
+    """Breaks some of the requests, as a seed says, each time in another way."""
+
+    def __init__(self, target: str, *, rate: float, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()
+        self._rate = rate
+        self.broken: list[Break] = []
+        super().__init__(target)
+
+    def befalls(self, method: str, path: str, *, upload: bool) -> Break | None:
+        with self._lock:
+            if self._random.random() >= self._rate:
+                return None
+            how = BREAKS[len(self.broken) % len(BREAKS)]  # each in its turn
+            if how == "torn upload" and not upload:
+                return None
+            self.broken.append(how)
+            return how
+
+
+class StrikingProxy(Proxy):
+    """Calls `strike` at the nth change below a folder, before it is made or when it is.
+
+    `removal` is a folder too: what is removed from journals.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        folder: str,
+        nth: int,
+        after: bool,
+        strike: Callable[[], None],
+    ) -> None:
+        self._method, place = ("DELETE", "_journal") if folder == "removal" else ("PUT", folder)
+        self._place = f"/{place}/"
+        self._left = nth
+        self._after = after
+        self._strike = strike
+        self._lock = threading.Lock()
+        super().__init__(target)
+
+    def befalls(self, method: str, path: str, *, upload: bool) -> Break | None:
+        if method != self._method or self._place not in path:
+            return None
+        with self._lock:
+            self._left -= 1
+            if self._left != 0:
+                return None
+        if self._after:
+            return "lost answer"
+        self._strike()
+        return "unavailable"
+
+    def answer_is_lost(self) -> None:
+        self._strike()

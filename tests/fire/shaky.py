@@ -1,14 +1,19 @@
 """An object store whose requests fail as a test says, as a filesystem of fsspec's."""
 
+import errno
 import io
+import os
 import random
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 
 Verb = Literal["put", "get", "list", "delete"]
@@ -57,6 +62,63 @@ class Outage:
         return "lost answer" if self._count == self._begins_at else "unavailable"
 
 
+def _befallen(weather: Weather, verb: Verb, path: str, effect: Callable[[], Any]) -> Any:
+    trouble = weather(verb, path)
+    if trouble == "unavailable":
+        raise OSError(f"503 SlowDown: {verb} {path}")
+    if trouble == "timeout":
+        raise TimeoutError(f"{verb} {path}")
+    result = effect()
+    if trouble == "lost answer":
+        raise ConnectionResetError(f"{verb} {path}: done, and nobody was told")
+    return result
+
+
+def shake_memory(patch: pytest.MonkeyPatch, weather: Weather) -> None:
+    """Put weather in front of fsspec's own `memory://`."""
+    verbs: dict[str, Verb] = {
+        "pipe_file": "put",
+        "cat_file": "get",
+        "find": "list",
+        "rm_file": "delete",
+    }
+    for name, verb in verbs.items():
+        real = getattr(MemoryFileSystem, name)
+
+        def call(
+            fs: MemoryFileSystem,
+            path: str,
+            *args: Any,
+            real: Callable[..., Any] = real,
+            verb: Verb = verb,
+            **options: Any,
+        ) -> Any:
+            return _befallen(weather, verb, path, lambda: real(fs, path, *args, **options))
+
+        patch.setattr(MemoryFileSystem, name, call)
+
+
+def shake_disk(patch: pytest.MonkeyPatch, weather: Weather) -> None:
+    """Let the disk fail those who write to a storage: a write is torn, a rename is not made, or it
+    is made and the sync of its folder fails, a listing fails."""
+
+    def failing(real: Callable[..., Any], *, torn: bool = False) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            ours = threading.current_thread().name.startswith("imagegen-storage")
+            if ours and weather("put", str(args[0])) is not None:
+                if torn:
+                    real(args[0], args[1][: len(args[1]) // 2])
+                raise OSError(errno.EIO, "Input/output error")
+            return real(*args)
+
+        return call
+
+    patch.setattr(os, "write", failing(os.write, torn=True))
+    patch.setattr(os, "fsync", failing(os.fsync))
+    patch.setattr(os, "scandir", failing(os.scandir))
+    patch.setattr(Path, "replace", failing(Path.replace))
+
+
 @dataclass(kw_only=True)
 class Bucket:
     """Whole objects, and listings that show them at once. `weather` can be changed at any time."""
@@ -93,15 +155,7 @@ class ShakyFileSystem(AbstractFileSystem):
 
     def _request(self, verb: Verb, path: str, effect: Callable[[], Any]) -> Any:
         with self._bucket.lock:
-            trouble = self._bucket.weather(verb, path)
-            if trouble == "unavailable":
-                raise OSError(f"503 SlowDown: {verb} {path}")
-            if trouble == "timeout":
-                raise TimeoutError(f"{verb} {path}")
-            result = effect()
-            if trouble == "lost answer":
-                raise ConnectionResetError(f"{verb} {path}: done, and nobody was told")
-            return result
+            return _befallen(self._bucket.weather, verb, path, effect)
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
         objects = self._bucket.objects

@@ -4,6 +4,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from tests.fire.books import (
     by_status,
     rows_in,
 )
-from tests.fire.conftest import Passes
+from tests.fire.conftest import OpenPasses, Passes
 from tests.fire.writer import EXIT_DRAINED, EXIT_FAILED
 
 PROMPTS = [f"a mug, number {number}" for number in range(60)]
@@ -67,16 +68,17 @@ def test_draining_is_bounded(passes: Passes) -> None:
         assert_nothing_is_left_over(passes.storage)
 
 
-def paused_and_replaced(passes: Passes, sandbox: Sandbox) -> None:
+def paused_and_replaced(passes: Passes, sandbox: Sandbox, prompts: list[str]) -> None:
     """A writer is stopped, another takes it for dead and does its work; then it is woken up."""
-    limits = Limits(lease=1.5, poll=0.05, store_backoff=0.01)
-    options = {"max_concurrency": 8, "limits": limits}
-    paused = passes.start(sandbox, PROMPTS, **options)
-    until(lambda: len(paused.reported) >= 10)
+    options: dict[str, Any] = {"max_concurrency": 8}
+    if "limits" not in passes.defaults:
+        options["limits"] = Limits(lease=1.5, poll=0.05, store_backoff=0.01)
+    paused = passes.start(sandbox, prompts, **options)
+    until(lambda: len(paused.reported) >= 5)
     paused.send(signal.SIGSTOP)
     time.sleep(0.1)
     before = paused.reported
-    successor = passes.start(sandbox, PROMPTS, **options)
+    successor = passes.start(sandbox, prompts, **options)
     try:
         assert successor.wait() == 0
     finally:
@@ -84,8 +86,8 @@ def paused_and_replaced(passes: Passes, sandbox: Sandbox) -> None:
     assert paused.wait() == EXIT_FAILED
     assert "Fenced" in paused.log[-1]
 
-    rows, requests = rows_in(passes.storage), sandbox.requests
-    assert_every_request_has_its_row(rows, requests, died=True)
+    rows, requests = rows_in(passes.place), sandbox.requests
+    assert_every_request_has_its_row(rows, requests, dead={paused.work.run_id})
     bought = billed_by_prompt(requests)
     by_run = Counter(row["run_id"] for row in rows)
     assert set(by_run) == {paused.work.run_id, successor.work.run_id}
@@ -94,33 +96,66 @@ def paused_and_replaced(passes: Passes, sandbox: Sandbox) -> None:
     # What it had in flight when it was stopped may have been bought for nothing, and says so.
     unknown = {row["prompt"] for row in rows if row["status"] == "unknown"}
     assert {prompt for prompt, times in bought.items() if times > 1} <= unknown
-    last = passes.run(sandbox, PROMPTS)
+    last = passes.run(sandbox, prompts)
     assert {outcome.status for outcome in last.outcomes.values()} <= {"reused", "generated"}
     assert max(billed_by_prompt(sandbox.requests).values()) <= 2
-    rows = rows_in(passes.storage)
-    assert_every_request_has_its_row(rows, sandbox.requests, died=True)
-    assert_nothing_is_left_over(passes.storage)
+    rows = rows_in(passes.place)
+    assert_every_request_has_its_row(rows, sandbox.requests, dead={paused.work.run_id})
+    assert_nothing_is_left_over(passes.place)
 
 
-def test_a_writer_paused_past_its_lease_is_fenced(passes: Passes) -> None:
+def test_a_writer_paused_past_its_lease_is_fenced(passes_anywhere: Passes) -> None:
     """When it comes back it sends nothing more and says why; no row is lost or doubled."""
     with Sandbox(paint=False, latency_seconds=(0.1, 0.4), seed=3) as sandbox:
-        paused_and_replaced(passes, sandbox)
+        paused_and_replaced(passes_anywhere, sandbox, PROMPTS[:24])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(4))
+def test_a_writer_paused_past_its_lease_is_fenced_in_full(
+    passes_anywhere: Passes, seed: int
+) -> None:
+    """The same with more of it, and answers in another order."""
+    with Sandbox(paint=False, latency_seconds=(0.1, 0.4), seed=seed) as sandbox:
+        paused_and_replaced(passes_anywhere, sandbox, PROMPTS)
+
+
+def writers_at_once(passes: Passes, prompts: list[str], *, count: int) -> None:
+    """Several processes run the same prompts, and each image is bought once."""
+    with Sandbox(paint=False, latency_seconds=(0.05, 0.2), seed=4) as sandbox:
+        writers = [passes.start(sandbox, prompts, max_concurrency=16) for _ in range(count)]
+        assert [writer.wait(110.0) for writer in writers] == [0] * count
+        rows, requests = rows_in(passes.place), sandbox.requests
+        assert billed_by_prompt(requests) == dict.fromkeys(prompts, 1)
+        assert_every_request_has_its_row(rows, requests)
+        assert_images_are_whole(passes.place, rows)
+        assert_nothing_is_left_over(passes.place)
+        reported = Counter(status for writer in writers for status in writer.reported.values())
+        assert reported == {"generated": len(prompts), "reused": (count - 1) * len(prompts)}
 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_writers_at_once_buy_each_image_once(passes: Passes, count: int) -> None:
     """What another live process asks for is waited for, and every row is there once."""
-    with Sandbox(paint=False, latency_seconds=(0.05, 0.2), seed=4) as sandbox:
-        writers = [passes.start(sandbox, PROMPTS, max_concurrency=16) for _ in range(count)]
-        assert [writer.wait() for writer in writers] == [0] * count
-        rows, requests = rows_in(passes.storage), sandbox.requests
-        assert billed_by_prompt(requests) == dict.fromkeys(PROMPTS, 1)
-        assert_every_request_has_its_row(rows, requests)
-        assert_images_are_whole(passes.storage, rows)
-        assert_nothing_is_left_over(passes.storage)
-        reported = Counter(status for writer in writers for status in writer.reported.values())
-        assert reported == {"generated": len(PROMPTS), "reused": (count - 1) * len(PROMPTS)}
+    writers_at_once(passes, PROMPTS, count=count)
+
+
+def test_writers_at_once_on_s3(passes_on_s3: OpenPasses) -> None:
+    """The same where no lock tells who is there."""
+    writers_at_once(at_ease(passes_on_s3("s3")), PROMPTS[:16], count=2)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_writers_at_once_on_s3_in_full(passes_on_s3: OpenPasses, count: int) -> None:
+    """The same with more of them, and more of it."""
+    writers_at_once(at_ease(passes_on_s3("s3")), PROMPTS, count=count)
+
+
+def at_ease(passes: Passes) -> Passes:
+    """With a lease that nobody loses who only waits for a slow store."""
+    passes.defaults["limits"] = Limits(lease=60.0, poll=0.5, store_backoff=0.05)
+    return passes
 
 
 def test_what_a_dying_writer_asks_for_is_taken_over(passes: Passes) -> None:
@@ -135,7 +170,7 @@ def test_what_a_dying_writer_asks_for_is_taken_over(passes: Passes) -> None:
         last = passes.run(sandbox, PROMPTS)
         assert {outcome.status for outcome in last.outcomes.values()} <= {"generated", "reused"}
         rows = rows_in(passes.storage)
-        assert_every_request_has_its_row(rows, sandbox.requests, died=True)
+        assert_every_request_has_its_row(rows, sandbox.requests, dead={first.work.run_id})
         assert_images_are_whole(passes.storage, rows)
         assert_nothing_is_left_over(passes.storage)
         unknown = {row["prompt"] for row in rows if row["status"] == "unknown"}

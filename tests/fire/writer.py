@@ -8,8 +8,11 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Mapping
+import threading
+import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,7 +21,10 @@ from dagster_imagegen.engine import Engine, Identity, Settings
 from dagster_imagegen.engine.errors import ImageGenError
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["pytest", "tests.fire.writer", "uvicorn", "PIL.Image"])
+_FORKS.set_forkserver_preload(["tests.fire.preloaded"])
+# multiprocessing asks after all its processes whenever it starts one, and its answers to two
+# threads that ask at the same time are wrong.
+_ASKING = threading.Lock()
 
 EXIT_DRAINED = 3
 """The process was asked to stop, drained, and says so."""
@@ -45,37 +51,66 @@ class Work:
     dies_before: tuple[str, int] | None = None
 
 
-class Writer:
+class Fork:
+    """A process that runs one function, from the start on. Several threads may have some."""
+
+    def __init__(self, target: Callable[..., None], *args: object) -> None:
+        self._process = _FORKS.Process(target=_run, args=(target, args), daemon=True)
+        with _ASKING:
+            self._process.start()
+
+    @staticmethod
+    def pipe() -> tuple[Connection, Connection]:
+        """Two ends: one to keep, one for the process."""
+        return _FORKS.Pipe()
+
+    @property
+    def ended(self) -> int:
+        """What `multiprocessing.connection.wait` waits for."""
+        return self._process.sentinel
+
+    @property
+    def is_alive(self) -> bool:
+        with _ASKING:
+            return self._process.is_alive()
+
+    def send(self, sent: signal.Signals) -> None:
+        """Send a signal; a process that has ended takes none."""
+        if self.is_alive and self._process.pid is not None:
+            os.kill(self._process.pid, sent)
+
+    def wait(self, seconds: float) -> int:
+        """Wait for its end, and kill it if that does not come. The exit code, as a shell's."""
+        in_time = bool(wait([self.ended], seconds))
+        if not in_time:
+            self.send(signal.SIGKILL)
+            wait([self.ended])
+        with _ASKING:
+            code = self._process.exitcode
+        if not in_time:
+            raise TimeoutError(f"a process did not end within {seconds:g} s")
+        assert code is not None
+        return code
+
+
+class Writer(Fork):
     """A process that does one `Work`, from `start` on."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
-        self._process = _FORKS.Process(target=_write, args=(work,), daemon=True)
-        self._process.start()
-
-    def send(self, sent: signal.Signals) -> None:
-        """Send a signal; a process that has ended takes none."""
-        if self._process.is_alive() and self._process.pid is not None:
-            os.kill(self._process.pid, sent)
+        super().__init__(_write, work)
 
     def wait(self, seconds: float = 60.0) -> int:
         """Wait for its end: 0, one of the codes above, or the negative of what killed it."""
-        self._process.join(seconds)
-        code = self._process.exitcode
-        if code is None:
-            self._process.kill()
-            self._process.join()
-            raise TimeoutError(f"the writer did not end within {seconds:g} s: {self.log}")
-        return code
+        try:
+            return super().wait(seconds)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; its log: {self.log}") from None
 
     def kill(self) -> None:
         """Kill it, as `kill -9` does, and wait until it is gone."""
-        self._process.kill()
-        self._process.join()
-
-    @property
-    def is_alive(self) -> bool:
-        return self._process.is_alive()
+        self.send(signal.SIGKILL)
+        self.wait()
 
     @property
     def log(self) -> list[str]:
@@ -87,6 +122,16 @@ class Writer:
         """The status of each outcome that was reported, by fingerprint."""
         outcomes = (line.partition(" ") for line in self.log if not line.startswith("#"))
         return {fingerprint: status for fingerprint, _, status in outcomes}
+
+
+def _run(target: Callable[..., None], args: tuple[object, ...]) -> None:
+    """The process: not through the interpreter's own end, which takes longer than what it did."""
+    try:
+        target(*args)
+    except BaseException:  # noqa: BLE001  # told, and it ends here in any case
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
 
 
 def _write(work: Work) -> None:
@@ -115,8 +160,6 @@ def _write(work: Work) -> None:
             os.write(log, f"# {type(error).__name__}: {error}\n".encode())
             os._exit(EXIT_FAILED)
     os.write(log, b"# done\n")
-    # Not through the interpreter's own end, which belongs to multiprocessing and pytest.
-    os._exit(0)
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
