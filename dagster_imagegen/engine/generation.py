@@ -37,10 +37,17 @@ from dagster_imagegen.engine.journal import Identity
 from dagster_imagegen.engine.ledger import AlreadyThere, Books, Granted, Ledger
 from dagster_imagegen.engine.money.price_list import Cost, PriceList
 from dagster_imagegen.engine.pacing.pacer import Pacer, Signal, Slot
-from dagster_imagegen.engine.planning import Job, Outcome, OutcomeStatus, Plan
+from dagster_imagegen.engine.planning import (
+    UNKNOWN_RESENDS,
+    Job,
+    Outcome,
+    OutcomeStatus,
+    Plan,
+)
 from dagster_imagegen.engine.request import ImageRequest
 from dagster_imagegen.engine.rows import (
     IMAGE_NOT_SAVED,
+    OUTCOME_LOST,
     answer_columns,
     charge,
     intent_columns,
@@ -322,6 +329,7 @@ class Pass:
             worst_case=worst_case,
             record_prompt=self._record_prompts,
         )
+        doubtful = job.doubtful
         while True:
             slot = await parts.pacer.acquire()
             sent = False
@@ -342,9 +350,19 @@ class Pass:
                     row = await parts.images.adopt(decision.attempt_id, decision.path, row=row)
                 return Outcome(fingerprint=request.fingerprint, status="reused", row=row)
             row = await parts.ledger.outcome_of(decision.rival)
-            if row is not None and row.get("status") in _ADOPTED:
+            if row is not None and self._died_asking(row) and doubtful < UNKNOWN_RESENDS:
+                doubtful += 1  # This is the later run that asks for it again.
+            elif row is not None and row.get("status") in _ADOPTED:
                 status = _ADOPTED[row["status"]]
                 return Outcome(fingerprint=request.fingerprint, status=status, row=row)
+
+    def _died_asking(self, row: Row) -> bool:
+        """Whether a writer of another root run left this attempt open when it died."""
+        return (
+            row.get("status") == "unknown"
+            and row.get("error_code") == OUTCOME_LOST
+            and row.get("root_run_id") != self._identity.root_run_id
+        )
 
     async def _ask(
         self, request: ImageRequest, claim: "_Claim"

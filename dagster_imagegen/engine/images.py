@@ -14,6 +14,7 @@ from dagster_imagegen.engine.image_header import read_header
 from dagster_imagegen.engine.ledger import Limits, persist
 from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.rows import (
+    OUTCOME_LOST,
     SANDBOX,
     cost_columns,
     image_columns,
@@ -156,7 +157,7 @@ class Images:
         return lost_columns(
             intent,
             finished_at=self._now(),
-            code="outcome_lost",
+            code=OUTCOME_LOST,
             message="the process ended before the outcome of this request was on record",
         )
 

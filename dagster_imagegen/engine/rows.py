@@ -18,6 +18,7 @@ from dagster_imagegen.engine.tokens import TokenUsage
 from dagster_imagegen.engine.usage import Row
 
 IMAGE_NOT_SAVED = "image_not_saved"
+OUTCOME_LOST = "outcome_lost"
 """The `error_code` of an image that was made and that the storage did not take."""
 
 SANDBOX = "sandbox"

@@ -419,11 +419,15 @@ def test_an_image_that_could_not_be_saved_is_stored_by_the_next_run(
     assert len(imagegen_sandbox.requests) == 1
 
 
-def test_a_retry_of_a_run_that_died_does_not_ask_again(
-    run: Run, imagegen_sandbox: Sandbox, storage: Path
+@pytest.mark.parametrize("lease", [20.0, 1.0], ids=["dead already", "dies meanwhile"])
+@pytest.mark.parametrize("root_run_id", ["root", "a later one"])
+def test_only_a_later_run_asks_for_what_a_dead_one_asked_for(
+    run: Run, imagegen_sandbox: Sandbox, storage: Path, lease: float, root_run_id: str
 ) -> None:
-    """Where no lock tells who is dead, a run's own retry leaves what was in flight alone."""
+    """Where no lock tells who is dead, a run's own retry leaves what was in flight alone; another
+    one asks for it as soon as the lease is over."""
     name = f"memory://{storage.name}-{id(storage)}"
+    limits = Limits(lease=lease, poll=0.05, store_backoff=0.01)
     run(["a lamp"], storage_uri=name)
     fs, root = fsspec.url_to_fs(name)
     jid = "20260101T000000000000Z-dead"
@@ -439,10 +443,12 @@ def test_a_retry_of_a_run_that_died_does_not_ask_again(
     lines = [header.line(), record_line("intent", f"{jid}-0", intent)]
     path = f"{root}/_journal/{jid}/000000.jsonl"
     fs.pipe_file(path, "\n".join(lines).encode())
-    fs.store[path].created -= timedelta(hours=1)
-    retried = run(["a mug"], storage_uri=name, root_run_id="root")
-    assert statuses(retried) == ["unknown"]
-    assert len(imagegen_sandbox.requests) == 1
+    if lease > 1:
+        fs.store[path].created -= timedelta(hours=1)
+    later = root_run_id != "root"
+    again = run(["a mug"], storage_uri=name, root_run_id=root_run_id, limits=limits)
+    assert statuses(again) == ["generated" if later else "unknown"]
+    assert len(imagegen_sandbox.requests) == 1 + later
 
 
 def test_a_message_that_repeats_the_prompt_does_not_bring_it_into_the_usage_table(

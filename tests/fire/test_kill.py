@@ -91,14 +91,15 @@ def run_again(
 ) -> Aftermath:
     """Run again what was killed; where a lease tells the dead, then once more when it is over.
 
-    A rerun that is there too early takes what the dead one asks for as asked for, and leaves it
-    `unknown`. The last one has one more prompt: only who writes can tell the time there.
+    One rerun makes every image. If it had nothing to send it was no writer, and could not tell the
+    time there, nor close what the dead one left: so the last one has one more prompt.
     """
     assert killed.wait() == -signal.SIGKILL
     saved = {path.name.split(".")[0] for path in passes.place.glob("images/*/*")}
     again = passes.start(provider.quick_url, prompts, max_concurrency=AT_ONCE)
     assert again.wait() == 0
     outcomes = again.reported
+    assert set(outcomes.values()) <= {"generated", "reused"}
     if lease is not None:
         time.sleep(lease + 1)
         prompts = [*prompts, "one more"]

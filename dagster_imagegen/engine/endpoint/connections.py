@@ -12,9 +12,10 @@ from collections.abc import AsyncGenerator, Callable
 
 import httpx
 
-# Shorter than the 5 s after which common servers hang up: a request that meets a connection being
-# closed is lost in a way that nobody can tell from one that was billed.
-KEEPALIVE_SECONDS = 3.0
+# Far shorter than the 5 s after which common servers hang up, also on a machine that is busy: a
+# request that meets a connection being closed is lost in a way that nobody can tell from one that
+# was billed. A handshake more costs little beside an image.
+KEEPALIVE_SECONDS = 1.0
 # One client asks one host at a time, but a host of linked images can have a few addresses.
 LIMITS = httpx.Limits(
     max_connections=None, max_keepalive_connections=4, keepalive_expiry=KEEPALIVE_SECONDS
