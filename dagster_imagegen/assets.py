@@ -409,6 +409,11 @@ def _config_class(asset: str, parameter: inspect.Parameter | None) -> type[dg.Co
     if parameter is None:
         return None
     annotation = parameter.annotation
+    if parameter.default is not inspect.Parameter.empty:
+        raise ConfigurationError(
+            f"{asset}: its argument `config` has a default, which Dagster never uses; give the "
+            "fields of its class their defaults"
+        )
     if not (isinstance(annotation, type) and issubclass(annotation, dg.Config)):
         raise ConfigurationError(
             f"{asset}: annotate its argument `config` with a class derived from dg.Config, or from "

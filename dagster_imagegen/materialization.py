@@ -119,7 +119,8 @@ def materialize_images(
         if isinstance(error, BudgetExhausted) and run_config.max_usd is not None:
             told += (
                 f". The config of this run has max_usd: {run_config.max_usd}, which it shares with "
-                "its retries and re-executions; a new run has its own"
+                "its retries and re-executions; the smaller of that and the budget of the "
+                "resource, if it has one, holds"
             )
         raise dg.Failure(told, allow_retries=False if hopeless else None) from error
 

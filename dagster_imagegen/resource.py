@@ -234,8 +234,8 @@ class ImageGenResource(dg.ConfigurableResource):  # pyright: ignore[reportMissin
     )
     record_prompts: bool = Field(
         default=True,
-        description="Whether the usage table holds the prompts. Without them it still holds their "
-        "sha256. The image table has them in any case.",
+        description="Whether the usage table holds the prompts, and previews and errors show them. "
+        "Without them it still holds their sha256. The image table has them in any case.",
     )
     drain_seconds: float = Field(
         default=Settings.drain_seconds,

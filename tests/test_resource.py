@@ -214,7 +214,6 @@ def test_the_key_is_in_the_header_and_nowhere_else(
         project.run(pictures, resources=resources),
         project.run(image_asset(name="other")(lambda: ["three"]), resources=resources, fails=True),
     ]
-    assert project.sandbox.requests[0].headers.get("authorization", KEY) != ""
     assert project.sandbox.requests[0].key_sent
     for run in runs:
         entries = project.instance.all_logs(run.run_id)

@@ -134,7 +134,8 @@ class Engine:
     ) -> PromptTable:
         """The requests of a prompt table. Raises `PromptTableError` naming every bad row.
 
-        Without `record_prompts` it does not tell what stands there, but for the overrides.
+        Without `record_prompts` it does not tell what stands there, but for the overrides of the
+        reference's own parameters: `extra_body` can hold another prompt.
         """
         settings = self.settings
         try:
@@ -151,7 +152,7 @@ class Engine:
         except PromptTableError as error:
             if settings.record_prompts:
                 raise
-            raise error.without_values(except_of=overrides) from None
+            raise error.without_values(except_of={*overrides} - {"extra_body"}) from None
 
     def plan(
         self, prompts: PromptTable, *, identity: Identity, redo: Collection[Redo] = ()
@@ -226,6 +227,7 @@ class Engine:
                 pacer=Pacer(
                     max_concurrency=settings.max_concurrency,
                     requests_per_minute=settings.requests_per_minute,
+                    max_pause_seconds=settings.retry.max_wait_seconds,
                     clock=asyncio.get_running_loop().time,
                     sleep=asyncio.sleep,
                 ),
@@ -255,15 +257,20 @@ class Engine:
     ) -> Plan:
         """The plan, once dead writers are closed; `priced`: all that is sent has to have a price.
 
-        On object stores only a writer can tell who is dead, so where somebody left something open
-        and something is to be sent, this one opens first and then plans again. Otherwise what was
-        in flight when a run died would be asked for again by that run's own retry.
+        On object stores only a writer can tell who is dead, so where somebody left an attempt open
+        this one opens first and then plans again. Otherwise what was in flight when a run died
+        would be asked for again by that run's own retry. With nothing to send it opens where
+        anything is left, to publish what the dead had on record.
         """
         books = await ledger.start()
         plan = await self._plan(prompts, books, identity=identity, redo=redo)
         if priced:
             check_prices(plan, self._prices)
-        if not plan.to_send or all(row.get("status") is not None for row in books.open_rows):
+        if plan.to_send:
+            left = any(row.get("status") is None for row in books.open_rows)
+        else:
+            left = bool(books.open_rows)
+        if not left:
             return plan
         try:
             await ledger.open()

@@ -47,15 +47,18 @@ class RowProblem:
     column: str
     value: object
     remedy: str
+    detail: str = ""
+    """What another library said of it, which can repeat a part of the value."""
 
     def __str__(self) -> str:
         name = "" if self.prompt_id is None else f" (prompt_id {abbreviate(self.prompt_id)})"
-        return f"row {self.position}{name}: {self.column} {abbreviate(self.value)}: {self.remedy}"
+        detail = f" ({self.detail})" if self.detail else ""
+        place = f"row {self.position}{name}: {self.column} {abbreviate(self.value)}"
+        return f"{place}: {self.remedy}{detail}"
 
     def without_value(self) -> "RowProblem":
         """The same, for who must not see what stands in the row."""
-        remedy = self.remedy.replace(repr(self.value), repr(_NotShown()))
-        return replace(self, value=_NotShown(), remedy=remedy)
+        return replace(self, value=_NotShown(), detail="")
 
 
 class PromptTableError(ConfigurationError):

@@ -36,7 +36,7 @@ from dagster_imagegen.engine.images import Images
 from dagster_imagegen.engine.journal import Identity
 from dagster_imagegen.engine.ledger import AlreadyThere, Books, Granted, Ledger
 from dagster_imagegen.engine.money.price_list import Cost, PriceList
-from dagster_imagegen.engine.pacing.pacer import Pacer, Signal, Slot
+from dagster_imagegen.engine.pacing.pacer import Pacer, PauseTooLong, Signal, Slot
 from dagster_imagegen.engine.planning import (
     UNKNOWN_RESENDS,
     Job,
@@ -276,6 +276,8 @@ class Pass:
                     return claimed
                 spent_usd = None
                 answer, row, spent_usd = await self._ask(job.request, claimed)
+            except PauseTooLong as pause:
+                return self._deferred(job, "wait_too_long", self._retry.too_long(pause.seconds))
             finally:
                 if self._purse is not None:
                     self._purse.settle(reserved_usd, spent_usd)
@@ -309,13 +311,17 @@ class Pass:
         if not self._parts.defers:
             self._halt(
                 BudgetExhausted(
-                    f"{message}. What was made is saved; raise budget.max_usd, or run again when "
-                    "its period is over. budget.when_exhausted='defer' leaves the rest to a later "
-                    "run without failing"
+                    f"{message}. What was made is saved; raise the max_usd of the budget or of "
+                    "this run, or run again when the budget's period is over. "
+                    "budget.when_exhausted='defer' leaves the rest to a later run without failing"
                 )
             )
             return None
-        row: Row = {"error_code": "budget_exhausted", "error_message": message}
+        return self._deferred(job, "budget_exhausted", message)
+
+    def _deferred(self, job: Job, code: str, message: str | None) -> Outcome:
+        """Left to a later run, and not sent in this one, or not again."""
+        row: Row = {"error_code": code, "error_message": message}
         return Outcome(fingerprint=job.request.fingerprint, status="deferred", row=row)
 
     async def _claim(self, job: Job, *, worst_case: Cost, attempt: int) -> "_Claim | Outcome":
@@ -395,7 +401,9 @@ class Pass:
         """The answer's columns and its list price, counted into the totals."""
         cost = charge(self._parts.prices, request, answer.result)
         row = answer_columns(answer, cost, sandbox=self._sandbox, finished_at=self._now())
-        if isinstance(answer.result, Failure) and (reason := self._retry.too_long(answer.result)):
+        if isinstance(answer.result, Failure) and (
+            reason := self._retry.too_long(answer.result.wait_seconds)
+        ):
             row["error_message"] = f"{row['error_message']}; {reason}"
         if not self._record_prompts:
             row = without_prompt(row, request.prompt)

@@ -61,7 +61,7 @@ class Outcome:
 class Job:
     """One distinct image that is wanted. `known` is its outcome where nothing is to be sent.
 
-    `doubtful` counts the requests of earlier runs for it that may have been billed.
+    `doubtful` counts the requests for it on record that may have been billed and left no image.
     """
 
     request: ImageRequest
@@ -102,7 +102,7 @@ class Plan:
 
     @property
     def again(self) -> int:
-        """Of those, the ones that an earlier run asked for, and may have been billed for."""
+        """Of those, the ones that were asked for before, and may have been billed."""
         return sum(job.known is None and job.doubtful > 0 for job in self.jobs)
 
     @property
@@ -246,7 +246,14 @@ class _Verdicts:
             there = next((row for row in made if row["image_path"] not in self.gone), None)
             if there is not None:
                 return Outcome(fingerprint=fingerprint, status="reused", row=there)
-            return None if "missing" in self.redo else _missing(fingerprint, made[0])
+            if "missing" not in self.redo:
+                return _missing(fingerprint, made[0])
+            # It is asked for anew: only what came of that in this run counts, once more or not.
+            rows = [
+                row
+                for row in rows
+                if row["root_run_id"] == self.root_run_id and row["status"] != "succeeded"
+            ]
         refusal = _refusal(request, rows)
         if refusal is not None and not self._again("refused", [refusal]):
             return Outcome(fingerprint=fingerprint, status="refused", row=refusal)
@@ -303,8 +310,8 @@ def _perhaps_billed(row: Row) -> bool:
 
 def _missing(fingerprint: str, best: Row) -> Outcome:
     message = (
-        f"the image was paid for and is no longer at {best['image_path']}; bring it back, or "
-        "raise the row's revision to buy another"
+        f"the image was paid for and is no longer at {best['image_path']}; bring it back, raise "
+        "the row's revision to buy another, or have a run redo what is missing"
     )
     row = {**best, "error_code": "image_missing", "error_message": message}
     return Outcome(fingerprint=fingerprint, status="failed", row=row)

@@ -254,7 +254,8 @@ def _checksums_when_required(options: Mapping[str, Any]) -> Mapping[str, Any]:
     Spaces among them, did not all understand. What the user sets goes before this.
     """
     client: Mapping[str, Any] = options.get("client_kwargs") or {}
-    if not (options.get("endpoint_url") or client.get("endpoint_url")):
+    named = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"))
+    if not any((options.get("endpoint_url"), client.get("endpoint_url"), *named)):
         return options
     from botocore.config import Config  # noqa: PLC0415  # comes with s3fs, which is an extra
 

@@ -222,6 +222,23 @@ def test_a_later_run_settles_what_was_in_doubt(run: Run, imagegen_sandbox: Sandb
     assert len(imagegen_sandbox.requests) == 3
 
 
+def test_an_ambiguous_outcome_is_asked_again_at_once_on_request(
+    run: Run, imagegen_sandbox: Sandbox, storage: Path
+) -> None:
+    """With `resend_unknown`: in the same pass, and in a retry of the run that left it in doubt."""
+    insists = RetryPolicy(max_wait_seconds=0.01, resend_unknown=True)
+    imagegen_sandbox.script("broken_json")
+    assert statuses(run(["a mug"], retry=insists)) == ["generated"]
+    assert len(imagegen_sandbox.requests) == 2
+    imagegen_sandbox.clear()
+    imagegen_sandbox.script("broken_json")
+    once = RetryPolicy(max_attempts=1, resend_unknown=True)
+    assert statuses(run(["a lamp"], root_run_id="root", retry=once)) == ["unknown"]
+    assert statuses(run(["a lamp"], root_run_id="root", retry=once)) == ["generated"]
+    assert len(imagegen_sandbox.requests) == 2
+    assert sorted(values(usage_rows(storage), "status")) == ["succeeded"] * 2 + ["unknown"] * 2
+
+
 @pytest.mark.parametrize(
     ("fault", "error"),
     [("invalid_api_key", EndpointMisconfigured), ("insufficient_quota", OutOfCredit)],
@@ -262,6 +279,29 @@ def test_an_image_that_is_gone_is_not_bought_again(run: Run, imagegen_sandbox: S
     assert path.name in table_of(second)["image_error_message"][0].as_py()
     assert len(imagegen_sandbox.requests) == 2
     assert statuses(run(["a mug"], redo=("missing",))) == ["generated"]
+
+
+@pytest.mark.parametrize("fault", ["rate_limited", "unavailable"])
+def test_a_wait_that_is_too_long_leaves_the_rest_to_a_later_run(
+    run: Run, imagegen_sandbox: Sandbox, storage: Path, fault: str
+) -> None:
+    """The pass ends at once: who was refused failed, and says how long; the rest is deferred."""
+    imagegen_sandbox.script(Fault(fault, headers={"retry-after": "86400"}))
+    prompts = [f"mug {number}" for number in range(20)]
+    patience = RetryPolicy(max_wait_seconds=2)
+    first = run(prompts, retry=patience, max_concurrency=4)
+    sent = len(imagegen_sandbox.requests)
+    assert sent <= 4
+    told = Counter(statuses(first))
+    assert told == +Counter(failed=1, generated=sent - 1, deferred=20 - sent)
+    for outcome in first.outcomes.values():
+        if outcome.status != "generated":
+            assert "asks to wait 86," in outcome.row["error_message"]
+        if outcome.status == "deferred":
+            assert outcome.row["error_code"] == "wait_too_long"
+    assert usage_rows(storage).num_rows == sent
+    second = statuses(run(prompts, retry=patience, max_concurrency=4))
+    assert Counter(second) == +Counter(generated=21 - sent, reused=sent - 1)
 
 
 def test_an_empty_table_is_an_empty_table(run: Run, storage: Path) -> None:

@@ -106,24 +106,26 @@ def test_ten_prompts_ten_times(passes: Passes) -> None:
 
 @pytest.mark.parametrize("rates", [{}, {"server_error": 0.1, "closed": 0.05, "reset": 0.05}])
 def test_four_processes_share_a_budget(passes: Passes, rates: dict[str, float]) -> None:
-    """Each with 64 in flight, on a good day and on a bad one: together never over, by the books."""
+    """More than 64 in flight, on a good day and on a bad one: together never over, by the books."""
     budget = Budget(max_usd=Decimal("0.50"), per="day", scope="storage", when_exhausted="defer")
-    with Sandbox(paint=False, latency_seconds=(0.05, 0.2), fault_rates=rates) as sandbox:
+    with Sandbox(paint=False, latency_seconds=(0.8, 1.2), fault_rates=rates) as sandbox:
         writers = [
             passes.start(
                 sandbox,
                 [f"process {number}, mug {mug}" for mug in range(100)],
                 max_concurrency=64,
                 budget=budget,
+                model="gpt-image-1-mini",
                 params={"quality": "low", "size": "1024x1024"},
             )
             for number in range(4)
         ]
         assert [writer.wait() for writer in writers] == [0] * 4
-        assert Decimal("0.20") < sandbox.totals.cost_usd <= Decimal("0.50")
+        assert sandbox.totals.max_in_flight > 64
+        assert Decimal("0.30") < sandbox.totals.cost_usd <= Decimal("0.50")
         rows = rows_in(passes.storage)
         assert_every_request_has_its_row(rows, sandbox.requests)
         assert sum(row["cost_usd"] for row in rows) <= Decimal("0.50")
     reported = Counter(status for writer in writers for status in writer.reported.values())
     assert reported["generated"] == by_status(rows)["succeeded"]
-    assert reported["deferred"] > 300
+    assert reported["deferred"] > 100

@@ -61,6 +61,18 @@ def given_away(text: str, secret: str) -> bool:
     return False
 
 
+def listen_to(name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hear all that a logger and those below it say, whatever an earlier test made of them.
+
+    Who configures logging (as Dagster does, and Alembic) may disable all loggers that there are.
+    """
+    for each in [name, *logging.root.manager.loggerDict]:
+        if each == name or each.startswith(f"{name}."):
+            monkeypatch.setattr(logging.getLogger(each), "disabled", False)
+            monkeypatch.setattr(logging.getLogger(each), "propagate", True)
+            caplog.set_level(logging.DEBUG, logger=each)
+
+
 def test_a_key_that_an_endpoint_repeats_gets_nowhere(
     project: Project, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -69,7 +81,7 @@ def test_a_key_that_an_endpoint_repeats_gets_nowhere(
     monkeypatch.setenv("OTHER_SECRET", OTHER_SECRET)
     caplog.set_level(logging.DEBUG)
     for name in ("httpx", "httpcore", "asyncio", "fsspec"):
-        caplog.set_level(logging.DEBUG, logger=name)
+        listen_to(name, caplog, monkeypatch)
 
     def repeat(heard: Heard) -> Answer:
         sent = heard.headers["authorization"].removeprefix("Bearer ")

@@ -58,7 +58,8 @@ def endpoint_url(base_url: str) -> httpx.URL:
     base, mark, query = base_url.strip().partition("#")[0].partition("?")
     try:
         url = httpx.URL(base.rstrip("/") + PATH + mark + query)
-    except httpx.InvalidURL as error:
+        url.host  # noqa: B018  # is decoded when it is asked for, which not every name can be
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise ConfigurationError(f"base_url cannot be read as a URL: {error}") from error
     if url.userinfo:
         raise ConfigurationError(

@@ -60,7 +60,8 @@ class Connections:
         now = self._clock()
         self._idle.append((now, client))
         while self._idle and now - self._idle[0][0] > KEEPALIVE_SECONDS:
-            await self._close(self._idle.popleft()[1])
+            with contextlib.suppress(Exception):  # It is somebody else's; this request is done.
+                await self._close(self._idle.popleft()[1])
 
     async def aclose(self) -> None:
         """Close all, also those in use."""

@@ -56,9 +56,8 @@ class RetryPolicy:
         # A little more than asked, so that all who were told the same do not come back at once.
         return asked + random.uniform(0, min(1.0, asked / 10))
 
-    def too_long(self, failure: Failure) -> str | None:
+    def too_long(self, asked: float | None) -> str | None:
         """The sentence that names a wait that is asked for and too long to sit out, if it is."""
-        asked = failure.wait_seconds
         if asked is None or asked <= self.max_wait_seconds:
             return None
         return (

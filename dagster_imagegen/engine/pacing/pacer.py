@@ -46,11 +46,20 @@ class Slot:
     sent_at: float
 
 
+class PauseTooLong(Exception):
+    """The endpoint asks everybody to wait for so many `seconds`, which is too long to sit out."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"{seconds:,.0f} s")
+        self.seconds = seconds
+
+
 class Pacer:
     """Lets requests go, first come, first served. One for each pass.
 
     Every `acquire` has to be answered by one `release`. `max_concurrency` and
     `requests_per_minute` are never exceeded. `clock` gives seconds, `sleep` waits for them.
+    A pause that is asked for and longer than `max_pause_seconds` is not sat out.
     """
 
     def __init__(
@@ -58,10 +67,12 @@ class Pacer:
         *,
         max_concurrency: int,
         requests_per_minute: float | None = None,
+        max_pause_seconds: float = math.inf,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._gap_seconds = 60.0 / requests_per_minute if requests_per_minute else 0.0
+        self._max_pause_seconds = max_pause_seconds
         self._clock = clock
         self._sleep = sleep
         self._turn = asyncio.Lock()
@@ -83,9 +94,14 @@ class Pacer:
         return len(self._open)
 
     async def acquire(self) -> Slot:
-        """Wait until a request may be sent. If cancelled, it was as if never called."""
+        """Wait until a request may be sent. If cancelled, it was as if never called.
+
+        Raises `PauseTooLong`, as if never called, while nobody is to send for so long.
+        """
         async with self._turn:  # first come, first served
             while (delay := self._delay()) > SOON_SECONDS:
+                if (pause := self._paused_until - self._clock()) > self._max_pause_seconds:
+                    raise PauseTooLong(pause)
                 await self._changed_within(delay)
             return self._take()
 
@@ -95,7 +111,7 @@ class Pacer:
         now = self._clock()
         if signal.outcome == "refused":
             self._refused(slot, signal, now)
-        if signal.remaining is not None:
+        elif signal.remaining is not None:
             self._window.hear(
                 slot.number,
                 remaining=signal.remaining,
@@ -114,7 +130,6 @@ class Pacer:
         if about_a_rate:
             self._window.refused(
                 slot.number,
-                told=signal.remaining is not None,
                 wait_seconds=wait,
                 now=now,
             )

@@ -208,7 +208,8 @@ def _to_arrow(name: str, values: Any) -> Any:  # Any: the stubs type arrays by t
         prompt_id=None,
         column=name,
         value=values[taken],
-        remedy=f"does not fit the column's other values, or Arrow at all ({whole})",
+        remedy="does not fit the column's other values, or Arrow at all",
+        detail=str(whole),
     )
     raise PromptTableError([problem]) from whole
 

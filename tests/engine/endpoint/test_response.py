@@ -151,6 +151,48 @@ def test_a_raw_image_is_an_answer() -> None:
     assert image(PNG).data == PNG
 
 
+# What a provider may put under a key that it knows, and what it may not.
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["input_tokens", "output_tokens", "total_tokens", "text_tokens"])
+            | st.text(max_size=4),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+ITEM_KEYS = ["revised_prompt", "url", "mime_type", "b64", "x"]
+BODY_KEYS = ["created", "usage", "size", "quality", "background", "output_format", "metrics", "x"]
+
+
+@given(
+    st.dictionaries(st.sampled_from(ITEM_KEYS), VALUES),
+    st.dictionaries(st.sampled_from(BODY_KEYS), VALUES),
+)
+def test_an_image_is_not_lost_over_what_stands_beside_it(
+    item: dict[str, Any], body: dict[str, Any]
+) -> None:
+    """It is paid for: whatever else an answer says, its image comes out, to the byte."""
+    result = image({**body, "data": [{**item, "b64_json": B64}]})
+    assert result.data == PNG
+    assert (result.format, result.width, result.height) == ("png", 24, 16)
+    assert result.created is None or isinstance(result.created, int)
+    if (tokens := result.tokens) is not None:
+        counts = (tokens.input_tokens, tokens.output_tokens, tokens.total_tokens)
+        assert any(counts)
+        assert all(count is None or count >= 0 for count in counts)
+
+
+@given(st.dictionaries(st.sampled_from(["data", *BODY_KEYS]), VALUES))
+def test_no_body_breaks_the_reader_of_answers(body: dict[str, Any]) -> None:
+    """Without an image there is a failure of a known kind, or a link: never an exception."""
+    assert not isinstance(answered(body), GeneratedImage)
+
+
 def test_the_first_entry_that_has_an_image_counts() -> None:
     """An entry without one does not hide the next."""
     assert image({"data": [{}, {"b64_json": B64}]}).data == PNG

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import pytest
 
-from dagster_imagegen.engine.pacing.pacer import Pacer, Signal, Slot
+from dagster_imagegen.engine.pacing.pacer import Pacer, PauseTooLong, Signal, Slot
 from tests.virtual_time import run_virtual
 
 ACCEPTED = Signal(outcome="accepted")
@@ -269,7 +269,11 @@ def shares_after(server: Server, seconds: float) -> list[int]:
     [("sliding", "newest"), ("sliding", "oldest"), ("fixed", "newest"), ("bucket", "newest")],
 )
 def test_four_processes_share_a_rate(counting: Counting, reset: Reset, offset: float) -> None:
-    """Without talking: 95% of it is used, 3% are refused, and the shares are alike."""
+    """Without talking: 95% of it is used, 3% are refused, and the shares are alike.
+
+    So it is for a limit of hundreds, requests of seconds and starts within seconds. With slower
+    ones or more processes all is used too, but shares differ more, or more are refused.
+    """
     server = four_processes(counting, reset, offset)
     assert len(server.admitted) >= 0.95 * 240 * 3
     assert server.refused <= 0.03 * (len(server.admitted) + server.refused)
@@ -463,3 +467,200 @@ def test_cancelled_waiters_leave_no_trace(seed: int) -> None:
         return pacer.in_flight
 
     assert run_virtual(main()) == 1
+
+
+# -- what endpoints tell only in part --------------------------------------------------------------
+
+
+class TellsOnlyRefused(Server):
+    """The headers come with refusals alone."""
+
+    async def ask(self, who: int) -> Signal:
+        signal = await super().ask(who)
+        return signal if signal.outcome == "refused" else ACCEPTED
+
+
+class TellsNoReset(Server):
+    """What is left, and of how many, but not until when."""
+
+    def _headers(self) -> dict[str, Any]:
+        return {name: it for name, it in super()._headers().items() if name != "reset_seconds"}
+
+
+@pytest.mark.parametrize("kind", [TellsOnlyRefused, TellsNoReset])
+@pytest.mark.parametrize("counting", ["sliding", "fixed", "bucket"])
+def test_headers_that_tell_half_cost_nothing(kind: type[Server], counting: Counting) -> None:
+    """They do not slow anything down: nine tenths of the limit are used at least."""
+
+    async def main() -> Server:
+        server = kind(a_window=240, counting=counting, latency=5.0)
+        await work(server, until=300.0)
+        return server
+
+    server = run_virtual(main())
+    assert len(server.admitted) >= 0.9 * 240 * 5
+    # A bucket asks to wait for a second each time, from which no rate is learnt but slowly.
+    most = 0.2 if counting == "bucket" else 0.03
+    assert server.refused <= most * len(server.admitted)
+
+
+def test_what_is_left_of_an_unknown_stretch_is_not_paced() -> None:
+    """Nine of ten left, and not until when: a limit a second would be used at 10 a minute."""
+
+    class Second(Server):
+        async def ask(self, who: int) -> Signal:
+            signal = await super().ask(who)
+            return Signal(outcome=signal.outcome, remaining=9, limit=10)
+
+    async def main() -> float:
+        await work(Second(latency=1.0), prompts=200)
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main()) < 10
+
+
+def test_a_limit_of_an_hour_is_met_and_not_paced() -> None:
+    """5,000 an hour, all of them free: 300 images take hardly longer than without a limit."""
+    seconds, server, _ = run(
+        prompts=300, a_window=5000, window_seconds=3600.0, latency=15.0, reset="oldest"
+    )
+    assert server.refused == 0
+    assert seconds < 1.2 * 300 * 15 / 64
+
+
+@pytest.mark.parametrize("reset_seconds", [30.0, 80_000.0, None])
+def test_a_refusal_can_be_the_first_thing_heard(reset_seconds: float | None) -> None:
+    """Nothing is known of the limit but that it is used up: its wait is kept, and work goes on."""
+    refused = Signal(
+        outcome="refused", wait_seconds=30.0, remaining=0, limit=1000, reset_seconds=reset_seconds
+    )
+    assert 30.0 <= acquired_at(refused) < 31.0
+    silent = Signal(outcome="refused", remaining=0, limit=1000, reset_seconds=reset_seconds)
+    assert acquired_at(silent) <= 60.0
+
+
+def test_a_limit_of_a_day_is_not_paced_after_its_reset() -> None:
+    """In its last minutes it may be; the new day's is used as fast as ever: 6.4 images a second."""
+
+    class Day(Server):
+        async def ask(self, who: int) -> Signal:
+            await asyncio.sleep(10)
+            now = self.clock()
+            self.admitted.append((now, who))
+            reset = 3500.0 - now
+            left = 23_000 - len(self.admitted)
+            return Signal(
+                outcome="accepted",
+                remaining=left if reset > 0 else 23_000 + left,
+                limit=23_000,
+                reset_seconds=reset if reset > 0 else reset + 86_400,
+            )
+
+    async def main() -> Server:
+        server = Day()
+        await work(server, until=4000.0)
+        return server
+
+    times = [at for at, _ in run_virtual(main()).admitted]
+    assert sum(at < 3500 for at in times) >= 0.9 * 6.4 * 3500
+    assert sum(3520 <= at < 4000 for at in times) >= 0.9 * 6.4 * 480
+
+
+def test_a_reset_about_the_longest_that_is_paced_does_not_flicker() -> None:
+    """Five minutes, told as 300 s and as 301 s by turns: it stays paced, and few are refused."""
+
+    class Skewed(Server):
+        def _headers(self) -> dict[str, Any]:
+            headers = super()._headers()
+            return {**headers, "reset_seconds": headers["reset_seconds"] + self.chance.random()}
+
+    async def main() -> Server:
+        server = Skewed(a_window=600, window_seconds=300.0)
+        await work(server, until=1200.0)
+        return server
+
+    server = run_virtual(main())
+    assert len(server.admitted) >= 0.95 * 600 * 4
+    assert server.refused <= 0.01 * len(server.admitted)
+
+
+def test_a_rate_that_only_refusals_tell_is_kept_to_for_long() -> None:
+    """A quarter of an hour: it is not lost again, which would be a storm of refusals."""
+
+    async def main() -> Server:
+        server = Server(a_window=240, reset="none", latency=2.0)
+        await work(server, until=900.0)
+        return server
+
+    server = run_virtual(main())
+    assert len(server.admitted) >= 0.9 * 240 * 15
+    assert server.refused <= 0.03 * len(server.admitted)
+
+
+def test_slow_answers_do_not_unlearn_a_fixed_window() -> None:
+    """The first reset that is heard is short by as much; the shares are alike all the same."""
+
+    async def main() -> Server:
+        server = Server(a_window=240, counting="fixed", latency=5.0)
+        await asyncio.gather(*(work(server, until=360.0, who=i, starts=0.35 * i) for i in range(4)))
+        return server
+
+    server = run_virtual(main())
+    shares = shares_after(server, 120.0)
+    assert min(shares) >= 0.8 * max(shares)
+    assert server.refused <= 0.03 * len(server.admitted)
+
+
+# -- a pause that is too long ----------------------------------------------------------------------
+
+
+def test_a_pause_that_is_too_long_is_not_sat_out() -> None:
+    """Nobody waits for it, also who waited already; when it is over, all go again."""
+
+    async def main() -> tuple[list[object], float, float]:
+        loop = asyncio.get_running_loop()
+        pacer = Pacer(max_concurrency=1, max_pause_seconds=60.0, clock=loop.time)
+        slot = await pacer.acquire()
+        waiting = [asyncio.create_task(pacer.acquire()) for _ in range(5)]
+        await asyncio.sleep(1)
+        pacer.release(slot, Signal(outcome="refused", wait_seconds=1000.0))
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+        at_once = loop.time()
+        with pytest.raises(PauseTooLong):
+            await pacer.acquire()
+        await asyncio.sleep(950)
+        await pacer.acquire()  # The 50 s that are left of it are sat out.
+        return list(ended), at_once, loop.time()
+
+    ended, at_once, again = run_virtual(main())
+    assert [type(error) for error in ended] == [PauseTooLong] * 5
+    assert all(isinstance(e, PauseTooLong) and e.seconds == pytest.approx(1000) for e in ended)  # pyright: ignore[reportUnknownMemberType]  # approx is untyped
+    assert at_once < 1.1
+    assert 1001.0 <= again < 1002.0
+
+
+def test_a_pause_of_the_longest_length_is_sat_out() -> None:
+    """Only what is longer is too long."""
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        pacer = Pacer(max_concurrency=2, max_pause_seconds=60.0, clock=loop.time)
+        pacer.release(await pacer.acquire(), Signal(outcome="refused", wait_seconds=60.0))
+        await pacer.acquire()
+        return loop.time()
+
+    assert 60.0 <= run_virtual(main()) < 61.0
+
+
+def test_a_long_wait_that_is_over_leaves_no_pace_behind() -> None:
+    """Told once, at the start, to wait for an hour: then it goes on as fast as before."""
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        pacer = Pacer(max_concurrency=8, clock=loop.time)
+        pacer.release(await pacer.acquire(), Signal(outcome="refused", wait_seconds=3600.0))
+        for _ in range(20):
+            pacer.release(await pacer.acquire(), ACCEPTED)
+        return loop.time()
+
+    assert run_virtual(main()) < 3601
