@@ -269,7 +269,7 @@ class Engine:
         if plan.to_send:
             left = any(row.get("status") is None for row in books.open_rows)
         else:
-            left = bool(books.open_rows)
+            left = bool(books.journals)
         if not left:
             return plan
         try:

@@ -127,6 +127,8 @@ class Books:
 
     parts: tuple[str, ...]
     open_rows: tuple[Row, ...]
+    journals: tuple[str, ...] = ()
+    """Those that are in no part yet, also where nothing is in them."""
     reservations: tuple[Reservation, ...] = ()
 
 
@@ -153,6 +155,7 @@ async def read_books(store: ObjectStore, *, without: Collection[str] = ()) -> Bo
     return Books(
         parts=tuple(path for jid, path in parts.items() if jid not in without),
         open_rows=tuple(row for each in unpublished.values() for row in each.rows.values()),
+        journals=tuple(unpublished),
         reservations=tuple(
             Reservation(journal_id=jid, identity=each.header.identity, usd=left)
             for jid, each in unpublished.items()

@@ -491,6 +491,30 @@ def test_only_a_later_run_asks_for_what_a_dead_one_asked_for(
     assert len(imagegen_sandbox.requests) == 1 + later
 
 
+@pytest.mark.parametrize("asked_for", [0, 2])
+def test_a_run_with_nothing_to_send_closes_what_a_dead_one_left(
+    run: Run, imagegen_sandbox: Sandbox, storage: Path, asked_for: int
+) -> None:
+    """Also where no lock tells who is dead; it leaves nothing of its own."""
+    name = f"memory://{storage.name}-{id(storage)}"
+    run(["a mug"], storage_uri=name)
+    fs, root = fsspec.url_to_fs(name)
+    jid = "20260101T000000000000Z-dead"
+    header = Header(journal_id=jid, schema=1, identity=Identity(run_id="died", root_run_id="died"))
+    intents = [
+        record_line("intent", f"{jid}-{number}", {"fingerprint": f"{number}", "model": "m"})
+        for number in range(asked_for)
+    ]
+    path = f"{root}/_journal/{jid}/000000.jsonl"
+    fs.pipe_file(path, "\n".join([header.line(), *intents]).encode())
+    fs.store[path].created -= timedelta(hours=1)
+    assert statuses(run(["a mug"], storage_uri=name)) == ["reused"]
+    assert len(imagegen_sandbox.requests) == 1
+    assert [left for left in fs.find(f"{root}/_journal") if not left.endswith(".sealed")] == []
+    rows = ds.dataset(f"{root}/usage", filesystem=fs).to_table().to_pylist()
+    assert Counter(row["status"] for row in rows) == Counter(succeeded=1, unknown=asked_for)
+
+
 def test_a_message_that_repeats_the_prompt_does_not_bring_it_into_the_usage_table(
     run: Run, imagegen_sandbox: Sandbox, storage: Path
 ) -> None:
