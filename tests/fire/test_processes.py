@@ -46,7 +46,8 @@ def test_an_interrupted_process_drains(passes: Passes, sent: signal.Signals) -> 
         assert_every_request_has_its_row(rows, requests)
         assert_images_are_whole(passes.storage, rows)
         assert_nothing_is_left_over(passes.storage)
-        assert len(writer.reported) == len(requests)
+        # One may have been handed over and not noted down yet when the signal came.
+        assert len(requests) - 1 <= len(writer.reported) <= len(requests)
         again = passes.run(sandbox, PROMPTS)
         assert again.totals.requests == len(PROMPTS) - len(requests)
         assert billed_by_prompt(sandbox.requests) == dict.fromkeys(PROMPTS, 1)
