@@ -12,7 +12,6 @@ import pytest
 from upath import UPath
 
 from dagster_imagegen.engine import Engine, Identity, Settings
-from dagster_imagegen.engine.endpoint.client import RetryPolicy
 from dagster_imagegen.engine.generation import Generation
 from dagster_imagegen.engine.ledger import Limits
 from dagster_imagegen.engine.request import ImageParams
@@ -25,8 +24,6 @@ pytest.register_assert_rewrite("tests.fire.books")
 # An object store has no locks: who died is known when the lease is over, by times that are told in
 # whole seconds.
 S3_LIMITS = Limits(lease=5.0, poll=0.5, store_backoff=0.05)
-
-QUICK = RetryPolicy(max_attempts=3, max_wait_seconds=5)
 
 
 @dataclass
