@@ -1,0 +1,94 @@
+"""A storage written by an earlier version is read as it is: nothing in it is paid for again."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dagster_imagegen.engine import Engine, Identity, Settings
+from dagster_imagegen.sandbox import Sandbox
+
+DATA = Path(__file__).parent.parent / "data" / "storage_of_0_1"
+PAID = [
+    {"prompt_id": "mug", "prompt": "a red enamel mug on a wooden table", "sku": "A-1"},
+    {"prompt_id": "snow", "prompt": "the same mug in the snow, café ☃", "sku": "A-2"},
+    {"prompt_id": "twice", "prompt": "the same mug in the snow, café ☃", "sku": "A-3"},
+    {"prompt_id": "refused", "prompt": "a forbidden picture", "sku": "A-4"},
+]
+SIZES = ["1024x1024", None, None, None]
+VARIANTS = {
+    "prompt_id": "lamp",
+    "prompt": "a green lamp",
+    "n": 2,
+    "revision": 1,
+    "output_format": "webp",
+}
+
+
+@pytest.fixture
+def engine(tmp_path: Path, sandbox: Sandbox):
+    """An engine on a copy of that storage, whose endpoint nobody should need."""
+    shutil.copytree(DATA / "storage", tmp_path / "storage")
+    settings = Settings(
+        base_url=sandbox.base_url,
+        endpoint_id="https://images.example.com/v1",
+        model="openai-gpt-image-1",
+        storage_uri=str(tmp_path / "storage"),
+    )
+    with Engine(settings) as engine:
+        yield engine
+
+
+def run_again(
+    engine: Engine,
+    rows: Sequence[Mapping[str, Any]],
+    params: dict[str, Any],
+    overrides: Sequence[str],
+) -> pa.Table:
+    prompts = engine.read_prompts(rows, params=params, overrides=overrides)  # pyright: ignore[reportArgumentType]  # a TypedDict's items
+    identity = Identity(run_id="run-9", root_run_id="run-9", asset_key="hero")
+    with engine.generate(prompts, identity=identity) as generation:
+        for _ in generation:
+            pass
+    return engine.image_table(generation.plan, generation.outcomes).drop_columns(["image_uri"])
+
+
+def rows(table: pa.Table) -> list[dict[str, Any]]:
+    return table.to_pylist()
+
+
+def test_every_usage_row_reads_as_before(engine: Engine):
+    """The rows of parts and of an open journal, column by column."""
+    assert rows(engine.usage().sort_by("attempt_id")) == rows(
+        pq.read_table(DATA / "usage_before.parquet")
+    )
+
+
+def test_what_was_paid_for_is_not_asked_for_again(engine: Engine, sandbox: Sandbox):
+    """Images and a refusal are found under the same fingerprints; nothing is sent."""
+    paid = [{**row, "size": size} for row, size in zip(PAID, SIZES, strict=True)]
+    assert rows(run_again(engine, paid, {"quality": "low"}, ["size"])) == rows(
+        pq.read_table(DATA / "images_paid.parquet")
+    )
+    params = {"quality": "medium", "extra_body": {"negative_prompt": "blur"}}
+    variants = run_again(engine, [VARIANTS], params, ["n", "revision", "output_format"])
+    assert rows(variants) == rows(pq.read_table(DATA / "images_variants.parquet"))
+    assert len(sandbox.requests) == 0
+
+
+def test_the_journal_of_a_killed_writer_is_closed_as_before(engine: Engine):
+    """Each attempt that it left open becomes one row, the same as the earlier version's."""
+    run_again(engine, [VARIANTS], {}, ["n", "revision", "output_format"])
+    before = pq.read_table(DATA / "usage_after.parquet").to_pylist()
+    known = {row["attempt_id"]: row for row in before}
+    now = {row["attempt_id"]: row for row in rows(engine.usage())}
+    for attempt_id, row in known.items():
+        closed_now = row["error_code"] == "outcome_lost"
+        ignored = {"finished_at"} if closed_now else set[str]()
+        assert {k: v for k, v in now[attempt_id].items() if k not in ignored} == {
+            k: v for k, v in row.items() if k not in ignored
+        }
