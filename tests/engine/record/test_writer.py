@@ -655,7 +655,7 @@ CHILD = """
 import asyncio, sys
 from dagster_imagegen.engine.errors import Fenced
 from dagster_imagegen.engine.storage import Storage
-from tests.engine.test_ledger import granted, new_ledger
+from tests.engine.record.test_writer import granted, new_ledger
 from dagster_imagegen.engine.ledger import Limits
 
 async def main():
