@@ -17,7 +17,7 @@ from dagster_imagegen import __version__
 from dagster_imagegen.engine import Engine, Settings
 from dagster_imagegen.engine.budget import Budget, Per, Scope, WhenExhausted
 from dagster_imagegen.engine.endpoint.base_url import endpoint_url
-from dagster_imagegen.engine.endpoint.client import RetryPolicy
+from dagster_imagegen.engine.endpoint.retries import RetryPolicy
 from dagster_imagegen.engine.errors import ConfigurationError, NoImage, did_you_mean
 from dagster_imagegen.engine.generation import Generation
 from dagster_imagegen.engine.journal import Identity

@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 from typing_extensions import Self
 
 from dagster_imagegen.engine.budget import Budget
-from dagster_imagegen.engine.endpoint.client import ImageClient, RetryPolicy
+from dagster_imagegen.engine.endpoint.client import ImageClient
+from dagster_imagegen.engine.endpoint.retries import RetryPolicy
 from dagster_imagegen.engine.errors import PromptTableError
 from dagster_imagegen.engine.generation import Generation, Parts, Pass
 from dagster_imagegen.engine.images import Images

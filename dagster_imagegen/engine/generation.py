@@ -17,19 +17,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from typing_extensions import Self
 
 from dagster_imagegen.engine.budget import Purse
-from dagster_imagegen.engine.endpoint.client import RetryPolicy
 from dagster_imagegen.engine.endpoint.response import Answer, Failure, FailureKind, GeneratedImage
+from dagster_imagegen.engine.endpoint.retries import RetryPolicy
 from dagster_imagegen.engine.errors import (
     BudgetExhausted,
-    EndpointError,
-    EndpointMisconfigured,
-    EndpointUnreachable,
-    OutOfCredit,
     StorageError,
 )
 from dagster_imagegen.engine.images import Images
@@ -51,7 +47,6 @@ from dagster_imagegen.engine.rows import (
     answer_columns,
     charge,
     intent_columns,
-    redact_prompt,
     without_prompt,
 )
 from dagster_imagegen.engine.usage import Row
@@ -286,14 +281,17 @@ class Pass:
             if not isinstance(answer.result, Failure):
                 return outcome
             failed[answer.result.kind] += 1
+            unknown = failed[FailureKind.AMBIGUOUS]
             wait = self._retry.wait_before_next(
-                answer.result, failed=failed, random=self._rng, resends=job.resends
-            )
-            if error := _stops_everything(
                 answer.result,
-                job.request,
+                failed=failed,
+                random=self._rng,
+                may_resend_unknown=self._retry.resend_unknown or unknown <= job.resends,
+            )
+            if error := answer.result.error_that_ends_run(
+                f"{job.request.endpoint_id}, model {job.request.model!r}",
                 out_of_tries=wait is None,
-                tell_prompt=self._record_prompts,
+                with_message=self._record_prompts,
             ):
                 self._halt(error)
                 return outcome
@@ -457,48 +455,13 @@ def _signal(answer: Answer) -> Signal:
     result, headroom = answer.result, answer.headroom
     failure = result if isinstance(result, Failure) else None
     return Signal(
-        outcome=_admission(failure),
+        outcome=failure.admission if failure else "accepted",
         wait_seconds=failure.wait_seconds if failure else None,
         remaining=headroom.remaining if headroom else None,
         limit=headroom.limit if headroom else None,
         reset_seconds=headroom.reset_seconds if headroom else None,
         names_concurrency=failure.names_concurrency if failure else False,
     )
-
-
-def _admission(failure: Failure | None) -> Literal["accepted", "refused", "unclear"]:
-    if failure is None:
-        return "accepted"
-    if failure.kind in (FailureKind.RATE_LIMITED, FailureKind.UNAVAILABLE):
-        return "refused"
-    return "unclear" if failure.http_status is None else "accepted"
-
-
-def _stops_everything(
-    failure: Failure, request: ImageRequest, *, out_of_tries: bool, tell_prompt: bool
-) -> EndpointError | None:
-    """The error that every further request would meet as well, if this failure is of that kind."""
-    place = f"{request.endpoint_id}, model {request.model!r}"
-    told = failure.summary if tell_prompt else redact_prompt(failure.summary, request.prompt)
-    match failure.kind:
-        case FailureKind.MISCONFIGURED:
-            kind = EndpointMisconfigured
-            message = (
-                f"{place}: {told}. Every request would be answered like this, so no "
-                "more are sent; check base_url, api_key, model and the parameters"
-            )
-        case FailureKind.OUT_OF_CREDIT:
-            kind = OutOfCredit
-            message = (
-                f"{place}: {told}. What was paid for is saved; run again when the "
-                "account has credit, and the rest is asked for"
-            )
-        case FailureKind.UNREACHABLE if out_of_tries:
-            kind = EndpointUnreachable
-            message = f"{place}: {told}. Nobody answers there; check base_url and the network"
-        case _:
-            return None
-    return kind(message, http_status=failure.http_status, code=failure.code)
 
 
 class Generation:

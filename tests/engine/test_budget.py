@@ -11,7 +11,7 @@ import pytest
 
 from dagster_imagegen.engine import Engine, Identity, Settings
 from dagster_imagegen.engine.budget import Budget, Per, Scope
-from dagster_imagegen.engine.endpoint.client import RetryPolicy
+from dagster_imagegen.engine.endpoint.retries import RetryPolicy
 from dagster_imagegen.engine.errors import BudgetExhausted, ConfigurationError
 from dagster_imagegen.engine.generation import Generation
 from dagster_imagegen.engine.ledger import Limits

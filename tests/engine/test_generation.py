@@ -18,7 +18,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from dagster_imagegen.engine import Engine, Identity
-from dagster_imagegen.engine.endpoint.client import RetryPolicy
+from dagster_imagegen.engine.endpoint.retries import RetryPolicy
 from dagster_imagegen.engine.errors import (
     ConfigurationError,
     EndpointMisconfigured,

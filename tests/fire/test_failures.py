@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import pytest
 
 from dagster_imagegen.engine.endpoint import download
-from dagster_imagegen.engine.endpoint.client import RetryPolicy
+from dagster_imagegen.engine.endpoint.retries import RetryPolicy
 from dagster_imagegen.engine.errors import (
     EndpointError,
     EndpointMisconfigured,
