@@ -9,8 +9,8 @@ from typing import Any, TypeAlias, cast, get_args, overload
 import dagster as dg
 from typing_extensions import Unpack
 
+from dagster_imagegen.engine.attempt import OutcomeStatus
 from dagster_imagegen.engine.errors import ConfigurationError, did_you_mean
-from dagster_imagegen.engine.planning import OutcomeStatus
 from dagster_imagegen.engine.prompts.parameters import check_overrides, check_params
 from dagster_imagegen.engine.prompts.template import PromptTemplate
 from dagster_imagegen.engine.request import ImageParams

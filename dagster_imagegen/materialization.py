@@ -10,7 +10,8 @@ from typing import TypeAlias, cast
 import dagster as dg
 import pyarrow as pa
 
-from dagster_imagegen.engine import Engine
+from dagster_imagegen.engine.attempt import Identity
+from dagster_imagegen.engine.engine import Engine
 from dagster_imagegen.engine.errors import (
     BudgetExhausted,
     ConfigurationError,
@@ -19,10 +20,10 @@ from dagster_imagegen.engine.errors import (
     OutOfCredit,
     abbreviate,
 )
-from dagster_imagegen.engine.generation import Generation, cost_text
-from dagster_imagegen.engine.journal import Identity
 from dagster_imagegen.engine.prompts.table import PromptTable
 from dagster_imagegen.engine.request import ImageParams
+from dagster_imagegen.engine.run.progress import cost_text
+from dagster_imagegen.engine.run.thread import Generation
 from dagster_imagegen.metadata import (
     FinishedPass,
     Lineage,

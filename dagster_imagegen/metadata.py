@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dagster_imagegen.engine.errors import ConfigurationError
-from dagster_imagegen.engine.generation import Totals, cost_text
-from dagster_imagegen.engine.planning import Plan
+from dagster_imagegen.engine.run.plan import Plan
+from dagster_imagegen.engine.run.progress import Totals, cost_text
 from dagster_imagegen.previews import contact_sheet, pictures, strip
 
 Metadata: TypeAlias = dict[str, Any]

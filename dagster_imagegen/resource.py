@@ -14,15 +14,15 @@ from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 from typing_extensions import Unpack
 
 from dagster_imagegen import __version__
-from dagster_imagegen.engine import Engine, Settings
-from dagster_imagegen.engine.budget import Budget, Per, Scope, WhenExhausted
+from dagster_imagegen.engine.attempt import SANDBOX, Identity
 from dagster_imagegen.engine.endpoint.base_url import endpoint_url
-from dagster_imagegen.engine.endpoint.client import RetryPolicy
+from dagster_imagegen.engine.endpoint.retries import RetryPolicy
+from dagster_imagegen.engine.engine import Engine
 from dagster_imagegen.engine.errors import ConfigurationError, NoImage, did_you_mean
-from dagster_imagegen.engine.generation import Generation
-from dagster_imagegen.engine.journal import Identity
+from dagster_imagegen.engine.money.budget import Budget, Per, Scope, WhenExhausted
 from dagster_imagegen.engine.request import ImageParams
-from dagster_imagegen.engine.rows import SANDBOX
+from dagster_imagegen.engine.run.thread import Generation
+from dagster_imagegen.engine.settings import Settings
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 

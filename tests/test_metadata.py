@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from dagster_imagegen import image_asset
-from dagster_imagegen.engine.manifest import OUR_COLUMNS
-from dagster_imagegen.engine.usage import to_table
+from dagster_imagegen.engine.image_table import OUR_COLUMNS
+from dagster_imagegen.engine.record.schema import to_table
 from dagster_imagegen.metadata import (
     check_carried,
     column_schema,

@@ -215,7 +215,7 @@ class Attempt:
     def bound_usd(self) -> Decimal:
         """What counts against a budget: its cost, else its worst case, else 0.
 
-        `record.parts.bounds_usd` is the same rule for a table.
+        `record.parts.bound_usd` is the same rule for a table.
         """
         cost = None if self.result is None else self.result.cost.usd
         return (self.worst_case.usd or Decimal(0)) if cost is None else cost
@@ -256,7 +256,8 @@ class Outcome:
     def of(cls, attempt: Attempt, *, reused: bool = False) -> "Outcome":
         """The outcome that an attempt with a result stands for."""
         result = attempt.result
-        assert result is not None
+        if result is None:
+            raise ValueError(f"attempt {attempt.attempt_id} has no result")
         status = OUTCOME_OF[result.status]
         return cls(
             fingerprint=attempt.fingerprint,

@@ -92,15 +92,22 @@ class _NotShown:
 class EndpointError(ImageGenError):
     """The endpoint will answer every further request the same way, so the run stops.
 
-    `http_status` and `code` are the answer's, where there was one.
+    `http_status` and `code` are the answer's, where there was one. `retry_can_help` is whether
+    running the same step again can get another answer.
     """
 
     def __init__(
-        self, message: str, *, http_status: int | None = None, code: str | None = None
+        self,
+        message: str,
+        *,
+        http_status: int | None = None,
+        code: str | None = None,
+        retry_can_help: bool = True,
     ) -> None:
         super().__init__(message)
         self.http_status = http_status
         self.code = code
+        self.retry_can_help = retry_can_help
 
 
 class EndpointMisconfigured(EndpointError):

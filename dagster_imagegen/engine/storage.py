@@ -103,7 +103,7 @@ class Patience:
     backoff_seconds: float = 0.25
 
     async def call(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a call that is safe to repeat until it works; the last `StorageError` is raised."""
+        """Repeat a call that is safe to repeat; raises the last `StorageError`."""
         wait = self.backoff_seconds
         for _ in range(self.attempts - 1):
             try:

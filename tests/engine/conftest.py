@@ -8,10 +8,12 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pytest
 
-from dagster_imagegen.engine import Engine, Identity, Settings
-from dagster_imagegen.engine.generation import Generation
-from dagster_imagegen.engine.ledger import Limits
+from dagster_imagegen.engine.attempt import Identity
+from dagster_imagegen.engine.engine import Engine
+from dagster_imagegen.engine.record import Limits
 from dagster_imagegen.engine.request import ImageParams
+from dagster_imagegen.engine.run.thread import Generation
+from dagster_imagegen.engine.settings import Settings
 from dagster_imagegen.sandbox import Sandbox
 
 

@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from dagster_imagegen.engine import Engine, Identity
-from dagster_imagegen.engine.endpoint.client import RetryPolicy
+from dagster_imagegen.engine.attempt import Identity
+from dagster_imagegen.engine.endpoint.retries import RetryPolicy
+from dagster_imagegen.engine.engine import Engine
 from dagster_imagegen.engine.errors import (
     ConfigurationError,
     EndpointMisconfigured,
@@ -27,8 +28,8 @@ from dagster_imagegen.engine.errors import (
     PromptTableError,
     StorageError,
 )
-from dagster_imagegen.engine.journal import Header, record_line
-from dagster_imagegen.engine.ledger import Limits
+from dagster_imagegen.engine.record import Limits
+from dagster_imagegen.engine.record.journal import Header, record_line
 from dagster_imagegen.engine.request import ImageRequest
 from dagster_imagegen.sandbox import Fault, Sandbox
 from tests.engine.conftest import Run, statuses, table_of, values

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dagster_imagegen.engine.ledger import Limits
+from dagster_imagegen.engine.record import Limits
 from dagster_imagegen.sandbox import Sandbox
 from tests.fire.books import (
     assert_every_request_has_its_row,

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from dagster_imagegen.engine.budget import Budget
+from dagster_imagegen.engine.money.budget import Budget
 from dagster_imagegen.sandbox import Sandbox
 from tests.fire.books import (
     assert_every_request_has_its_row,

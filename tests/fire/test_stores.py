@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dagster_imagegen.engine.errors import StorageError
-from dagster_imagegen.engine.ledger import Limits
-from dagster_imagegen.engine.usage import Row
+from dagster_imagegen.engine.record import Limits
+from dagster_imagegen.engine.record.schema import Row
 from dagster_imagegen.sandbox import Sandbox
 from tests.fire import books
 from tests.fire.books import (

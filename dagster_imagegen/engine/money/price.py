@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
-from dagster_imagegen.engine.tokens import TokenUsage
+from dagster_imagegen.engine.attempt import TokenUsage
 
 PARTIAL_IMAGE_TOKENS = 100
 """Output tokens of each partial image of a stream."""

@@ -3,26 +3,20 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from functools import cache
 from importlib import resources
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from dagster_imagegen.engine.attempt import UNKNOWN_COST, Cost, CostBasis, TokenUsage
 from dagster_imagegen.engine.errors import ConfigurationError, did_you_mean
 from dagster_imagegen.engine.money.price import ANY, ModelPrice, TokenRates
 from dagster_imagegen.engine.request import ImageRequest
-from dagster_imagegen.engine.tokens import TokenUsage
 
 __all__ = ["Cost", "CostBasis", "ModelPrice", "PriceList", "TokenRates"]
-
-CostBasis: TypeAlias = Literal["reported", "metered", "estimated", "unknown", "sandbox"]
-"""The provider's own bill, the answer's usage times the price list, the token table or a price by
-the image, nobody's guess, or no money at all. `PriceList` does not say `sandbox`: the sandbox's
-list price is of interest too, and who knows the endpoint decides."""
 
 USER_SOURCE = "prices setting"
 
@@ -32,19 +26,6 @@ _EXACT = Context(prec=100)
 # What the usage table holds: ten decimals, and more dollars than anybody was billed.
 _SMALLEST_USD = Decimal("1e-10")
 _ABSURD_USD = Decimal(10**9)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """An amount and where it comes from. `usd` is None where nobody can tell, never 0."""
-
-    usd: Decimal | None
-    basis: CostBasis
-    source: str | None = None
-    as_of: date | None = None
-
-
-UNKNOWN = Cost(usd=None, basis="unknown")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,12 +96,14 @@ class PriceList:
                 return Cost(usd=usd, basis="reported", source="reported by the endpoint")
             price = self.find(model)
             if price is None:
-                return UNKNOWN
+                return UNKNOWN_COST
             usd = None if tokens is None else price.metered(tokens, image_made=image_made)
             if usd is not None:
                 return _cost(usd, "metered", price)
             estimates = set(price.estimates(size, quality, partial_images))
-            return _cost(estimates.pop(), "estimated", price) if len(estimates) == 1 else UNKNOWN
+            return (
+                _cost(estimates.pop(), "estimated", price) if len(estimates) == 1 else UNKNOWN_COST
+            )
 
     def worst_case(self, request: ImageRequest) -> Cost:
         """The most that a request can cost, to be reserved before it is sent.
@@ -133,7 +116,9 @@ class PriceList:
             price = self.find(request.model)
             bounds = None if price is None else _range(price, request)
             return (
-                UNKNOWN if price is None or bounds is None else _cost(bounds[1], "estimated", price)
+                UNKNOWN_COST
+                if price is None or bounds is None
+                else _cost(bounds[1], "estimated", price)
             )
 
     def estimate_range(self, request: ImageRequest) -> tuple[Decimal, Decimal] | None:
@@ -159,7 +144,7 @@ def _range(price: ModelPrice, request: ImageRequest) -> tuple[Decimal, Decimal] 
 
 def _cost(usd: Decimal, basis: CostBasis, price: ModelPrice) -> Cost:
     if usd >= _ABSURD_USD:
-        return UNKNOWN
+        return UNKNOWN_COST
     return Cost(usd=usd, basis=basis, source=price.source, as_of=price.as_of)
 
 

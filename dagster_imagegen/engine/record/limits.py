@@ -1,6 +1,6 @@
 """When things are due in a record."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dagster_imagegen.engine.storage import Patience
 
@@ -17,5 +17,5 @@ class Limits:
     rival_grace: float = 5.0
     """How long a request waits, with its slot, for a rival that should give way."""
     poll: float = 1.0
-    patience: Patience = Patience()
+    patience: Patience = field(default_factory=Patience)
     """How long the writer waits for a failing store."""

@@ -176,7 +176,7 @@ class OwnJournals:
             except Exception as error:  # noqa: BLE001  # whoever waits must learn of it
                 broken = error if isinstance(error, StorageError) else StorageError(f"{error!r}")
                 self.broken = broken
-                self._fail([*waiters, *self._waiters])
+                self._fail([*waiters, *self._waiters], broken)
                 return
             for waiter in waiters:
                 if not waiter.done():
@@ -189,7 +189,8 @@ class OwnJournals:
             journal.pending.append(heartbeat_line())
         lines = list(journal.pending)
         path = object_path(journal.journal_id, journal.next_seq)
-        await self._store.put(path, "".join(f"{line}\n" for line in lines).encode())
+        data = "".join(f"{line}\n" for line in lines).encode()
+        await self._store.put(path, data)
         del journal.pending[: len(lines)]
         journal.next_seq += 1
         journal.last_put_at = _clock()
@@ -199,12 +200,11 @@ class OwnJournals:
         if self.broken is not None:
             raise self.broken
 
-    def _fail(self, waiters: Sequence["asyncio.Future[None]"]) -> None:
-        assert self.broken is not None
+    def _fail(self, waiters: Sequence["asyncio.Future[None]"], error: StorageError) -> None:
         self._waiters = []
         for waiter in waiters:
             if not waiter.done():
-                waiter.set_exception(self.broken)
+                waiter.set_exception(error)
 
     # -- publishing and closing ----------------------------------------------------------------
 
@@ -240,7 +240,7 @@ class OwnJournals:
         if self._committing is not None:
             # Not cancelled: a write in progress would land after the journal is deleted.
             await self._committing
-        self._fail(self._waiters)
+        self._fail(self._waiters, self.broken)
         if self._beginning is not None:
             await asyncio.wait([self._beginning])
         # A publication that failed left its journal in `_journals`; `close` tries it again.

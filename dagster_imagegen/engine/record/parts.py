@@ -86,6 +86,7 @@ def rows_about(
     return dataset.to_table(columns=list(columns), filter=pc.field("fingerprint").isin(wanted))
 
 
-def bounds_usd(table: pa.Table) -> "pa.ChunkedArray[Any]":
-    """`Attempt.bound_usd` of each row of a table with `BOUND_COLUMNS`."""
-    return pc.coalesce(table["cost_usd"], table["worst_case_usd"], pa.scalar(Decimal(0), MONEY))
+def bound_usd(table: pa.Table) -> Decimal:
+    """The sum of `Attempt.bound_usd` over the rows of a table with `BOUND_COLUMNS`."""
+    each = pc.coalesce(table["cost_usd"], table["worst_case_usd"], pa.scalar(Decimal(0), MONEY))
+    return pc.sum(each).as_py() or Decimal(0)

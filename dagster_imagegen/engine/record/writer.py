@@ -95,7 +95,7 @@ class RecordWriter:
             journals=self._own,
             watcher=self._watcher,
             identity=identity,
-            reserved=lambda jid: self._reservations.usd_for(jid),
+            reserved=self._reserved_usd,
             now=now,
             token=token,
             limits=limits,
@@ -107,6 +107,9 @@ class RecordWriter:
             limits=limits,
         )
         self._published: dict[str, dict[str, Attempt]] = {}
+
+    def _reserved_usd(self, journal_id: str) -> Decimal:
+        return self._reservations.usd_for(journal_id)
 
     @property
     def journal_ids(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 import pyarrow as pa
@@ -41,7 +41,7 @@ class Job:
     request: ImageRequest
     prompt_id: str
     known: Outcome | None = None
-    unresolved: Unresolved = Unresolved()
+    unresolved: Unresolved = field(default_factory=Unresolved)
     worst_case: Cost = UNKNOWN_COST
 
 
@@ -185,9 +185,7 @@ def _on_record(
     return found
 
 
-async def _add_what_arrived_later(
-    on_record: Mapping[str, list[Attempt]], images: Images
-) -> None:
+async def _add_what_arrived_later(on_record: Mapping[str, list[Attempt]], images: Images) -> None:
     """Add images of unresolved attempts that are in storage all the same.
 
     A save ended after its process was given up, or the image was spilled and restored.

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from dagster_imagegen.engine.attempt import Identity
 from dagster_imagegen.engine.money.budget import Budget
 from dagster_imagegen.engine.record import Record
-from dagster_imagegen.engine.record.parts import BOUND_COLUMNS, bounds_usd, open_parts, part_day
+from dagster_imagegen.engine.record.parts import BOUND_COLUMNS, bound_usd, open_parts, part_day
 from dagster_imagegen.engine.record.schema import TIME, row_of, to_table
 from dagster_imagegen.engine.storage import Storage
 
@@ -52,7 +52,7 @@ def _spent_usd(
     if begins is not None:
         table = table.filter(pc.field("started_at") >= pa.scalar(begins, TIME))
     reserved = (r.usd for r in record.reservations if budget.counts(identity, r.identity))
-    return (pc.sum(bounds_usd(table)).as_py() or Decimal(0)) + sum(reserved, Decimal(0))
+    return bound_usd(table) + sum(reserved, Decimal(0))
 
 
 def _is(column: str, value: str | None) -> pc.Expression:

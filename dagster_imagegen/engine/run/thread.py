@@ -82,7 +82,7 @@ class Generation:
         return self._next(self._arrived.get())
 
     def beats(self, every_seconds: float) -> Iterator[Outcome | None]:
-        """Iterate, with a None whenever nothing has come for `every_seconds`: time for a line of log."""
+        """Iterate, with a None whenever nothing has come for `every_seconds`."""
         while True:
             try:
                 arrived = self._arrived.get(timeout=every_seconds)

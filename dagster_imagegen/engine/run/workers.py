@@ -57,7 +57,9 @@ class Pass:
                     await context.images.check_writable()
                     await context.record.open()
                     allowance = await self._open_allowance()
-                    await self._work(AttemptLoop(context, self._sender, allowance=allowance), workers)
+                    await self._work(
+                        AttemptLoop(context, self._sender, allowance=allowance), workers
+                    )
             finally:
                 await context.record.close()
         except StorageError as error:

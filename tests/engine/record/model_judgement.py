@@ -1,4 +1,4 @@
-"""What became of a world: each promise, held against the parts, the images and the endpoint's request log."""
+"""What became of a world: each promise, held against parts, images and requests."""
 
 from dagster_imagegen.engine.attempt import Attempt
 from dagster_imagegen.engine.errors import StoreInconsistent

@@ -76,7 +76,9 @@ class Writer:
         try:
             await record.open()
             if handle.world.budget_usd is not None:
-                self.allowance = await self._open_allowance(record, want_usd=len(todo) * WORST_CASE_USD)
+                self.allowance = await self._open_allowance(
+                    record, want_usd=len(todo) * WORST_CASE_USD
+                )
             await self._work(record, todo)
         finally:
             await record.close()
@@ -136,7 +138,9 @@ class Writer:
                 return
         self.handle.world.break_rule("hang", f"{self.handle.name} tries {fingerprint} for ever")
 
-    async def _claim(self, record: RecordWriter, fingerprint: str, attempt: int) -> str | Done | None:
+    async def _claim(
+        self, record: RecordWriter, fingerprint: str, attempt: int
+    ) -> str | Done | None:
         """The attempt to send; `DONE` when there is nothing to send; None: try again."""
         handle, code = self.handle, self.handle.world.code
         decision: Decision = await record.intend(

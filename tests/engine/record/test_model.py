@@ -135,9 +135,11 @@ MUTANTS = [
     ),
     Mutant(
         rule="a write that failed is a failure",
-        was='        await self._store.put(path, "".join(f"{line}\\n" for line in lines).encode())\n',
-        becomes="        with contextlib.suppress(StorageError):\n"
-        '            await self._store._store.put(path, "".join(f"{line}\\n" for line in lines).encode())\n',
+        was='        data = "".join(f"{line}\\n" for line in lines).encode()\n'
+        "        await self._store.put(path, data)\n",
+        becomes='        data = "".join(f"{line}\\n" for line in lines).encode()\n'
+        "        with contextlib.suppress(StorageError):\n"
+        "            await self._store._store.put(path, data)\n",
         seeds=(63, 116),
     ),
     Mutant(
@@ -169,7 +171,8 @@ MUTANTS = [
     Mutant(
         rule="a writer's part exists before its journal is deleted",
         was="            if journal.content.had_intents:\n",
-        becomes="            await delete_journal(self._store, journal.journal_id, journal.next_seq)\n"
+        becomes="            count = journal.next_seq\n"
+        "            await delete_journal(self._store, journal.journal_id, count)\n"
         "            if journal.content.had_intents:\n",
         seeds=(0, 2),
     ),
