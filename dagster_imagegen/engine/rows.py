@@ -27,22 +27,6 @@ PROMPT_MARK = "[prompt]"
 BEGINNING_CHARACTERS = 12  # of a prompt, the beginning that already counts as one
 PIECE_CHARACTERS = 20  # of a prompt, what counts as one wherever in it that stands
 
-_SENT = (
-    "endpoint_id",
-    "model",
-    "size",
-    "quality",
-    "background",
-    "output_format",
-    "output_compression",
-    "moderation",
-    "stream",
-    "partial_images",
-    "user",
-    "revision",
-    "variant",
-    "fingerprint",
-)
 _TOKENS = tuple(TokenUsage.__dataclass_fields__)
 
 
@@ -61,9 +45,10 @@ def intent_columns(
         "prompt_id": prompt_id,
         "prompt_sha256": hashlib.sha256(request.prompt.encode()).hexdigest(),
         "prompt": request.prompt if record_prompt else None,
-        **{name: getattr(request, name) for name in _SENT},
-        # It can hold what a prompt holds, e.g. a negative_prompt.
-        "extra_body": (request.extra_body or None) if record_prompt else None,
+        "endpoint_id": request.endpoint_id,
+        "variant": request.variant,
+        "fingerprint": request.fingerprint,
+        **request.recorded(prompts=record_prompt),
         "attempt": attempt,
         "worst_case_usd": worst_case.usd,
         "price_source": worst_case.source,

@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from dagster_imagegen.engine.request import PARAMETERS
+
 SCHEMA_VERSION = 1
 PARTS_FOLDER = "usage"
 
@@ -35,26 +37,23 @@ _IDENTITY: tuple[tuple[str, pa.DataType, str], ...] = (
     ("variant", pa.int32(), "0 to n-1"),
     ("fingerprint", pa.string(), "sha256 of what decides the image"),
 )
+_KINDS: dict[str, pa.DataType] = {
+    "string": pa.string(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "bool": pa.bool_(),
+}
+_MODEL, *_PARAMETERS = (
+    (each.name, _KINDS[each.column_type], each.description)
+    for each in PARAMETERS.values()
+    if each.column_type
+)
 _REQUEST: tuple[tuple[str, pa.DataType, str], ...] = (
     ("endpoint_id", pa.string(), "who was asked; 'sandbox' never costs money"),
-    ("model", pa.string(), "as sent"),
+    _MODEL,
     ("prompt_sha256", pa.string(), "sha256 of the prompt's UTF-8 bytes"),
     ("prompt", pa.string(), "as sent; null where prompts are not recorded"),
-    ("size", pa.string(), "as sent"),
-    ("quality", pa.string(), "as sent"),
-    ("background", pa.string(), "as sent"),
-    ("output_format", pa.string(), "as sent"),
-    ("output_compression", pa.int32(), "as sent"),
-    ("moderation", pa.string(), "as sent"),
-    ("stream", pa.bool_(), "as sent"),
-    ("partial_images", pa.int32(), "as sent"),
-    ("user", pa.string(), "as sent"),
-    (
-        "extra_body",
-        pa.string(),
-        "further body parameters as JSON; null where prompts are not recorded",
-    ),
-    ("revision", pa.int64(), "raised to ask anew; not sent"),
+    *_PARAMETERS,
     ("worst_case_usd", MONEY, "the most it could cost, by the price list, before it was sent"),
 )
 _OUTCOME: tuple[tuple[str, pa.DataType, str], ...] = (
