@@ -96,7 +96,7 @@ NO_IDENTITY = Identity(run_id="", root_run_id="")
 class RequestRecord:
     """What is on record about a request. `parameters` are the request's own, by name, as sent.
 
-    `prompt` is None, and `parameters` lacks `extra_body`, where prompts are not recorded.
+    Where prompts are not recorded, `prompt` is None and `parameters` lacks what can repeat it.
     """
 
     fingerprint: str
@@ -108,39 +108,16 @@ class RequestRecord:
 
     @classmethod
     def of(cls, request: ImageRequest, *, record_prompt: bool = True) -> "RequestRecord":
-        """The record of a request. `extra_body` can hold what a prompt holds, so it goes too."""
-        parameters = recorded_parameters(request)
-        if not record_prompt:
-            parameters.pop("extra_body", None)
+        """The record of a request; without `record_prompt` nothing that can repeat the prompt."""
+        recorded = request.recorded(prompts=record_prompt)
         return cls(
             fingerprint=request.fingerprint,
             variant=request.variant,
             endpoint_id=request.endpoint_id,
             prompt_sha256=hashlib.sha256(request.prompt.encode()).hexdigest(),
             prompt=request.prompt if record_prompt else None,
-            parameters=parameters,
+            parameters={name: value for name, value in recorded.items() if value is not None},
         )
-
-
-RECORDED = (
-    "model",
-    "size",
-    "quality",
-    "background",
-    "output_format",
-    "output_compression",
-    "moderation",
-    "stream",
-    "partial_images",
-    "user",
-    "extra_body",
-    "revision",
-)
-
-
-def recorded_parameters(request: ImageRequest) -> dict[str, Any]:
-    values = {name: getattr(request, name) for name in RECORDED}
-    return {name: value for name, value in values.items() if value not in (None, "")}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 
 from dagster_imagegen.engine.attempt import (
-    RECORDED,
     Attempt,
     Cost,
     Identity,
@@ -19,6 +18,7 @@ from dagster_imagegen.engine.attempt import (
     Result,
     TokenUsage,
 )
+from dagster_imagegen.engine.request import PARAMETERS
 
 SCHEMA_VERSION = 1
 
@@ -40,26 +40,24 @@ _IDENTITY: tuple[tuple[str, pa.DataType, str], ...] = (
     ("variant", pa.int32(), "0 to n-1"),
     ("fingerprint", pa.string(), "sha256 of what decides the image"),
 )
+_TYPES: Mapping[str, pa.DataType] = {
+    "string": pa.string(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "bool": pa.bool_(),
+}
+_MODEL, *_PARAMETERS = (
+    (each.name, _TYPES[each.column_type], each.description)
+    for each in PARAMETERS.values()
+    if each.column_type
+)
+_RECORDED = tuple(name for name, _, _ in (_MODEL, *_PARAMETERS))
 _REQUEST: tuple[tuple[str, pa.DataType, str], ...] = (
     ("endpoint_id", pa.string(), "who received the request; 'sandbox' never costs money"),
-    ("model", pa.string(), "as sent"),
+    _MODEL,
     ("prompt_sha256", pa.string(), "sha256 of the prompt's UTF-8 bytes"),
     ("prompt", pa.string(), "as sent; null where prompts are not recorded"),
-    ("size", pa.string(), "as sent"),
-    ("quality", pa.string(), "as sent"),
-    ("background", pa.string(), "as sent"),
-    ("output_format", pa.string(), "as sent"),
-    ("output_compression", pa.int32(), "as sent"),
-    ("moderation", pa.string(), "as sent"),
-    ("stream", pa.bool_(), "as sent"),
-    ("partial_images", pa.int32(), "as sent"),
-    ("user", pa.string(), "as sent"),
-    (
-        "extra_body",
-        pa.string(),
-        "further body parameters as JSON; null where prompts are not recorded",
-    ),
-    ("revision", pa.int64(), "raised to regenerate an image; not sent"),
+    *_PARAMETERS,
     ("worst_case_usd", MONEY, "the most it could cost, by the price list, before it was sent"),
 )
 _RESULT: tuple[tuple[str, pa.DataType, str], ...] = (
@@ -171,7 +169,7 @@ def attempt_of(row: Mapping[str, Any]) -> Attempt:
         prompt_id=row.get("prompt_id"),
         request=RequestRecord(
             fingerprint=row["fingerprint"],
-            parameters=_present(row, RECORDED),
+            parameters=_present(row, _RECORDED),
             **_present(row, ("variant", "endpoint_id", "prompt_sha256", "prompt")),
         ),
         number=row.get("attempt"),
