@@ -258,7 +258,7 @@ def test_it_is_for_one_run(project: Project, sandbox: Sandbox) -> None:
     made = sandbox.totals.billed
     assert 0 < made < 20
     result = project.run(mugs(20))
-    assert Counter(column(result.output_for_node("hero", "hero"), "image_status")) == {
+    assert Counter(column(result.output_for_node("hero"), "image_status")) == {
         "reused": made,
         "generated": 20 - made,
     }
@@ -277,7 +277,7 @@ def test_an_asset_without_a_function_has_it_too(project: Project, sandbox: Sandb
     )
     result = project.run(products, shots, run_config=config_of("shots", {"max_usd": 0.1}))
     assert Decimal("0.05") < sandbox.totals.cost_usd <= Decimal("0.1")
-    statuses = Counter(column(result.output_for_node("shots", "shots"), "image_status"))
+    statuses = Counter(column(result.output_for_node("shots"), "image_status"))
     assert statuses == {"generated": sandbox.totals.billed, "deferred": 20 - sandbox.totals.billed}
 
 
@@ -405,7 +405,7 @@ def test_what_is_left_alone_is_asked_for_again_on_request(
 ) -> None:
     """Refused prompts and images that someone deleted; without it, neither is."""
     sandbox.script(Fault("moderation_blocked", prompt="mug 0"))
-    images = project.run(mugs(3)).output_for_node("hero", "hero")
+    images = project.run(mugs(3)).output_for_node("hero")
     Path(column(images, "image_uri")[1]).unlink()
     project.sent()
     project.run(mugs(3), fails=True)
@@ -437,7 +437,7 @@ def test_a_run_asks_again_no_more_often_than_it_may_however_often_it_is_retried(
     """
     project.settings = {"retry": {"max_attempts": 1}}
     if kind == "missing":
-        made = project.run(mugs(1)).output_for_node("hero", "hero")
+        made = project.run(mugs(1)).output_for_node("hero")
         Path(column(made, "image_uri")[0]).unlink()
     failing = Fault(fault, prompt="mug 0", times=None)
     project.sandbox.script(failing)

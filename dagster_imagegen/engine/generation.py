@@ -13,7 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
@@ -79,7 +79,8 @@ class Totals:
     """What a pass has caused so far. `requests` counts what was sent; money counts every answer.
 
     `list_price_usd` is what it costs at list price; outside the sandbox the same as `cost_usd`.
-    `unpriced` counts answers that may have cost something that nobody can name.
+    `unpriced` counts answers that may have cost something that nobody can name. `statuses` counts
+    answers by their row's status; `by_basis` has answers and their cost by `cost_basis`.
     """
 
     requests: int = 0
@@ -90,6 +91,8 @@ class Totals:
     cost_usd: Decimal = Decimal(0)
     list_price_usd: Decimal = Decimal(0)
     unpriced: int = 0
+    statuses: Counter[str] = field(default_factory=Counter[str])
+    by_basis: dict[str, tuple[int, Decimal]] = field(default_factory=dict[str, tuple[int, Decimal]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -415,6 +418,10 @@ class Pass:
         totals.list_price_usd += cost.usd or 0
         totals.cost_usd += row["cost_usd"] or 0
         totals.unpriced += row["cost_usd"] is None
+        totals.statuses[row["status"]] += 1
+        basis = row["cost_basis"] or "unknown"
+        requests, usd = totals.by_basis.get(basis, (0, Decimal(0)))
+        totals.by_basis[basis] = (requests + 1, usd + (row["cost_usd"] or 0))
         return row, cost.usd
 
     async def _save(
