@@ -35,6 +35,9 @@ from dagster_imagegen.sandbox import Sandbox
 from tests import terminated_run
 from tests.conftest import Project, column, materialized, observed
 
+# Dagster's own, of arguments that are passed on to it.
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+
 
 @image_asset(quality="medium", size="1536x1024")
 def hero() -> list[str]:
@@ -210,7 +213,7 @@ def test_a_key_prefix_of_a_loader(project: Project) -> None:
 
 
 def test_automation_requests_it_as_one_asset(project: Project) -> None:
-    """Once while it is missing, and then only when its data or that upstream changed."""
+    """When what is upstream was updated; downstream of it, only when its data changed."""
     rows = [{"prompt": "a mug"}]
 
     @dg.asset
@@ -231,13 +234,14 @@ def test_automation_requests_it_as_one_asset(project: Project) -> None:
     def thumbs() -> None: ...
 
     assets = [products, shots, thumbs]
-    project.run(products)
-    definitions = dg.Definitions(assets=assets)
+    definitions = dg.Definitions(assets=assets, resources={"imagegen": project.resource()})
     state = dg.evaluate_automation_conditions(definitions, project.instance)
+    project.run(products)
+    state = dg.evaluate_automation_conditions(definitions, project.instance, cursor=state.cursor)
     assert state.get_num_requested(shots.key) == 1
     for row, requested in ((None, 1), (None, 0), ({"prompt": "a pot"}, 1)):
         rows.extend([row] if row else [])
-        project.run(*assets, selection=["products", "shots"])
+        project.run(*assets, select=["products", "shots"])
         state = dg.evaluate_automation_conditions(
             definitions, project.instance, cursor=state.cursor
         )
@@ -767,7 +771,7 @@ def test_an_endpoint_that_refuses_everything_is_one_error(project: Project, faul
     (code,) = column(project.usage(result), "error_code")
     (observation,) = observed(result)
     assert observation.asset_key == dg.AssetKey("hero")
-    metadata = {name: each.value for name, each in observation.metadata.items()}
+    metadata: dict[str, Any] = {name: each.value for name, each in observation.metadata.items()}
     assert metadata["imagegen/requests"] == 1
     assert sum(metadata.get(f"imagegen/requests_{each}", 0) for each in STATUSES) == 1
     assert metadata["imagegen/cost"] == "$0.00"
@@ -829,7 +833,6 @@ def in_range(first: str, last: str) -> dict[str, str]:
     }
 
 
-@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 def test_a_run_over_partitions_is_refused_before_it_costs(project: Project) -> None:
     """The default IO manager cannot write one; the remedy is named, the function does not run."""
     calls: list[str] = []
@@ -860,7 +863,6 @@ class Store(dg.IOManager):
         return self.values[context.asset_key.to_user_string()]
 
 
-@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 def test_a_run_over_partitions_for_an_io_manager_that_can(project: Project) -> None:
     """Tables and metadata by partition; each row names its own."""
 
@@ -892,9 +894,8 @@ def test_a_run_over_partitions_for_an_io_manager_that_can(project: Project) -> N
     assert counts == {"cats": 1, "dogs": 1}
 
 
-@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 @pytest.mark.parametrize(
-    ("tables", "told"), [(["a"], "not one list"), ({"cats": ["a"], "cows": []}, "['dogs']")]
+    ("tables", "told"), [(["a"], "got one list"), ({"cats": ["a"], "cows": []}, "['dogs']")]
 )
 def test_a_run_over_partitions_needs_a_table_for_each(
     project: Project, tables: Any, told: str
@@ -918,7 +919,6 @@ def test_a_run_over_one_of_the_partitions_takes_the_same_dict(project: Project) 
     assert column(images, "prompt") == ["one of the cats"]
 
 
-@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 def test_a_stopped_run_over_partitions_observes_those_that_were_begun(project: Project) -> None:
     """Each with what it spent; the stored tables of all of them stay as they were."""
     prompts = {"cats": ["a cat"], "dogs": ["a dog"], "pugs": ["a pug"]}
