@@ -145,7 +145,7 @@ def build_image_asset(
     Args:
         name: The asset's name, unless `key` is given.
         prompt_table: The upstream asset, by key or definition.
-        prompt: A template with the table's columns in braces; by default `{prompt}`.
+        prompt: A template with the table's columns in braces; by default its column `prompt`.
         **arguments: As of `image_asset`, without `ins`.
 
     Raises:

@@ -110,11 +110,13 @@ class Execution:
         for the requests in flight, and raises the exception again. Every request is recorded then.
         """
         self.log.info(f"{self.name}: {generation.plan.describe()}")
-        progress = ProgressLog(lambda line: self.log.info(f"{self.name}: {line}"))
+        due = time.monotonic() + PROGRESS_SECONDS
         try:
-            # A tick comes also while no image does: the first one, or a pause, can take minutes.
+            # Also while no image arrives: the first one, or a pause, can take minutes.
             for _ in generation.beats(PROGRESS_SECONDS):
-                progress.tick(lambda: generation.progress)
+                if time.monotonic() >= due:
+                    self.log.info(f"{self.name}: {generation.progress}")
+                    due = time.monotonic() + PROGRESS_SECONDS
         except BaseException:
             generation.drain()
             at = generation.progress
@@ -128,29 +130,6 @@ class Execution:
             images=self.engine.image_table(generation.plan, generation.outcomes),
             totals=generation.totals,
         )
-
-
-class ProgressLog:
-    """Passes a line on to the log at most every `every_seconds`."""
-
-    def __init__(
-        self,
-        log: Callable[[str], None],
-        *,
-        every_seconds: float = PROGRESS_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._log = log
-        self._every_seconds = every_seconds
-        self._clock = clock
-        self._last = clock()
-
-    def tick(self, line: Callable[[], object]) -> None:
-        """Log the line if it is time; `line` is called only then."""
-        now = self._clock()
-        if now - self._last >= self._every_seconds:
-            self._last = now
-            self._log(str(line()))
 
 
 # -- the step of an asset --------------------------------------------------------------------------
@@ -168,22 +147,12 @@ def materialize(
 ) -> StepEvents:
     """The step of an image asset. Keys, partitions and run ids are taken from the context.
 
-    A pass that gave every image a final status yields the materialization, then fails if a status
-    of `fail_on` occurred. A pass that stopped early (terminated, out of credit, misconfigured)
-    yields an observation of what was spent and no materialization, so that a part of an image
-    table never replaces a whole one.
+    A pass that reached its end yields the materialization, then fails if a status of `fail_on`
+    occurred. One that stopped early (terminated, out of credit, misconfigured) yields an
+    observation of what was spent and no materialization, so that a part of an image table never
+    replaces a whole one. `prompts` is called once the settings are known to work.
 
-    Args:
-        context: The step's.
-        imagegen: Endpoint, storage and limits.
-        prompts: Returns the prompt table; called once the settings are known to work.
-        config: The run config.
-        options: How the table's rows become requests.
-        fail_on: The image statuses that fail the step.
-        lineage: Which upstream columns the images come from.
-
-    Raises:
-        dg.Failure: For every `ImageGenError`, and for the statuses of `fail_on`.
+    Raises `dg.Failure` for every `ImageGenError`, and for the image statuses of `fail_on`.
     """
     name = context.asset_key.to_user_string()
     try:
@@ -191,7 +160,12 @@ def materialize(
             execution = Execution(
                 engine=engine,
                 log=context.log,
-                identity=_identity(context, asset_key=name),
+                identity=Identity(
+                    run_id=context.run.run_id,
+                    root_run_id=context.run.root_run_id or context.run.run_id,
+                    asset_key=name,
+                    step_key=str(context.op_execution_context.op_handle),
+                ),
                 redo=[each.value for each in config.redo],
                 max_usd=config.limit_usd(),
             )
@@ -207,16 +181,6 @@ def materialize(
             )
         hopeless = isinstance(error, _NO_RETRY_HELPS)
         raise dg.Failure(text, allow_retries=False if hopeless else None) from error
-
-
-def _identity(context: dg.AssetExecutionContext, *, asset_key: str) -> Identity:
-    run = context.run
-    return Identity(
-        run_id=run.run_id,
-        root_run_id=run.root_run_id or run.run_id,
-        asset_key=asset_key,
-        step_key=str(context.op_execution_context.op_handle),
-    )
 
 
 class _AssetStep:
@@ -269,12 +233,17 @@ class _AssetStep:
 
     def _result(self) -> "dg.MaterializeResult[object]":
         """The image table, or of several partitions a dict of them, with the metadata."""
+        lineage = None
+        if self._lineage is not None:
+            # An asset can be renamed after it was defined, and so can its upstream.
+            upstream = self._context.asset_key_for_input(self._lineage.input_name)
+            lineage = (upstream, self._lineage)
         metadata = {
             partition: image_metadata(
                 done,
                 uri=self._engine.storage_uri,
                 read_image=self._engine.read_image,
-                lineage=self._upstream(),
+                lineage=lineage,
                 captions=self._engine.settings.record_prompts,
             )
             for partition, done in self._done.items()
@@ -287,12 +256,6 @@ class _AssetStep:
         for partition, each in metadata.items():
             self._context.add_asset_metadata(each, partition_key=partition)
         return dg.MaterializeResult(value=tables, data_version=version)
-
-    def _upstream(self) -> "tuple[dg.AssetKey, Lineage] | None":
-        if self._lineage is None:
-            return None
-        # An asset can be renamed after it was defined, and so can what it depends on.
-        return self._context.asset_key_for_input(self._lineage.input_name), self._lineage
 
     def _observations(self) -> Iterator[dg.AssetObservation]:
         for partition, generation in self._begun.items():

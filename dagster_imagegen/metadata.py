@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ TABLE_COLUMNS_MAX = 60
 
 TEXT_CHARACTERS = 200
 """The longest name, type or description of a column that is shown; some are pages long."""
+
+TIME_TYPE = re.compile(r"\b(timestamp|duration|date\d\d|time\d\d)\[")
+"""Arrow's types of times, in the text of a type."""
 
 # The columns of ours that decide the data version. When, by whom and at what cost an image was
 # made do not.
@@ -63,12 +67,8 @@ def image_metadata(
 ) -> Metadata:
     """Previews, counts by status, spending, row count, column schema and lineage, and the URI.
 
-    Args:
-        done: The pass.
-        uri: The storage's.
-        read_image: Returns the bytes of the image at a path.
-        lineage: The upstream asset that is the prompt table, if there is one.
-        captions: Whether prompts are shown.
+    `lineage` names the upstream asset that is the prompt table, if one is. Without `captions` no
+    prompt is shown.
     """
     counts = count_values([done.images["image_status"]])
     small = pictures(done.images, read_image)
@@ -186,60 +186,42 @@ def check_carried(carried: pa.Table) -> None:
 
 
 def _lines(table: pa.Table) -> Iterator[bytes]:
-    """The bytes that a data version is a digest of: the column types that matter, then the rows."""
-    plain = pa.table([_integers(each) for each in table.columns], names=table.column_names)
-    for before, now in zip(table.schema, plain.schema, strict=True):
-        if now.type != before.type:  # The integer 1 is a second in one column, a day in another.
-            encoded = isinstance(before.type, pa.DictionaryType)
-            kind = before.type.value_type if encoded else before.type
-            yield json.dumps([before.name, str(kind)]).encode() + b"\n"
-    for batch in plain.to_batches(max_chunksize=4096):
-        for row in batch.to_pylist():
+    """The bytes that a data version is a digest of: the types of times, then the rows."""
+    timed: set[str] = set()
+    for column in table.schema:
+        encoded = isinstance(column.type, pa.DictionaryType)
+        kind = str(column.type.value_type if encoded else column.type)
+        if TIME_TYPE.search(kind):  # The integer 1 is a second in one column, a day in another.
+            timed.add(column.name)
+            yield json.dumps([column.name, kind]).encode() + b"\n"
+    for batch in table.to_batches(max_chunksize=4096):
+        values = [
+            [_integers(each) for each in column] if name in timed else column.to_pylist()
+            for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        ]
+        for cells in zip(*values, strict=True):
+            row = dict(zip(batch.schema.names, cells, strict=True))
             if row.get("image_status") == "generated":
                 row["image_status"] = "reused"
             yield json.dumps(row, sort_keys=True, default=_content).encode() + b"\n"
 
 
-def _integers(column: "pa.ChunkedArray[Any]") -> "pa.ChunkedArray[Any]":
-    """The column with its times and durations as integers, also inside lists and structs.
+def _integers(scalar: "pa.Scalar[Any]") -> object:
+    """The value with its times and durations as integers, also inside lists and structs.
 
     Arrow holds years, time zones and nanoseconds that Python's types do not, and turns some into
     pandas objects if pandas is installed.
     """
-    kind = _without_time(column.type)
-    if kind == column.type:
-        return column
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    return column.cast(kind)
-
-
-def _without_time(kind: pa.DataType) -> pa.DataType:
-    """The type with an integer of the same width in place of each temporal one."""
-    types = pa.types
-    if types.is_date32(kind) or types.is_time32(kind):
-        return pa.int32()
-    if types.is_temporal(kind) and not types.is_interval(kind):
-        return pa.int64()
-    if isinstance(kind, pa.DictionaryType):
-        plain = _without_time(kind.value_type)
-        return kind if plain == kind.value_type else plain
-    if isinstance(kind, pa.MapType):
-        key, item = _field_without_time(kind.key_field), _field_without_time(kind.item_field)
-        return pa.map_(key, item, keys_sorted=kind.keys_sorted)  # pyright: ignore[reportCallIssue]  # its stubs know no fields
-    if isinstance(kind, pa.ListType):
-        return pa.list_(_field_without_time(kind.value_field))
-    if isinstance(kind, pa.LargeListType):
-        return pa.large_list(_field_without_time(kind.value_field))
-    if isinstance(kind, pa.FixedSizeListType):
-        return pa.list_(_field_without_time(kind.value_field), kind.list_size)
-    if isinstance(kind, pa.StructType):
-        return pa.struct([_field_without_time(field) for field in kind])
-    return kind
-
-
-def _field_without_time(field: "pa.Field[Any]") -> "pa.Field[Any]":
-    return field.with_type(_without_time(field.type))
+    if not scalar.is_valid:
+        return None
+    if TIME_TYPE.match(str(scalar.type)) or isinstance(scalar, pa.DictionaryScalar):
+        value = scalar.value  # pyright: ignore[reportAttributeAccessIssue]  # all of these have it
+        return _integers(value) if isinstance(value, pa.Scalar) else value
+    if isinstance(scalar, pa.StructScalar):
+        return {field.name: _integers(scalar[field.name]) for field in scalar.type}
+    if isinstance(scalar, (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar)):
+        return [_integers(each) for each in scalar.values]
+    return scalar.as_py()
 
 
 def _content(value: object) -> str:

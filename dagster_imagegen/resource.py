@@ -133,7 +133,7 @@ class ImageGenResource(ResourceSettings):
 
         Args:
             prompts: Anything that speaks Arrow, a list of dicts, or a list of prompts.
-            template: A prompt with the table's columns in braces; by default `{prompt}`.
+            template: A prompt with the table's columns in braces; by default its column `prompt`.
             overrides: The columns that override a parameter for their row.
             asset_key: The asset that the usage rows name.
             partition_key: The partition that they name.

@@ -230,8 +230,8 @@ class ResourceSettings(dg.ConfigurableResource):  # pyright: ignore[reportMissin
         }
         if self.budget is not None:
             # From its text: $0.1 is meant, and not the nearest binary number.
-            limit = {"max_usd": Decimal(str(self.budget.max_usd))}
-            settings["budget"] = Budget(**{**self.budget.model_dump(), **limit})
+            limits = {**self.budget.model_dump(), "max_usd": Decimal(str(self.budget.max_usd))}
+            settings["budget"] = Budget(**cast("Any", limits))
         return Engine(Settings(**settings))
 
 

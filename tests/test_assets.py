@@ -23,13 +23,14 @@ from dagster_imagegen import (
     ImageGenError,
     ImageGenResource,
     build_image_asset,
+    execution,
     image_asset,
 )
 from dagster_imagegen.assets import FunctionAssetArguments
 from dagster_imagegen.definition import OUR_ARGUMENTS, argument_names
 from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.request import ImageParams
-from dagster_imagegen.execution import ProgressLog, StepEvents
+from dagster_imagegen.execution import StepEvents
 from dagster_imagegen.run_config import ImageRunConfig
 from dagster_imagegen.sandbox import Sandbox
 from tests import terminated_run
@@ -1001,15 +1002,16 @@ def test_the_sandbox_costs_nothing_and_says_what_it_would(project: Project) -> N
     assert sum(images["image_cost_usd"].to_pylist()) == Decimal(0)
 
 
-def test_progress_is_logged_every_so_often() -> None:
-    """A line at most every ten seconds, made only when it is logged."""
-    lines: list[str] = []
-    times = iter([0.0, 1.0, 9.9, 10.0, 12.0, 19.9, 20.1])
-    progress = ProgressLog(lines.append, clock=lambda: next(times))
-    made = iter(["first", "second"])
-    for _ in range(6):
-        progress.tick(lambda: next(made))
-    assert lines == ["first", "second"]
+def test_progress_is_logged_every_so_often(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the plan and the sum."""
+    monkeypatch.setattr(execution, "PROGRESS_SECONDS", 0.05)
+    with Sandbox(paint=False, latency_seconds=0.2) as slow:
+        lines = project.logs(
+            project.run(hero, resources={"imagegen": project.resource(base_url=slow.base_url)})
+        )
+    assert any("of 2 images" in line for line in lines)
 
 
 def test_a_likely_override_that_is_not_named_is_warned_of(project: Project) -> None:

@@ -132,7 +132,9 @@ def test_what_is_no_amount_is_refused(project: Project, max_usd: float) -> None:
         return ["a mug"]
 
     result = project.run(hero, run_config=config(max_usd=max_usd), fails=True)
-    assert f"max_usd: {max_usd} in the run config" in project.errors(result)[0]
+    assert (
+        f"max_usd in the run config must be at least 0, got {max_usd}" in project.errors(result)[0]
+    )
     assert project.sent() == len(calls) == retries(result) == 0
 
 
@@ -182,9 +184,9 @@ class WithProperty(dg.Config):
 @pytest.mark.parametrize(
     ("own", "told"),
     [
-        (WithField, 'WithField has a "max_usd" of its own'),
-        (WithAlias, 'WithAlias has a "redo" of its own'),
-        (WithProperty, 'WithProperty has a "redo" of its own'),
+        (WithField, 'has a "max_usd", so its config class WithField must'),
+        (WithAlias, 'has a "redo", so its config class WithAlias must'),
+        (WithProperty, 'has a "redo", so its config class WithProperty must'),
         (dict, "annotate its argument `config` with a class derived from dg.Config"),
     ],
 )
