@@ -4,9 +4,9 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import dagster as dg
 import pyarrow as pa
@@ -218,9 +218,10 @@ def _integers(scalar: "pa.Scalar[Any]") -> object:
         value = scalar.value  # pyright: ignore[reportAttributeAccessIssue]  # all of these have it
         return _integers(value) if isinstance(value, pa.Scalar) else value
     if isinstance(scalar, pa.StructScalar):
-        return {field.name: _integers(scalar[field.name]) for field in scalar.type}
+        fields = cast("Mapping[str, pa.Scalar[Any]]", scalar)
+        return {name: _integers(each) for name, each in fields.items()}
     if isinstance(scalar, (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar)):
-        return [_integers(each) for each in scalar.values]
+        return [_integers(each) for each in cast("pa.Array[Any]", scalar.values)]
     return scalar.as_py()
 
 

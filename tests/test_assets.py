@@ -412,9 +412,8 @@ def test_type_checkers_know_what_dg_asset_takes() -> None:
 
 def test_a_freshness_policy(project: Project) -> None:
     """As the installed Dagster has them."""
-    if "freshness_policy" not in argument_names() or not hasattr(dg, "FreshnessPolicy"):
-        pytest.skip("this Dagster has none")
-    policy = dg.FreshnessPolicy.cron(
+    preview = pytest.importorskip("dagster.preview.freshness")
+    policy = preview.FreshnessPolicy.cron(
         deadline_cron="0 1 * * *", lower_bound_delta=timedelta(hours=1)
     )
     (spec,) = of_rows([], freshness_policy=policy).specs

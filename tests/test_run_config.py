@@ -132,9 +132,7 @@ def test_what_is_no_amount_is_refused(project: Project, max_usd: float) -> None:
         return ["a mug"]
 
     result = project.run(hero, run_config=config(max_usd=max_usd), fails=True)
-    assert (
-        f"max_usd in the run config must be at least 0, got {max_usd}" in project.errors(result)[0]
-    )
+    assert f"must be finite and at least 0, got {max_usd};" in project.errors(result)[0]
     assert project.sent() == len(calls) == retries(result) == 0
 
 
