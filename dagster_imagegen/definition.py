@@ -41,8 +41,8 @@ class PromptSource:
         """A function as users decorate it, async or not. Raises `ConfigurationError`."""
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise ConfigurationError(
-                f"image_asset: the function {function.__name__} must return the whole prompt "
-                "table, e.g. a list, and not yield"
+                f"image_asset: {getattr(function, '__name__', function)} must return the whole "
+                "prompt table, e.g. a list, and not yield"
             )
         parameters = _parameters(function)
         has_context = bool(parameters) and parameters[0].name in CONTEXT_NAMES
@@ -75,7 +75,7 @@ class PromptSource:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageAssetDefinition:
-    """An image asset as it was declared. Subclass it to change its spec or what its step does.
+    """An image asset as it was declared. Subclass it to change the spec or what the step does.
 
     class ShopImages(ImageAssetDefinition):
         def get_asset_spec(self, spec):
@@ -131,9 +131,9 @@ class ImageAssetDefinition:
     # -- for users to override -----------------------------------------------------------------
 
     def get_asset_spec(self, spec: dg.AssetSpec) -> dg.AssetSpec:
-        """The asset's spec, made from the one that the arguments say.
+        """The asset's spec; `spec` is the one that the arguments make.
 
-        Override it to set attributes, the key included, for every asset of a project at once.
+        Override it to set attributes, the key included, for all assets of a project.
         """
         return spec
 
@@ -147,8 +147,8 @@ class ImageAssetDefinition:
         """The step. Override it to change the prompt table or to add to what the step yields.
 
         Args:
-            context: The step's; keys and partitions are to be taken from it, not from the
-                definition, for an asset can be renamed.
+            context: The step's. Take keys and partitions from it: an asset can be renamed after
+                its definition.
             imagegen: The resource under `resource_key`.
             prompts: Returns the prompt table, by calling the decorated function or from the
                 upstream asset. If nobody calls it, nothing is sent.
@@ -173,10 +173,13 @@ class ImageAssetDefinition:
     def to_assets_definition(self) -> dg.AssetsDefinition:
         """The asset for `dg.Definitions`, made by `dg.asset`."""
         arguments = dict(self.asset_arguments)
-        by_name = "required_resource_keys" in arguments  # Dagster takes no typed ones beside it.
+        # Dagster takes resources by key or as typed arguments, not both.
+        by_name = "required_resource_keys" in arguments
         if by_name:
-            keys = {*arguments["required_resource_keys"], self.resource_key}
-            arguments["required_resource_keys"] = keys
+            arguments["required_resource_keys"] = {
+                *arguments["required_resource_keys"],
+                self.resource_key,
+            }
         asset = dg.asset(**arguments)(self.step(add_resource=not by_name))
         (before,) = asset.specs
         spec = self.get_asset_spec(before)
@@ -195,11 +198,10 @@ class ImageAssetDefinition:
         return with_run_config(own, asset=self.name) if own else ImageRunConfig
 
     def step(self, *, add_resource: bool = True) -> Callable[..., StepEvents]:
-        """The step, with the signature that Dagster reads: the source's and what we need beside.
+        """The step with the signature for Dagster to read: the source's parameters, and ours.
 
-        `add_resource` says whether the resource is an argument. Neither `functools.wraps` nor
-        `required_resource_keys`: Dagster reads what is wrapped, and takes no typed resources of
-        the user's beside keys.
+        The resource is one of them if `add_resource`. `functools.wraps` would not do: Dagster reads
+        the signature of what is wrapped.
         """
         own = {each.name: each for each in self.source.parameters}
         takes_resource = self.resource_key in own
@@ -224,18 +226,15 @@ class ImageAssetDefinition:
 
         parameters = self._step_parameters(add_resource=add_resource and not takes_resource)
         step.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]  # inspect reads it
-        step.__annotations__ = {
-            each.name: each.annotation
-            for each in parameters
-            if each.annotation is not inspect.Parameter.empty
-        }
+        typed = (each for each in parameters if each.annotation is not inspect.Parameter.empty)
+        step.__annotations__ = {each.name: each.annotation for each in typed}
         step.__name__ = step.__qualname__ = self.name
         step.__module__ = self.source.module
         step.__doc__ = self.source.doc
         return step
 
     def _step_parameters(self, *, add_resource: bool) -> list[inspect.Parameter]:
-        """Positional or keyword, all of them: Dagster takes no keyword-only one for an input."""
+        """All are positional or keyword: a keyword-only one is no input to Dagster."""
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         source = self.source.parameters
         rest = [each for each in source if each.kind is inspect.Parameter.VAR_KEYWORD]

@@ -1,11 +1,12 @@
 """Runs prompt tables for Dagster: `Execution` for any step, `materialize` for that of an asset."""
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import dagster as dg
 import pyarrow as pa
@@ -47,13 +48,6 @@ StepEvents: TypeAlias = Iterator[Any]
 """What Dagster takes from a step: `dg.MaterializeResult`, `dg.AssetObservation`, check results."""
 
 
-class Log(Protocol):
-    """The part of a logger that is used; `context.log` has it."""
-
-    def info(self, msg: str, /) -> None: ...
-    def warning(self, msg: str, /) -> None: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class TableOptions:
     """How the rows of a prompt table become requests."""
@@ -71,7 +65,7 @@ class Execution:
     """
 
     engine: Engine
-    log: Log
+    log: logging.Logger
     identity: Identity
     redo: Sequence[Redo] = ()
     max_usd: Decimal | None = None
@@ -173,14 +167,18 @@ def materialize(
             yield from step.run(prompts, options)
         step.fail_on(fail_on)
     except ImageGenError as error:
-        text = f"{name}: {error}"
-        if isinstance(error, BudgetExhausted) and config.max_usd is not None:
-            text += (
-                f". This run's config has max_usd: {config.max_usd}, which the run shares with its "
-                "retries and re-executions; if the resource has a budget too, the smaller applies"
-            )
-        hopeless = isinstance(error, _NO_RETRY_HELPS)
-        raise dg.Failure(text, allow_retries=False if hopeless else None) from error
+        raise _failure(name, error, config) from error
+
+
+def _failure(name: str, error: ImageGenError, config: ImageRunConfig) -> dg.Failure:
+    text = f"{name}: {error}"
+    if isinstance(error, BudgetExhausted) and config.max_usd is not None:
+        text += (
+            f". This run's config has max_usd: {config.max_usd}, which the run shares with its "
+            "retries and re-executions; if the resource has a budget too, the smaller applies"
+        )
+    hopeless = isinstance(error, _NO_RETRY_HELPS)
+    return dg.Failure(text, allow_retries=False if hopeless else None)
 
 
 class _AssetStep:

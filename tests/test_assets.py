@@ -29,8 +29,9 @@ from dagster_imagegen import (
 from dagster_imagegen.assets import FunctionAssetArguments
 from dagster_imagegen.definition import OUR_ARGUMENTS, argument_names
 from dagster_imagegen.engine.errors import ConfigurationError
+from dagster_imagegen.engine.journal import Identity
 from dagster_imagegen.engine.request import ImageParams
-from dagster_imagegen.execution import StepEvents
+from dagster_imagegen.execution import Execution, StepEvents, TableOptions
 from dagster_imagegen.run_config import ImageRunConfig
 from dagster_imagegen.sandbox import Sandbox
 from tests import terminated_run
@@ -513,6 +514,34 @@ def test_execute_can_be_overridden(project: Project) -> None:
     (evaluation,) = result.get_asset_check_evaluations()
     assert evaluation.passed
     assert evaluation.asset_key == dg.AssetKey(["shop", "hero"])
+
+
+# -- the execution behind it -----------------------------------------------------------------------
+
+
+def test_an_execution_runs_in_any_step(project: Project) -> None:
+    """An op that is no asset, which an engine, a log and an identity are enough for."""
+    options = TableOptions(params={"quality": "low"}, template="a {name}")
+
+    @dg.op
+    def draw(context: dg.OpExecutionContext, imagegen: ImageGenResource) -> pa.Table:
+        identity = Identity(
+            run_id=context.run_id, root_run_id=context.run_id, step_key=context.op.name
+        )
+        with imagegen.open_engine() as engine:
+            run = Execution(engine=engine, log=context.log, identity=identity)
+            with run.begin(run.read([{"name": "mug"}], options)) as generation:
+                return run.finish(generation).images
+
+    @dg.job(resource_defs={"imagegen": project.resource()})
+    def drawing() -> None:
+        draw()
+
+    result = drawing.execute_in_process(instance=project.instance)
+    assert column(result.output_for_node("draw"), "prompt") == ["a mug"]
+    (row,) = project.usage(result).to_pylist()
+    assert (row["asset_key"], row["step_key"]) == (None, "draw")
+    assert any(line.startswith("draw: plan: 1 rows") for line in project.logs(result))
 
 
 # -- without a function ----------------------------------------------------------------------------
