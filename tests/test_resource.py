@@ -17,7 +17,7 @@ import pytest
 
 from dagster_imagegen import ImageGenError, ImageGenResource, image_asset
 from dagster_imagegen.engine.errors import BudgetExhausted, ConfigurationError, NoImage
-from dagster_imagegen.resource import normalised
+from dagster_imagegen.resource_settings import normalised
 from tests.conftest import Project, column
 
 KEY = "sk-live-1234567890abcdef"

@@ -9,7 +9,6 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import pyarrow as pa
 import pytest
-from dagster_imagegen.engine.usage import SCHEMA
 
 from dagster_imagegen.engine.errors import ConfigurationError, InvalidRequest
 from dagster_imagegen.engine.prompts import parameters
@@ -19,6 +18,7 @@ from dagster_imagegen.engine.prompts.parameters import (
     check_params,
     merge_mappings,
 )
+from dagster_imagegen.engine.record.schema import SCHEMA
 from dagster_imagegen.engine.request import (
     INTEGER_MAX,
     N_MAX,
