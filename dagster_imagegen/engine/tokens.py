@@ -1,11 +1,11 @@
-"""Token counts as a provider answers them."""
+"""Token counts, as a provider's answer reports them."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenUsage:
-    """What an answer says it counted. `None` is "not said", never 0."""
+    """The token counts of one answer. A count that it does not report is None, never 0."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
