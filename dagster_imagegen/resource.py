@@ -108,9 +108,9 @@ class ImageGenResource(ResourceSettings):
             if outcome.status not in ("generated", "reused"):
                 asked = f" for {prompt!r}" if self.record_prompts else ""
                 raise NoImage(
-                    f"no image{asked}: {outcome.status}: {outcome.row.get('error_message')}",
+                    f"no image{asked}: {outcome.status}: {outcome.error_message}",
                     status=outcome.status,
-                    code=outcome.row.get("error_code"),
+                    code=outcome.error_code,
                 )
             return _stored_image(engine, outcome)
 
@@ -181,20 +181,22 @@ class ImageGenResource(ResourceSettings):
 
 
 def _stored_image(engine: Engine, outcome: Outcome) -> StoredImage:
-    row = outcome.row
+    attempt, image = outcome.attempt, outcome.image
+    if attempt is None or attempt.result is None or image is None:
+        raise ValueError(f"an outcome without an image: {outcome}")
     return StoredImage(
         status=outcome.status,
-        data=engine.read_image(row["image_path"]),
-        uri=engine.image_uri(row["image_path"]),
-        path=row["image_path"],
-        sha256=row["image_sha256"],
-        format=row["image_format"],
-        width=row["image_width"],
-        height=row["image_height"],
-        revised_prompt=row.get("revised_prompt"),
-        cost_usd=row["cost_usd"],
-        cost_basis=row["cost_basis"],
-        attempt_id=row["attempt_id"],
+        data=engine.read_image(image.path),
+        uri=engine.image_uri(image.path),
+        path=image.path,
+        sha256=image.sha256 or "",
+        format=image.format or "",
+        width=image.width,
+        height=image.height,
+        revised_prompt=attempt.result.reply.revised_prompt,
+        cost_usd=attempt.result.cost.usd,
+        cost_basis=attempt.result.cost.basis,
+        attempt_id=attempt.attempt_id,
     )
 
 

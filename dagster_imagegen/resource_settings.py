@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from dagster_imagegen.engine.attempt import SANDBOX
 from dagster_imagegen.engine.endpoint.base_url import endpoint_url
-from dagster_imagegen.engine.endpoint.client import RetryPolicy
+from dagster_imagegen.engine.endpoint.retries import RetryPolicy
 from dagster_imagegen.engine.engine import Engine
 from dagster_imagegen.engine.errors import ConfigurationError, did_you_mean
 from dagster_imagegen.engine.money.budget import Budget, Per, Scope, WhenExhausted

@@ -31,7 +31,7 @@ from dagster_imagegen.engine.prompts.table import PromptTable, read_prompts
 from dagster_imagegen.engine.record import Record, RecordWriter, read_record
 from dagster_imagegen.engine.record.parts import PARTS_FOLDER, open_parts
 from dagster_imagegen.engine.record.schema import row_of, to_table
-from dagster_imagegen.engine.request import ImageParams
+from dagster_imagegen.engine.request import PARAMETERS, ImageParams
 from dagster_imagegen.engine.run.context import PassContext, Stop
 from dagster_imagegen.engine.run.plan import Plan, check_prices, make_plan
 from dagster_imagegen.engine.run.spending import remaining_usd
@@ -111,8 +111,8 @@ class Engine:
     ) -> PromptTable:
         """The requests of a prompt table. Raises `PromptTableError` naming every bad row.
 
-        Without `record_prompts` the error shows no values, except those of overrides other than
-        `extra_body`, which can hold another prompt.
+        Without `record_prompts` the error shows no values but those of parameters that cannot
+        repeat the prompt.
         """
         settings = self.settings
         try:
@@ -129,7 +129,8 @@ class Engine:
         except PromptTableError as error:
             if settings.record_prompts:
                 raise
-            raise error.without_values(except_of={*overrides} - {"extra_body"}) from None
+            shown = {name for name in overrides if not PARAMETERS[name].repeats_prompt}
+            raise error.without_values(except_of=shown) from None
 
     def plan(
         self, prompts: PromptTable, *, identity: Identity, redo: Collection[Redo] = ()

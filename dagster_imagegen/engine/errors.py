@@ -77,11 +77,9 @@ class RowProblem:
 
 
 class PromptTableError(ConfigurationError):
-    """Every row that cannot be sent, in `problems`. Positions count from 0.
+    """All problems of all rows that cannot be sent. Positions count from 0.
 
-    Args:
-        problems: All problems of all rows.
-        shown: How many of them the message lists.
+    `problems` has all of them, the message the first `shown`.
     """
 
     def __init__(self, problems: Sequence[RowProblem], *, shown: int = 20) -> None:

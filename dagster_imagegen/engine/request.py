@@ -17,12 +17,6 @@ from dagster_imagegen.engine.errors import InvalidRequest
 
 Kind: TypeAlias = Literal["text", "integer", "boolean", "mapping"]
 Column: TypeAlias = Literal["string", "int32", "int64", "bool"]
-COLUMN_OF_KIND: Mapping[Kind, Column] = {
-    "text": "string",
-    "integer": "int32",
-    "boolean": "bool",
-    "mapping": "string",
-}
 
 INTEGER_MAX = 2**31 - 1
 """The largest integer parameter: what an int32 column of the usage table holds."""
@@ -30,7 +24,8 @@ INTEGER_MAX = 2**31 - 1
 N_MAX = 10_000
 """The most images of one row, so that a year or a price in the wrong column is an error."""
 
-TRANSPARENT_FORMATS = ("png", "webp")
+_TRANSPARENT_FORMATS = (None, "png", "webp")
+_COLUMNS: Mapping[Kind, Column] = {"integer": "int32", "boolean": "bool"}
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -74,31 +69,27 @@ class Parameter:
     minimum: int = 0
     maximum: int = INTEGER_MAX
     max_characters: int | None = None
-
     body: Literal["field", "merged", "no"] = "field"
     """Sent as a field of the body, merged into the body, or not sent."""
 
     fingerprint: Literal["always", "when_set", "no"] = "when_set"
-    """Whether it decides the image. The parameters of the first release are in the fingerprint
-    "always", as null where they are not set; a later one only "when_set", so that the
-    fingerprints of older images hold."""
+    """Whether it decides the image. Unset parameters of the first release are in the fingerprint
+    as null ("always"). Later ones are "when_set", so that the fingerprints of older images hold."""
 
     column: Column | Literal["by_kind"] | None = "by_kind"
-    """The type of its column in the usage table, which `column_type` resolves; None for none."""
+    description: str = "as sent"
+    """Type and description of its column in the usage table; None for no column."""
 
     repeats_prompt: bool = False
     """Whether it can repeat the prompt, so that it is recorded only where prompts are."""
 
-    description: str = "as sent"
-    """The description of its column."""
-
     @property
     def column_type(self) -> Column | None:
-        """The type of its column in the usage table, or None if it has no column."""
-        return COLUMN_OF_KIND[self.kind] if self.column == "by_kind" else self.column
+        """The type of its column in the usage table; None for no column."""
+        return _COLUMNS.get(self.kind, "string") if self.column == "by_kind" else self.column
 
     def is_set(self, value: object) -> bool:
-        """Whether a value takes part in the body: it is not None, nor the mapping ""."""
+        """Whether a value is neither None nor the mapping ""."""
         return value is not None and not (self.kind == "mapping" and value == "")
 
     def problems(self, value: Any) -> Iterator[InvalidRequest]:
@@ -179,8 +170,7 @@ class ImageRequest:
     def fingerprint(self) -> str:
         """sha256, in hex, of what decides the image.
 
-        Two requests with the same fingerprint ask for the same image. What only changes how it is
-        delivered or who asks is left out: `user`, `moderation`, streaming, run and row ids.
+        `user`, `moderation`, streaming, run and row ids are left out: they do not decide it.
         """
         identity = {
             "endpoint_id": self.endpoint_id,
@@ -205,11 +195,8 @@ class ImageRequest:
         return body
 
     def recorded(self, *, prompts: bool) -> dict[str, Any]:
-        """The columns of the usage table that hold parameters.
-
-        Args:
-            prompts: Whether prompts are recorded; if not, what can repeat one is null.
-        """
+        """The parameters as columns of the usage table; without `prompts`, those are null that can
+        repeat a prompt."""
         return {
             each.name: value
             if each.is_set(value) and (prompts or not each.repeats_prompt)
@@ -233,19 +220,15 @@ class ImageRequest:
         yield from PROMPT.problems(self.prompt)
         for each, value in self._values():
             yield from each.problems(value)
-        if self.background == "transparent" and self.output_format not in (
-            None,
-            *TRANSPARENT_FORMATS,
-        ):
+        background, partials = self.background, self.partial_images
+        if background == "transparent" and self.output_format not in _TRANSPARENT_FORMATS:
             rule = f"must not be transparent with output_format {self.output_format!r}"
-            yield InvalidRequest(
-                "background", self.background, rule, remedy="use output_format png or webp"
-            )
-        if self.stream and streaming_needs_partials and not self.partial_images:
+            remedy = "use output_format png or webp"
+            yield InvalidRequest("background", background, rule, remedy=remedy)
+        if self.stream and streaming_needs_partials and not partials:
             rule = "must be at least 1 to stream from this endpoint"
-            yield InvalidRequest(
-                "partial_images", self.partial_images, rule, remedy="set it, or leave out stream"
-            )
+            remedy = "set it, or leave out stream"
+            yield InvalidRequest("partial_images", partials, rule, remedy=remedy)
 
     def _values(self) -> Iterator[tuple[Parameter, Any]]:
         for each in parameters_of(type(self)):

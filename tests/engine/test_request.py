@@ -179,7 +179,7 @@ def test_all_problems_of_a_request_are_reported():
 
 
 def test_a_misspelt_parameter_has_a_nearest_name():
-    """A parameter that nobody knows would silently change nothing."""
+    """An unknown parameter would silently change nothing."""
     with pytest.raises(
         ConfigurationError, match='unknown request parameter "qualty"; did you mean "quality"'
     ):
@@ -236,7 +236,7 @@ def test_whole_numbers_in_a_table_are_integers(cell: object):
 
 @pytest.mark.parametrize("cell", [2.5, float("inf"), "3", True, 0, -1, Decimal("2.5")])
 def test_other_cells_are_no_number_of_images(cell: object):
-    """What only looks like a number is a question for the author of the table."""
+    """A value that only looks like a number is an error of the table."""
     with pytest.raises(InvalidRequest):
         check_param("n", cell, in_table=True)
 
@@ -297,7 +297,7 @@ def test_the_body_is_json_that_utf8_carries():
     ],
 )
 def test_a_message_states_the_rule_and_the_value(params: dict[str, Any], message: str):
-    """Nobody has to turn it around to know what to write instead."""
+    """The reader learns what to write instead."""
     with pytest.raises(InvalidRequest) as caught:
         check_params(params)
     assert str(caught.value) == message
@@ -327,7 +327,7 @@ def test_the_table_is_in_step_with_the_types():
 
 @pytest.mark.parametrize("parameter", PARAMETERS.values(), ids=lambda each: each.name)
 def test_a_row_of_the_table_decides_checks_body_fingerprint_and_column(parameter: Parameter):
-    """Nothing else in the library knows one parameter from another in these."""
+    """All of these follow from the row, for each parameter alike."""
     name, value = parameter.name, SAMPLES[parameter.kind]
     check_overrides([name])
     assert check_params({name: value}) == {name: value}

@@ -30,9 +30,6 @@ _TYPES: Mapping[Kind, tuple[type, str]] = {
 def check_params(params: Mapping[str, object]) -> ImageParams:
     """Check parameters where an asset is defined, long before a run.
 
-    Returns:
-        The same parameters, typed.
-
     Raises:
         ConfigurationError: A name is unknown; the message has the nearest one.
         InvalidRequest: A value has the wrong type or breaks a hard limit.
@@ -68,20 +65,11 @@ def _check_name(name: str, place: str = "") -> None:
 
 
 def check_param(name: str, value: object, *, in_table: bool = False) -> Any:
-    """Check the value of one parameter.
+    """The checked value of one parameter; raises `InvalidRequest`.
 
-    Args:
-        name: A key of `PARAMETERS`.
-        value: What the user or the row sets it to.
-        in_table: Whether it is a cell. Whole floats and decimals are then integers, because
-            pandas makes floats of integers beside nulls and DuckDB makes decimals of large ones;
-            a mapping can be JSON text, or a struct, whose null fields are left out.
-
-    Returns:
-        The value, with an integer as `int`.
-
-    Raises:
-        InvalidRequest: Its type is wrong, or it breaks a hard limit.
+    In a table, whole floats and decimals are integers too, because pandas makes floats of integers
+    beside nulls and DuckDB makes decimals of large ones. A mapping there can be JSON text, or a
+    struct, whose null fields are left out.
     """
     parameter = PARAMETERS[name]
     if parameter.kind == "mapping" and in_table:
@@ -93,11 +81,7 @@ def check_param(name: str, value: object, *, in_table: bool = False) -> Any:
 
 
 def check_value(parameter: Parameter, value: object, *, in_table: bool = False) -> Any:
-    """The value if it has the type and keeps the limits of a row of the table of parameters.
-
-    Raises:
-        InvalidRequest: It does not.
-    """
+    """The value, if it has the type and keeps the limits of `parameter`; else `InvalidRequest`."""
     kind, words = _TYPES[parameter.kind]
     if parameter.kind == "integer" and (in_table or isinstance(value, Integral)):
         whole = whole_number(value)

@@ -78,13 +78,10 @@ def read_prompts(
     Args:
         source: Anything tabular, see `read_source`. A generator or reader is used up.
         endpoint_id: The endpoint that the images belong to.
-        model: The resource's model.
-        template: A prompt with named columns. It may name a column `prompt` too, which the filled
-            template then replaces.
+        model: The resource's model; `extra_body` is the resource's too.
+        template: A prompt with named columns. The filled template replaces a column `prompt`.
         overrides: The columns that override a parameter for their row.
-        params: The asset's parameters. They take precedence over the resource's, and overrides
-            over both.
-        extra_body: The resource's further body parameters.
+        params: The asset's, which precede the resource's. Overrides precede both.
         streaming_needs_partials: See `ImageRequest.problems`.
 
     Raises:

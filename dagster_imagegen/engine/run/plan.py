@@ -35,13 +35,14 @@ _COLUMNS = [name for name in SCHEMA.names if name not in _TEXTS]
 class Job:
     """One distinct image that is wanted. `known` is its outcome where nothing is to be sent.
 
-    `worst_case` is the most that one request for it can cost.
+    `least` and `worst_case` are what one request for it can cost, computed here and nowhere else.
     """
 
     request: ImageRequest
     prompt_id: str
     known: Outcome | None = None
     unresolved: Unresolved = field(default_factory=Unresolved)
+    least: Cost = UNKNOWN_COST
     worst_case: Cost = UNKNOWN_COST
 
 
@@ -134,13 +135,16 @@ async def make_plan(
     jobs: list[Job] = []
     for fingerprint, (request, prompt_id) in wanted.items():
         verdict = judge.verdict(request, on_record.get(fingerprint, []))
+        unsent = (UNKNOWN_COST, UNKNOWN_COST)
+        least, worst_case = prices.bounds(request) if verdict.known is None else unsent
         jobs.append(
             Job(
                 request=request,
                 prompt_id=prompt_id,
                 known=verdict.known,
                 unresolved=verdict.unresolved,
-                worst_case=UNKNOWN_COST if verdict.known else prices.worst_case(request),
+                least=least,
+                worst_case=worst_case,
             )
         )
     counts = Counter(_kind(job.known) for job in jobs if job.known is not None)
@@ -152,7 +156,7 @@ async def make_plan(
         refused=counts["refused"],
         unknown=counts["unknown"],
         missing=counts["missing"],
-        cost_range_usd=_cost_range([job for job in jobs if job.known is None], prices),
+        cost_range_usd=_cost_range([job for job in jobs if job.known is None]),
         sandbox=any(job.request.endpoint_id == SANDBOX for job in jobs),
     )
 
@@ -207,12 +211,11 @@ def _kind(outcome: Outcome) -> str:
     return "missing" if outcome.error_code == IMAGE_MISSING else outcome.status
 
 
-def _cost_range(jobs: list[Job], prices: PriceList) -> tuple[Decimal, Decimal] | None:
+def _cost_range(jobs: list[Job]) -> tuple[Decimal, Decimal] | None:
     """Summed over all; None as soon as one has no price."""
     low = high = Decimal(0)
     for job in jobs:
-        estimate = prices.estimate_range(job.request)
-        if estimate is None:
+        if job.least.usd is None or job.worst_case.usd is None:
             return None
-        low, high = low + estimate[0], high + estimate[1]
+        low, high = low + job.least.usd, high + job.worst_case.usd
     return low, high

@@ -1,6 +1,7 @@
 """How far a pass has come, and what it has cost so far."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from dagster_imagegen.engine.attempt import Cost, Result
@@ -11,7 +12,8 @@ class Totals:
     """What a pass has caused so far. `requests` counts what was sent; money counts every answer.
 
     `list_price_usd` is what it costs at list price; outside the sandbox the same as `cost_usd`.
-    `unpriced` counts answers whose cost is unknown.
+    `unpriced` counts answers whose cost is unknown; `statuses` counts answers by status; `by_basis`
+    has the number of answers and their cost by cost basis.
     """
 
     requests: int = 0
@@ -22,6 +24,8 @@ class Totals:
     cost_usd: Decimal = Decimal(0)
     list_price_usd: Decimal = Decimal(0)
     unpriced: int = 0
+    statuses: Counter[str] = field(default_factory=Counter[str])
+    by_basis: dict[str, tuple[int, Decimal]] = field(default_factory=dict[str, tuple[int, Decimal]])
 
     def add(self, result: Result, *, list_price: Cost) -> None:
         """Count an answer."""
@@ -31,6 +35,9 @@ class Totals:
         self.list_price_usd += list_price.usd or 0
         self.cost_usd += result.cost.usd or 0
         self.unpriced += result.cost.usd is None
+        self.statuses[result.status] += 1
+        answers, usd = self.by_basis.get(result.cost.basis, (0, Decimal(0)))
+        self.by_basis[result.cost.basis] = (answers + 1, usd + (result.cost.usd or 0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -216,7 +216,7 @@ def test_pandas_integers_beside_nulls_are_integers():
 
 
 def test_a_likely_override_that_is_not_named_is_warned_of():
-    """A product's size is carried; whoever meant the image's is told how to say so."""
+    """A product's size is carried; the warning says how to make it the image's."""
     source = [{"prompt": "a", "size": "XL", "note": "x"}]
     table = read(source)
     assert table.rows[0].requests[0].size == "auto"
@@ -248,7 +248,7 @@ def test_a_likely_override_that_is_not_named_is_warned_of():
     ],
 )
 def test_arguments_that_cannot_work_are_one_error(arguments: dict[str, Any], message: str):
-    """What no row can mend is told once, however many rows there are."""
+    """An error that no row can change is reported once, however many rows there are."""
     with pytest.raises(ConfigurationError, match=message) as caught:
         read([{"prompt": "a", "qualty": "low", "name": "x"}] * 3, **arguments)
     assert not isinstance(caught.value, PromptTableError)
@@ -332,8 +332,8 @@ def test_rows_that_are_no_rows_and_values_that_are_no_column_are_named():
     assert problems_of([{"prompt": "a", "x": "ok"}, {"prompt": "b", "x": "\ud800"}]) == [(1, "x")]
 
 
-def test_a_row_can_mend_what_its_asset_leaves_open():
-    """With overrides, a hard limit is judged row by row."""
+def test_a_row_can_complete_the_parameters_of_its_asset():
+    """With overrides, hard limits are checked row by row."""
     source = [{"prompt": "a", "partial_images": 2}, {"prompt": "b", "partial_images": None}]
     assert problems_of(
         source,
