@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from dagster_imagegen import ImageGenResource
+from dagster_imagegen import ImageGenResource, image_asset
 from dagster_imagegen.sandbox import Sandbox
 
 
@@ -146,3 +146,35 @@ def observed(result: dg.ExecuteInProcessResult) -> list[dg.AssetObservation]:
 def column(table: pa.Table, name: str) -> list[Any]:
     """The values of a column."""
     return table[name].to_pylist()
+
+
+def table_asset(table: Any, name: str = "products") -> dg.AssetsDefinition:
+    """An upstream asset with this value."""
+
+    @dg.asset(name=name)
+    def products() -> Any:
+        return table
+
+    return products
+
+
+def of_rows(rows: Any, **arguments: Any) -> dg.AssetsDefinition:
+    """An image asset named `hero` of this prompt table."""
+
+    def source() -> Any:
+        return rows
+
+    return image_asset(name="hero", **arguments)(source)
+
+
+class Store(dg.IOManager):
+    """Keeps values, of several partitions too."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        self.values[context.asset_key.to_user_string()] = obj
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        return self.values[context.asset_key.to_user_string()]

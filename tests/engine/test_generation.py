@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from dagster_imagegen.engine.attempt import Identity
+from dagster_imagegen.engine.attempt import Attempt, Identity, RequestRecord
 from dagster_imagegen.engine.endpoint.retries import RetryPolicy
 from dagster_imagegen.engine.engine import Engine
 from dagster_imagegen.engine.errors import (
@@ -29,7 +29,7 @@ from dagster_imagegen.engine.errors import (
     StorageError,
 )
 from dagster_imagegen.engine.record import Limits
-from dagster_imagegen.engine.record.journal import Header, record_line
+from dagster_imagegen.engine.record.journal import Header, intent_line
 from dagster_imagegen.engine.request import ImageRequest
 from dagster_imagegen.engine.storage import Patience
 from dagster_imagegen.sandbox import Fault, Sandbox
@@ -298,9 +298,9 @@ def test_a_wait_that_is_too_long_leaves_the_rest_to_a_later_run(
     assert told == +Counter(failed=1, generated=sent - 1, deferred=20 - sent)
     for outcome in first.outcomes.values():
         if outcome.status != "generated":
-            assert "asks to wait 86," in outcome.row["error_message"]
+            assert "asks to wait 86," in (outcome.error_message or "")
         if outcome.status == "deferred":
-            assert outcome.row["error_code"] == "wait_too_long"
+            assert outcome.error_code == "wait_too_long"
     assert usage_rows(storage).num_rows == sent
     second = statuses(run(prompts, retry=patience, max_concurrency=4))
     assert Counter(second) == +Counter(generated=21 - sent, reused=sent - 1)
@@ -485,8 +485,10 @@ def test_only_a_later_run_asks_for_what_a_dead_one_asked_for(
     )
     identity = Identity(run_id="died", root_run_id="root")
     header = Header(journal_id=jid, schema=1, identity=identity)
-    intent = {"fingerprint": request.fingerprint, "model": request.model, "root_run_id": "root"}
-    lines = [header.line(), record_line("intent", f"{jid}-0", intent)]
+    lines = [
+        header.line(),
+        intent_line(attempt_at(RequestRecord.of(request), identity, f"{jid}-0")),
+    ]
     path = f"{root}/_journal/{jid}/000000.jsonl"
     fs.pipe_file(path, "\n".join(lines).encode())
     if lease > 1:
@@ -506,9 +508,10 @@ def test_a_run_with_nothing_to_send_closes_what_a_dead_one_left(
     run(["a mug"], storage_uri=name)
     fs, root = fsspec.url_to_fs(name)
     jid = "20260101T000000000000Z-dead"
-    header = Header(journal_id=jid, schema=1, identity=Identity(run_id="died", root_run_id="died"))
+    identity = Identity(run_id="died", root_run_id="died")
+    header = Header(journal_id=jid, schema=1, identity=identity)
     intents = [
-        record_line("intent", f"{jid}-{number}", {"fingerprint": f"{number}", "model": "m"})
+        intent_line(attempt_at(RequestRecord(fingerprint=f"{number}"), identity, f"{jid}-{number}"))
         for number in range(asked_for)
     ]
     path = f"{root}/_journal/{jid}/000000.jsonl"
@@ -569,3 +572,8 @@ def test_a_pass_tells_that_it_waits(
         assert sum(beat is not None for beat in beats) == 2
         told = str(generation.progress)
     assert re.fullmatch(r"2 of 2 images, 0 in flight, \d+ a minute, \$0\.03", told), told
+
+
+def attempt_at(request: RequestRecord, identity: Identity, attempt_id: str) -> Attempt:
+    """An attempt that its writer left open."""
+    return Attempt(attempt_id=attempt_id, identity=identity, request=request)

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dagster_imagegen.engine.attempt import Outcome
 from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.record import Limits
-from dagster_imagegen.engine.record.schema import Row
+from dagster_imagegen.engine.record.schema import Row, row_of
 from dagster_imagegen.engine.storage import Patience
 from dagster_imagegen.sandbox import Sandbox
 from tests.fire import books
@@ -151,7 +152,8 @@ def outage_and_rerun(passes: Passes, sandbox: Sandbox, *, begins_at: int) -> Non
     assert [path for path in bucket.below("_journal") if not path.endswith(".sealed")] == []
     images = bucket.below("images")
     for outcome in last.outcomes.values():
-        assert_whole(images[outcome.row["image_path"]], outcome.row)
+        row = row_of_outcome(outcome)
+        assert_whole(images[row["image_path"]], row)
     assert len(images) == len(PROMPTS)
 
 
@@ -206,9 +208,10 @@ def test_images_that_are_refused_for_good_are_set_aside(passes: Passes, sandbox:
     images = bucket.below("images")
     paid = {row["attempt_id"]: row["cost_usd"] for row in rows}
     for outcome in back.outcomes.values():
-        assert_whole(images[outcome.row["image_path"]], outcome.row)
+        row = row_of_outcome(outcome)
+        assert_whole(images[row["image_path"]], row)
         if outcome.status == "reused":
-            assert outcome.row["cost_usd"] == paid[outcome.row["attempt_id"]]
+            assert row["cost_usd"] == paid[row["attempt_id"]]
     later = passes.run(sandbox, PROMPTS, **options)
     assert {outcome.status for outcome in later.outcomes.values()} == {"reused"}
     assert len(sandbox.requests) == len(PROMPTS)
@@ -324,3 +327,9 @@ def test_s3_behind_a_breaking_proxy_in_full(
 ) -> None:
     """The same with six more seeds, and more of it."""
     broken_s3(passes, sandbox, s3_options, rate=0.15, seed=seed)
+
+
+def row_of_outcome(outcome: Outcome) -> Row:
+    """The usage row behind an outcome."""
+    assert outcome.attempt is not None
+    return row_of(outcome.attempt)

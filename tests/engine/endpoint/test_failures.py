@@ -3,6 +3,7 @@
 import json
 import random
 from dataclasses import replace
+from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -11,14 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dagster_imagegen.engine.attempt import TokenUsage, charge, redact_prompt
+from dagster_imagegen.engine.attempt import UNKNOWN_COST, Cost, Result, TokenUsage
 from dagster_imagegen.engine.endpoint.failures import AnswerHead, Failure, classify
 from dagster_imagegen.engine.endpoint.kinds import FailureKind
+from dagster_imagegen.engine.endpoint.response import Answer, GeneratedImage
 from dagster_imagegen.engine.endpoint.retries import RetryPolicy
 from dagster_imagegen.engine.endpoint.waits import read_headroom, seconds_in_message, server_wait
 from dagster_imagegen.engine.errors import EndpointMisconfigured
 from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.request import ImageRequest
+from dagster_imagegen.engine.run.answers import cost_of_answer, result_of_answer
 
 K = FailureKind
 NOW = 1_700_000_000.0
@@ -508,6 +511,10 @@ def test_a_summary_goes_on_in_a_sentence(message: str) -> None:
     assert failed.message == message
 
 
+def cost_of(prices: PriceList, request: ImageRequest, failed: Failure) -> Cost:
+    return cost_of_answer(prices, request, Answer(result=failed), worst_case=UNKNOWN_COST)
+
+
 def test_an_image_that_was_made_costs_what_an_image_costs() -> None:
     """Also when it could not be fetched and the answer counted the prompt's tokens alone."""
     prices = PriceList.default()
@@ -515,39 +522,28 @@ def test_an_image_that_was_made_costs_what_an_image_costs() -> None:
         endpoint_id="e", model="gpt-image-1", prompt="a mug", size="1024x1024", quality="high"
     )
     tokens = TokenUsage(input_tokens=12, total_tokens=12, input_text_tokens=12)
-    lost = charge(prices, request, failure(K.SAVING_FAILED, tokens=tokens))
+    lost = cost_of(prices, request, failure(K.SAVING_FAILED, tokens=tokens))
     assert lost == prices.cost(request.model, size="1024x1024", quality="high")
     assert lost.basis == "estimated"
-    refused = charge(prices, request, failure(K.REFUSED, tokens=tokens))
+    refused = cost_of(prices, request, failure(K.REFUSED, tokens=tokens))
     assert (refused.usd, refused.basis) == (Decimal("0.00006"), "metered")
 
 
-SECRET = "a secret\n  product,\u200b no. 9, on a table of oak beside a window " + "and so on " * 90
-
-
-@pytest.mark.parametrize("prompt", [SECRET, "mug", "prompt", "p", "\n prompt ", "a\tmug"])
-def test_a_prompt_is_in_no_message_that_repeats_it(prompt: str) -> None:
-    """Neither as it was sent nor as a message spells it, wherever that was cut."""
-    sent = redact_prompt(f"<{prompt}> <{prompt}>", prompt)
-    assert "".join(sent.split()) == "<[prompt]><[prompt]>"
-    message = classified(400, openai(message=f"<{prompt}> is no good")).message
-    told = redact_prompt(message, prompt)
-    assert "".join(told.split()) == (
-        "<[prompt]…" if message.endswith("…") else "<[prompt]>isnogood"
-    )
-
-
-@pytest.mark.parametrize("padding", range(0, 460, 90))
-def test_the_beginning_of_a_prompt_goes_as_well(padding: int) -> None:
-    """40 characters of it are the prompt; where it is cut does not matter."""
-    message = classified(400, openai(message="x" * padding + SECRET)).message
-    assert message.endswith("…")
-    assert redact_prompt(message, SECRET) == "x" * padding + "[prompt]…"
-    quoted = f"'{SECRET[:300]}...' is refused; {SECRET[:50]} too"
-    assert redact_prompt(quoted, SECRET) == "'[prompt]...' is refused; [prompt] too"
-
-
-@pytest.mark.parametrize("prompt", ["\u200b", " ", "\x00\n"])
-def test_a_prompt_of_nothing_printable_marks_nothing(prompt: str) -> None:
-    """On one line nothing is left of it, which is in every text everywhere."""
-    assert redact_prompt("refused", prompt) == "refused"
+def test_without_its_texts_an_answer_keeps_its_code() -> None:
+    """Where prompts are not recorded: a provider's message or revised prompt can repeat one."""
+    refused = classified(400, openai("moderation_blocked", message="'a mug' is not allowed"))
+    image = GeneratedImage(data=b"", format="png", width=1, height=1, revised_prompt="a red mug")
+    kept: list[Result] = [
+        result_of_answer(
+            Answer(result=said),
+            UNKNOWN_COST,
+            sandbox=False,
+            finished_at=datetime.now(timezone.utc),
+            with_texts=False,
+        )
+        for said in (refused, image)
+    ]
+    assert [each.error_code for each in kept] == ["moderation_blocked", None]
+    assert [each.error_message for each in kept] == [None, None]
+    assert [each.reply.revised_prompt for each in kept] == [None, None]
+    assert "mug" not in refused.summary_without_message
