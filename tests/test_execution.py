@@ -95,7 +95,7 @@ def test_odd_times_and_descriptions_are_carried(project: Project) -> None:
         ([{"text": "a"}], 'no column "prompt"'),
         ([{"prompt": "a"}, {"prompt": None}, {"prompt": ""}], "2 problems"),
         (["x" * 32_001], "32,001"),
-        ([{"prompt": "a", "image_uri": "x"}], "collide"),
+        ([{"prompt": "a", "image_uri": "x"}], "must not begin with"),
         ([{"prompt": "a", "prompt_id": "1"}, {"prompt": "b", "prompt_id": "1"}], "row 0"),
     ],
 )
@@ -185,7 +185,7 @@ def test_an_image_that_was_deleted_is_not_paid_for_again(project: Project) -> No
     result = project.run(hero, fails=True)
     assert project.sent() == 0
     assert column(project.value("hero"), "image_status") == ["failed", "reused"]
-    assert "raise the row's revision" in project.errors(result)[0]
+    assert "bump the row's revision" in project.errors(result)[0]
 
 
 def test_an_image_that_was_deleted_is_not_worth_a_retry_of_the_step(project: Project) -> None:
