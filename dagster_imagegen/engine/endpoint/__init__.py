@@ -1,1 +1,1 @@
-"""One request to an endpoint: sent, read, and told as an image or a failure of a known kind."""
+"""One request to an endpoint: sent, and its answer read as an image or a classified failure."""

@@ -14,7 +14,6 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -108,7 +107,7 @@ class ImageClient:
         self._direct = Connections(functools.partial(connect, trust_env=False))
         self._connections = Connections(connect) if trust_env else self._direct
         self._downloader = ImageDownloader(
-            self._connections,
+            connections=self._connections,
             direct=self._direct,
             endpoint=self._url,
             endpoint_headers=self._headers,
@@ -128,12 +127,7 @@ class ImageClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -189,22 +183,23 @@ class ImageClient:
         )
 
     async def _result(self, response: httpx.Response, head: AnswerHead, deadline: float) -> Result:
-        body = _Body(response, preallocated=self._max_body_bytes)
+        body = bytearray()
         try:
             async with contextlib.aclosing(self._chunks(response, deadline)) as chunks:
                 is_stream = "text/event-stream" in head.headers.get("content-type", "")
                 if is_stream and head.is_success:
                     return await read_stream(chunks, head)
                 async for chunk in chunks:
-                    body.add(chunk)
+                    body += chunk
         except _TooLarge as error:
             if head.is_success:
                 return ambiguous("body_too_large", str(error))
         except (httpx.HTTPError, OSError) as error:
-            if head.is_success and not body.is_whole_json():
+            is_whole_json = body.startswith(b"{") and body.rstrip().endswith(b"}")
+            if head.is_success and not is_whole_json:
                 return ambiguous(*self._cut_off(error))
-        # An error and complete JSON are read although their end is missing.
-        return read_body(body.data, head)
+        # An error, and JSON that is whole, are read although the connection was cut.
+        return read_body(body, head)
 
     async def _chunks(
         self, response: httpx.Response, deadline: float
@@ -294,27 +289,3 @@ class _Delivery:
     async def trace(self, event: str, info: Mapping[str, Any]) -> None:
         if event.endswith(("send_request_headers.failed", "send_request_body.failed")):
             self.failed = True
-
-
-class _Body:
-    """A body in one buffer, allocated at once where the answer names its length."""
-
-    def __init__(self, response: httpx.Response, *, preallocated: int) -> None:
-        length = response.headers.get("content-length", "")
-        sane = length.isascii() and length.isdigit() and int(length) <= preallocated
-        self._buffer = bytearray(int(length) if sane else 0)
-        self._end = 0
-
-    def add(self, chunk: bytes) -> None:
-        end = self._end + len(chunk)
-        self._buffer[self._end : end] = chunk
-        self._end = end
-
-    @property
-    def data(self) -> bytearray:
-        del self._buffer[self._end :]
-        return self._buffer
-
-    def is_whole_json(self) -> bool:
-        """Whether the JSON is complete, although the connection ended early."""
-        return self.data.startswith(b"{") and self.data.rstrip().endswith(b"}")

@@ -1,8 +1,7 @@
-"""Connections that are taken and given back, so that a request costs the same among thousands.
+"""Connections for thousands of requests at once, each of which costs no more than a single one.
 
-A pool of httpx looks at every connection it has, with a system call for each idle one, whenever a
-request begins and whenever one ends. So here each client has a pool to itself, and serves one
-request at a time.
+The pool of an httpx client checks all of its connections, with a system call for each idle one,
+whenever a request begins or ends. So here each client serves one request at a time.
 """
 
 import contextlib
@@ -12,22 +11,24 @@ from collections.abc import AsyncGenerator, Callable
 
 import httpx
 
-# Far shorter than the 5 s after which common servers hang up, also on a machine that is busy: a
-# request that meets a connection being closed is lost in a way that nobody can tell from one that
-# was billed. A handshake more costs little beside an image.
+# Far less than the 5 s after which common servers close a connection: a request sent at that moment
+# is lost, and nobody can tell whether it was billed. Another handshake costs little.
 KEEPALIVE_SECONDS = 1.0
-# One client asks one host at a time, but a host of linked images can have a few addresses.
+# A client sends one request at a time, but a linked image can redirect to a few other hosts.
 LIMITS = httpx.Limits(
     max_connections=None, max_keepalive_connections=4, keepalive_expiry=KEEPALIVE_SECONDS
 )
 
 
 class Connections:
-    """A stack of clients of `make`, which has to give them `LIMITS`.
+    """A stack of clients.
 
-    The client last used is the next one used, for its connection is the least likely to be closed
-    by now. httpx looks whether it is before every use; those that nobody used for
-    `KEEPALIVE_SECONDS` are closed when any client is given back.
+    The client that was used last is used next, because its connection is the least likely to be
+    closed. A client that is idle for `KEEPALIVE_SECONDS` is closed when another is given back.
+
+    Args:
+        make: Makes a client, with `LIMITS`.
+        clock: Gives seconds.
     """
 
     def __init__(
@@ -36,15 +37,18 @@ class Connections:
         self._make = make
         self._clock = clock
         self._closed = False
-        # Made at once: what a client cannot be made with, such as a proxy that is no address, is
-        # found before there is a request that it could be taken for the fate of.
+        # Made now, so that a setting that no client can be made with, such as an invalid proxy, is
+        # found before the first request.
         first = make()
         self._open = {first}
         self._idle = deque([(clock(), first)])
 
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncGenerator[httpx.AsyncClient, None]:
-        """A client for one request; closed if that is broken off, and with it its connection."""
+        """A client for one request; if that raises or is cancelled, the client is closed.
+
+        Raises RuntimeError after `aclose`.
+        """
         if self._closed:
             raise RuntimeError("the connections are closed")
         if self._idle:
@@ -60,11 +64,11 @@ class Connections:
         now = self._clock()
         self._idle.append((now, client))
         while self._idle and now - self._idle[0][0] > KEEPALIVE_SECONDS:
-            with contextlib.suppress(Exception):  # It is somebody else's; this request is done.
+            with contextlib.suppress(Exception):  # This request has succeeded already.
                 await self._close(self._idle.popleft()[1])
 
     async def aclose(self) -> None:
-        """Close all, also those in use."""
+        """Close all clients, also those in use."""
         self._closed = True
         self._idle.clear()
         while self._open:

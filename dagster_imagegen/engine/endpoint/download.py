@@ -10,6 +10,7 @@ import contextlib
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 from urllib.request import getproxies, proxy_bypass
@@ -43,42 +44,26 @@ async def resolve_name(host: str, port: int) -> Sequence[str]:
     return [str(address[4][0]) for address in found]
 
 
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ImageDownloader:
     """Fetches the image where an endpoint answers with a link.
 
-    Args:
-        connections: Those to the endpoint, through a proxy where there is one.
-        direct: Those without a proxy; the same object where there is none.
-        endpoint: The URL of the endpoint, to which links can be relative.
-        endpoint_headers: Its headers with the key, for links to the endpoint itself.
-        max_body_bytes: The largest image that is accepted.
-        resolve: Looks a host name up.
-        sleep: Waits between tries.
+    `connections` go through a proxy where there is one, `direct` never does; they are the same
+    object if the endpoint is on this machine.
     """
 
-    def __init__(
-        self,
-        connections: Connections,
-        *,
-        direct: Connections,
-        endpoint: httpx.URL,
-        endpoint_headers: Mapping[str, str],
-        max_body_bytes: int,
-        resolve: Resolve,
-        sleep: Callable[[float], Awaitable[None]],
-    ) -> None:
-        self._connections = connections
-        self._direct = direct
-        self._endpoint = endpoint
-        self._endpoint_headers = endpoint_headers
-        self._max_body_bytes = max_body_bytes
-        self._resolve = resolve
-        self._sleep = sleep
+    connections: Connections
+    direct: Connections
+    endpoint: httpx.URL  # to which a link can be relative
+    endpoint_headers: Mapping[str, str]  # with the key
+    max_body_bytes: int
+    resolve: Resolve
+    sleep: Callable[[float], Awaitable[None]]
 
     async def fetch(self, link: ImageLink) -> GeneratedImage | Failure:
         """The image behind a link; after a few tries, a failure that says it was billed."""
         try:
-            url = self._endpoint.join(link.url)
+            url = self.endpoint.join(link.url)
         except (httpx.InvalidURL, ValueError):
             return saving_failed("the link is not a valid URL", link.facts)
         problem = ""
@@ -100,7 +85,7 @@ class ImageDownloader:
                 problem = "invalid host name"
                 break
             if wait is not None:
-                await self._sleep(wait)
+                await self.sleep(wait)
         return saving_failed(f"{shown(url)}: {problem}", link.facts)
 
     async def _get(self, url: httpx.URL) -> bytes:
@@ -129,14 +114,14 @@ class ImageDownloader:
         """How to get `url`: with the key from the endpoint itself, without it from anybody else."""
         if url.scheme not in ("http", "https") or not url.host:
             raise _Forbidden(f"the scheme must be http or https, got {url.scheme or 'none'}")
-        if origin(url) == origin(self._endpoint):
-            return _Route(self._connections, url, self._endpoint_headers)
+        if origin(url) == origin(self.endpoint):
+            return _Route(self.connections, url, self.endpoint_headers)
         address = await self._allowed_address(url)
         if address is None:
-            return _Route(self._connections, url, {"accept": "image/*"})
+            return _Route(self.connections, url, {"accept": "image/*"})
         # By address, because a second look-up of the name could give another one.
         return _Route(
-            self._direct,
+            self.direct,
             url.copy_with(host=address),
             {"accept": "image/*", "host": url.netloc.decode("ascii")},
             {"sni_hostname": url.host},
@@ -144,7 +129,7 @@ class ImageDownloader:
 
     async def _allowed_address(self, url: httpx.URL) -> str | None:
         """The address to connect to; None where a proxy connects, and looks names up."""
-        proxies = {} if self._connections is self._direct else getproxies()
+        proxies = {} if self.connections is self.direct else getproxies()
         proxied = bool(proxies.get(url.scheme) or proxies.get("all")) and not proxy_bypass(url.host)
         try:
             addresses = await self._addresses(url)
@@ -161,13 +146,13 @@ class ImageDownloader:
     async def _own_networks(self) -> set[str | None]:
         """The networks of the endpoint itself, which links may therefore lead to."""
         with contextlib.suppress(OSError):
-            return {network_of(address) for address in await self._addresses(self._endpoint)}
+            return {network_of(address) for address in await self._addresses(self.endpoint)}
         return set()
 
     async def _addresses(self, url: httpx.URL) -> Sequence[str]:
         with contextlib.suppress(ValueError):
             return [str(ipaddress.ip_address(url.host))]
-        addresses = await self._resolve(url.host, origin(url)[2])
+        addresses = await self.resolve(url.host, origin(url)[2])
         if not addresses:
             raise OSError("no address")
         return addresses
@@ -179,8 +164,8 @@ class ImageDownloader:
         async with contextlib.aclosing(unpacked(response)) as chunks:
             async for chunk in chunks:
                 data += chunk
-                if len(data) > self._max_body_bytes:
-                    raise _Forbidden(f"is larger than {self._max_body_bytes:,} bytes")
+                if len(data) > self.max_body_bytes:
+                    raise _Forbidden(f"is larger than {self.max_body_bytes:,} bytes")
         return bytes(data)
 
 

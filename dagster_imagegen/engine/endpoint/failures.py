@@ -36,20 +36,13 @@ class AnswerHead:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """One request that brought no image.
+    """One request that brought no image; `kind.rules` says what that means.
 
-    Attributes:
-        kind: What went wrong; `kind.rules` says what that means.
-        message: One printable line.
-        http_status: None where no answer came.
-        code: The endpoint's code (`rate_limit_exceeded`), or ours (`connection_lost`) where there
-            is none.
-        wait_seconds: How long the endpoint asks to wait.
-        retryable: False where the endpoint says not to try again.
-        moderation_stage: Whether moderation blocked the "input" or the "output".
-        request_id: The endpoint's, where the body names it.
-        tokens: What the answer counts, although it failed.
-        reported_cost_usd: The cost that the answer names, although it failed.
+    `message` is one printable line. `http_status` is None where no answer came. `code` is the
+    endpoint's (`rate_limit_exceeded`), or ours (`connection_lost`) where it names none.
+    `wait_seconds` is what the endpoint asks for; `retryable` is False where it says not to try
+    again. `moderation_stage` is what was blocked, "input" or "output". `tokens` and
+    `reported_cost_usd` are what the answer names although it is an error.
     """
 
     kind: FailureKind
@@ -73,12 +66,13 @@ class Failure:
         """Whether the request was billed, as far as anybody can tell."""
         if self.tokens is not None or self.reported_cost_usd is not None:
             return "billed"
-        unknown = {
-            None: False,
-            "answered_2xx": 200 <= (self.http_status or 0) < 300,
-            "blocked_finished_image": self.moderation_stage == "output",
-        }[self.kind.rules.unknown_if]
-        return "unknown" if unknown else self.kind.rules.billing
+        match self.kind.rules.unknown_if:
+            case "answered_2xx" if 200 <= (self.http_status or 0) < 300:
+                return "unknown"
+            case "blocked_finished_image" if self.moderation_stage == "output":
+                return "unknown"
+            case _:
+                return self.kind.rules.billing
 
     @property
     def admission(self) -> Literal["accepted", "refused", "unclear"]:

@@ -60,96 +60,79 @@ class KindRules:
     retry_can_help: bool
 
 
+_NOBODY_ANSWERS = RunEnd(
+    error=EndpointUnreachable,
+    advice="Nobody answers there; check base_url and the network",
+    after_last_try=True,
+)
+_NOT_ACCEPTED_AT_ALL = RunEnd(
+    error=EndpointMisconfigured,
+    advice="Every request would be answered like this, so no more are sent; check base_url, "
+    "api_key, model and the parameters",
+)
+_CANNOT_PAY = RunEnd(
+    error=OutOfCredit,
+    advice="What was paid for is saved; run again when the account has credit, and the rest is "
+    "requested",
+)
+
+
 @enum.unique
 class FailureKind(enum.Enum):
     """What went wrong, by what has to be done about it. The value is the row of the table."""
 
+    # fmt: off
     RATE_LIMITED = KindRules(
         meaning="Too many requests: not accepted.",
-        status="rate_limited",
-        billing="not_billed",
-        retry="not_accepted",
-        slows_sending=True,
-        retry_can_help=True,
+        status="rate_limited", billing="not_billed",
+        retry="not_accepted", slows_sending=True, retry_can_help=True,
     )
     UNAVAILABLE = KindRules(
         meaning="The server is overloaded and did not take the request on.",
-        status="failed",
-        billing="not_billed",
-        retry="not_accepted",
-        slows_sending=True,
-        retry_can_help=True,
+        status="failed", billing="not_billed",
+        retry="not_accepted", slows_sending=True, retry_can_help=True,
     )
     UNREACHABLE = KindRules(
         meaning="The request was not delivered.",
-        status="failed",
-        billing="not_billed",
-        retry="not_accepted",
-        ends_run=RunEnd(
-            error=EndpointUnreachable,
-            advice="Nobody answers there; check base_url and the network",
-            after_last_try=True,
-        ),
-        retry_can_help=True,
+        status="failed", billing="not_billed",
+        retry="not_accepted", ends_run=_NOBODY_ANSWERS, retry_can_help=True,
     )
     SERVER_ERROR = KindRules(
         meaning="The server failed while it worked on the request.",
-        status="failed",
-        billing="unknown",
-        retry="perhaps_billed",
-        retry_can_help=True,
+        status="failed", billing="unknown",
+        retry="perhaps_billed", retry_can_help=True,
     )
     AMBIGUOUS = KindRules(
         meaning="The answer was lost or unreadable; the image may have been made and billed.",
-        status="unknown",
-        billing="unknown",
-        retry="perhaps_billed",
-        only_if_allowed=True,
-        retry_can_help=False,
+        status="unknown", billing="unknown",
+        retry="perhaps_billed", only_if_allowed=True, retry_can_help=False,
     )
     REFUSED = KindRules(
         meaning="Moderation refused this prompt or its image, and would do so again.",
-        status="refused",
-        billing="not_billed",
-        unknown_if="blocked_finished_image",
+        status="refused", billing="not_billed", unknown_if="blocked_finished_image",
         retry_can_help=False,
     )
     REJECTED = KindRules(
         meaning="Something in this one request is not accepted.",
-        status="rejected",
-        billing="not_billed",
-        unknown_if="answered_2xx",
+        status="rejected", billing="not_billed", unknown_if="answered_2xx",
         retry_can_help=True,
     )
     MISCONFIGURED = KindRules(
         meaning="Key, address, model or parameter is not accepted: every request would fail.",
-        status="rejected",
-        billing="not_billed",
-        unknown_if="answered_2xx",
-        ends_run=RunEnd(
-            error=EndpointMisconfigured,
-            advice="Every request would be answered like this, so no more are sent; check "
-            "base_url, api_key, model and the parameters",
-        ),
-        retry_can_help=False,
+        status="rejected", billing="not_billed", unknown_if="answered_2xx",
+        ends_run=_NOT_ACCEPTED_AT_ALL, retry_can_help=False,
     )
     OUT_OF_CREDIT = KindRules(
         meaning="The account cannot pay: every request would fail until it can.",
-        status="rejected",
-        billing="not_billed",
-        ends_run=RunEnd(
-            error=OutOfCredit,
-            advice="What was paid for is saved; run again when the account has credit, and the "
-            "rest is requested",
-        ),
-        retry_can_help=False,
+        status="rejected", billing="not_billed",
+        ends_run=_CANNOT_PAY, retry_can_help=False,
     )
     SAVING_FAILED = KindRules(
         meaning="The image was made and paid for, and could not be downloaded.",
-        status="failed",
-        billing="billed",
+        status="failed", billing="billed",
         retry_can_help=True,
     )
+    # fmt: on
 
     @property
     def rules(self) -> KindRules:

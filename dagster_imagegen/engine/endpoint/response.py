@@ -10,7 +10,7 @@ The bytes decide what an image is; what the answer declares is recorded and not 
 import re
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes
@@ -159,7 +159,7 @@ async def read_stream(chunks: AsyncIterator[bytes], head: AnswerHead) -> Result:
     then counts.
     """
     stream = _Chunks(chunks)
-    # httpx-sse decodes nothing but a response.
+    # httpx-sse takes nothing but a response.
     response = httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=stream)
     result: Result | None = None
     partials = 0
@@ -214,7 +214,7 @@ class _Chunks(httpx.AsyncByteStream):
 
 
 def image_of(data: bytes, facts: AnswerFacts) -> GeneratedImage | Failure:
-    """The image that these bytes are, or an ambiguous failure where they are none."""
+    """The image that these bytes are; if they are none, an ambiguous failure."""
     header = read_header(data)
     if header is None:
         start = message_of(repr(data[:16]), limit=80)
@@ -226,26 +226,21 @@ def image_of(data: bytes, facts: AnswerFacts) -> GeneratedImage | Failure:
 
 def ambiguous(code: str, message: str, facts: AnswerFacts | None = None) -> Failure:
     """A failure after which nobody can tell whether the work was done and billed."""
-    return _without_image(FailureKind.AMBIGUOUS, code, message, facts)
-
-
-def saving_failed(problem: str, facts: AnswerFacts) -> Failure:
-    """The failure of an image that was made and billed, and cannot be downloaded."""
-    message = f"the image was made and cannot be downloaded: {problem}"
-    return _without_image(FailureKind.SAVING_FAILED, "download_failed", message, facts)
-
-
-def _without_image(
-    kind: FailureKind, code: str, message: str, facts: AnswerFacts | None
-) -> Failure:
     facts = facts or AnswerFacts()
     return Failure(
-        kind=kind,
+        kind=FailureKind.AMBIGUOUS,
         code=code,
         message=message,
         tokens=facts.tokens,
         reported_cost_usd=facts.reported_cost_usd,
     )
+
+
+def saving_failed(problem: str, facts: AnswerFacts) -> Failure:
+    """The failure of an image that was made and billed, and cannot be downloaded."""
+    message = f"the image was made and cannot be downloaded: {problem}"
+    failure = ambiguous("download_failed", message, facts)
+    return replace(failure, kind=FailureKind.SAVING_FAILED)
 
 
 def _read_answer(answer: object, head: AnswerHead) -> Result:

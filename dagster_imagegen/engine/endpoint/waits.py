@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
-LATER_THAN_ANY_DURATION = 1e9  # seconds: from here on a reset is a point in time (2001 and later)
-MILLISECOND_TIMES = 1e11
+UNIX_TIMES = 1e9  # a larger reset is a point in time (2001 or later), a smaller one a duration
+UNIX_MILLISECONDS = 1e11
 UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 DURATION_PART = (
     r"\d+(?:\.\d+)?\s*(?:ms|milliseconds?|s|secs?|seconds?"
@@ -21,16 +21,16 @@ IN_MESSAGE = re.compile(
     re.IGNORECASE,
 )
 RESET_PREFIXES = ("x-ratelimit-reset", "ratelimit-reset")
-# What one more request certainly uses up; tokens are another currency.
+# The limits that one more request counts against for certain. Those on tokens are left out.
 REQUEST_LIMITS = ("-requests", "-images", "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RateHeadroom:
-    """What a rate limit had left when the endpoint answered, as it counts requests or images.
+    """What was left of a rate limit, in requests or images, when the endpoint answered.
 
-    `reset_seconds` is from then until the endpoint's own `reset`, which servers mean differently:
-    when all of the limit is back, or when the first request of it is.
+    `reset_seconds` is from then until the endpoint's `reset`: depending on the server, the moment
+    when the whole limit is available again, or the first request of it.
     """
 
     remaining: int
@@ -39,10 +39,11 @@ class RateHeadroom:
 
 
 def server_wait(headers: Mapping[str, str], message: str | None, *, now: float) -> float | None:
-    """The seconds that a rejection asks to wait, from the first source that says more than 0.
+    """How many seconds an endpoint that did not accept a request asks to wait, if it does.
 
-    `now` is Unix time. `headers` are looked up in lower case. A time in the past, and 0, say
-    nothing: the endpoint has just shown that now is too early.
+    The first source with more than 0 counts: 0 and a time in the past cannot be meant, because the
+    endpoint has just shown that now is too early. `now` is Unix time; `headers` are looked up in
+    lower case.
     """
     now = first_positive(_date(headers.get("date"))) or now
     milliseconds = first_positive(_number(headers.get("retry-after-ms")))
@@ -57,7 +58,7 @@ def server_wait(headers: Mapping[str, str], message: str | None, *, now: float) 
 
 
 def read_headroom(headers: Mapping[str, str], *, now: float) -> RateHeadroom | None:
-    """The tightest limit on requests or images that the headers tell of."""
+    """The limit on requests or images with the least left, if the headers announce one."""
     now = first_positive(_date(headers.get("date"))) or now
     found: list[RateHeadroom] = []
     for suffix in REQUEST_LIMITS:
@@ -77,12 +78,12 @@ def read_headroom(headers: Mapping[str, str], *, now: float) -> RateHeadroom | N
 
 
 def reset_seconds(text: str | None, *, now: float) -> float | None:
-    """Seconds, from 0, to a reset given as Unix time, seconds, a duration (`6m0s`) or a date."""
+    """Seconds until a reset, which is Unix time, seconds, a duration (`6m0s`) or a date."""
     number = _number(text)
     if number is not None:
-        if number > MILLISECOND_TIMES:
+        if number > UNIX_MILLISECONDS:
             number /= 1000
-        return max(0.0, number - now if number > LATER_THAN_ANY_DURATION else number)
+        return max(0.0, number - now if number > UNIX_TIMES else number)
     if text is None:
         return None
     if DURATION.fullmatch(text.strip()):
@@ -98,6 +99,7 @@ def seconds_in_message(message: str) -> float | None:
 
 
 def first_positive(*seconds: float | None) -> float | None:
+    """The first value that is more than 0."""
     return next((value for value in seconds if value is not None and value > 0), None)
 
 
@@ -111,9 +113,9 @@ def _reset_of_what_is_used_up(headers: Mapping[str, str], *, now: float) -> floa
         if seconds is None:
             continue
         left = _number(headers.get(name.lower().replace("-reset", "-remaining", 1)))
-        (used_up if left is not None and left <= 0 else others).append(seconds)
-    # Of several limits that are used up, the last to come back counts; where none says so, the
-    # first is the best guess: a limit per day must not stop what a limit per minute refused.
+        (others if left is None or left > 0 else used_up).append(seconds)
+    # Of several limits that are used up, the last to reset counts. If none is known to be, the
+    # first to reset is the best guess: it may be a limit a minute and not the one a day.
     return max(used_up) if used_up else min(others, default=None)
 
 

@@ -1,7 +1,8 @@
-"""Reading what endpoints write: JSON of any shape, and the few values in it that mean something.
+"""Reading JSON of any shape, and the few values in it that mean something.
 
-Nothing here trusts its input. What is absent, null, of another type, negative or too large for a
-table reads as None; text comes out without what a table, a log or a terminal cannot hold.
+Nothing here trusts its input. A value that is absent, null, of another type, negative or too large
+for a table reads as None; text is returned without characters that a table, a log or a terminal
+cannot hold.
 """
 
 import json
@@ -22,10 +23,10 @@ T = TypeVar("T")
 
 
 def load_json(data: bytes | bytearray | str) -> Any:
-    """The value of a JSON document; ValueError if it is none.
+    """The value of a JSON document; raises ValueError if it is not one.
 
-    Lone surrogates and raw control characters, which the fast parser refuses, are let through:
-    an image must not be lost over the spelling of its revised prompt.
+    Lone surrogates and raw control characters, which the fast parser refuses, are accepted:
+    the spelling of a revised prompt is no reason to lose an image.
     """
     try:
         return pydantic_core.from_json(data, cache_strings="keys")
@@ -38,7 +39,7 @@ def load_json(data: bytes | bytearray | str) -> Any:
 
 
 def decode(data: bytes | bytearray) -> str:
-    """Text of bytes that may not be UTF-8."""
+    """Bytes as text, also if they are not valid UTF-8."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", "replace")
     return data.decode("utf-8", "replace")
@@ -55,7 +56,7 @@ def list_of(value: object) -> list[Any]:
 
 
 def text_of(value: object, *, limit: int = TEXT_CHARACTERS) -> str | None:
-    """Text as it is, but for lone surrogates and NULs, which no Parquet file holds."""
+    """Text without lone surrogates and NULs, which a Parquet file cannot hold."""
     if not isinstance(value, str) or not value:
         return None
     return re.sub("[\x00\ud800-\udfff]", "\ufffd", value[:limit])
@@ -71,12 +72,12 @@ def message_of(value: object, *, limit: int = MESSAGE_CHARACTERS) -> str | None:
 
 
 def one_line(text: str) -> str:
-    """Text on one printable line: what is not printable is space, and spaces are one."""
+    """Text on one line, with one space for each run of spaces and unprintable characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def count_of(value: object) -> int | None:
-    """A whole number from 0 that a 64-bit column holds."""
+    """A whole number that is at least 0 and fits a 64-bit column, else None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     if not 0 <= value <= COUNT_MAX or value != int(value):
@@ -85,29 +86,28 @@ def count_of(value: object) -> int | None:
 
 
 def first(*values: T | None) -> T | None:
-    """The first that is not None."""
+    """The first value that is not None."""
     return next((value for value in values if value is not None), None)
 
 
 def tokens_of(usage: object) -> TokenUsage | None:
-    """The counts of a `usage` object, shaped as for images or for chat.
+    """The counts of a `usage` object in the words of the images API or of the chat API.
 
-    None where it is missing or all zero: some servers make it up, and then it means nothing.
+    None where it is missing or all zero: some servers send a made-up object of zeros.
     """
+
     counts = mapping_of(usage)
-    inputs = mapping_of(
-        first(counts.get("input_tokens_details"), counts.get("prompt_tokens_details"))
+    inputs, outputs = (
+        mapping_of(counts.get(f"{images}_tokens_details") or counts.get(f"{chat}_tokens_details"))
+        for images, chat in (("input", "prompt"), ("output", "completion"))
     )
-    outputs = mapping_of(
-        first(counts.get("output_tokens_details"), counts.get("completion_tokens_details"))
-    )
+
+    def count(name: str, chat_name: str) -> int | None:
+        return first(count_of(counts.get(name)), count_of(counts.get(chat_name)))
+
     tokens = TokenUsage(
-        input_tokens=first(
-            count_of(counts.get("input_tokens")), count_of(counts.get("prompt_tokens"))
-        ),
-        output_tokens=first(
-            count_of(counts.get("output_tokens")), count_of(counts.get("completion_tokens"))
-        ),
+        input_tokens=count("input_tokens", "prompt_tokens"),
+        output_tokens=count("output_tokens", "completion_tokens"),
         total_tokens=count_of(counts.get("total_tokens")),
         input_text_tokens=count_of(inputs.get("text_tokens")),
         input_image_tokens=count_of(inputs.get("image_tokens")),
@@ -119,6 +119,6 @@ def tokens_of(usage: object) -> TokenUsage | None:
 
 
 def cost_of(usage: object) -> Decimal | None:
-    """The provider's own bill in USD (xAI says it in ticks); 0 is no bill, but a missing one."""
+    """The cost in USD that the provider reports (xAI, in ticks); 0 counts as not reported."""
     ticks = count_of(mapping_of(usage).get("cost_in_usd_ticks"))
     return Decimal(ticks) / XAI_TICKS_PER_USD if ticks else None

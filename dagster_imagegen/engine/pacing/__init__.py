@@ -1,1 +1,1 @@
-"""How fast to send, as far as an endpoint lets itself be found out."""
+"""How fast to send, learnt from what an endpoint announces and refuses."""

@@ -1,23 +1,23 @@
-"""How many requests may be open at once, found out by being refused now and then."""
+"""How many requests may be open at once, found by opening more until one is refused."""
 
 import math
 
-START = 4  # at once, before anything is known
-STEP_SECONDS = 0.05  # from one step up to the next, until the first refusal; those come back fast
+START = 4  # requests at once, before anything is known
+STEP_SECONDS = 0.05  # between steps up, until the first refusal; refusals come back fast
 LATER_STEP_SECONDS = 0.2
-QUIET_SECONDS = 2.0  # after a fall; doubles with each from the same height
+QUIET_SECONDS = 2.0  # without a step after a fall; doubles with each fall from the same height
 QUIET_MAX_SECONDS = 120.0
-WAITS_OF_QUIET = 8  # where a refusal makes everybody wait, it is provoked the less often
-FALL = 0.75  # refusals that go on below this part of the height have another reason
-IN_A_ROW = 4  # that many, one directly after the other, are no coincidence
+WAITS_OF_QUIET = 8  # times the wait that a refusal asks for: the dearer it is, the fewer are risked
+FALL = 0.75  # refusals below this part of the height have another reason
+IN_A_ROW = 4  # this many refusals of consecutive requests are no coincidence
 FORGET_SECONDS = 60.0
 
 
 class Climb:
-    """A height that rises until a refusal, and falls back to what was admitted then.
+    """The height, a number of open requests, rises until a refusal and falls to what was open then.
 
-    Refusals that go on however far it falls have nothing to do with how many are open. They are
-    then passed over, unless many come in a row, and the climb goes on. Requests are told apart by
+    If refusals go on however far it falls, they have nothing to do with how many are open. They
+    are then ignored, unless many come in a row, and the climb goes on. Requests are identified by
     their numbers, which count up as they are sent.
     """
 
@@ -30,19 +30,19 @@ class Climb:
         self._quiet_seconds = QUIET_SECONDS
         self._ceiling: int | None = None
         self._fell_after = 0  # requests up to this number were sent before the last fall
-        self._random = False
+        self._random = False  # whether refusals have nothing to do with the height
         self._refused_at = -math.inf
         self._last_refused = 0
         self._in_a_row = 0
 
     def next_at(self, *, open_now: int) -> float:
-        """When one more may be sent; infinite: not before one ends."""
+        """When one more may be sent; infinite: not before an open one ends."""
         if open_now < self.height:
             return -math.inf
         return self._next_at if self.height < self._highest else math.inf
 
     def sent(self, *, open_now: int, now: float) -> None:
-        """One more is open; with it there are `open_now`."""
+        """Count one more request, which makes `open_now` open ones."""
         if open_now > self.height:
             self.height = self._top = open_now
             self._next_at = now + self._step_seconds
@@ -50,7 +50,7 @@ class Climb:
     def refused(
         self, number: int, *, admitted: int, newest: int, wait_seconds: float | None, now: float
     ) -> None:
-        """Request `number` was refused while `admitted` others were open."""
+        """Request `number` was refused with `admitted` others open; `newest` was sent last."""
         self._count(number, now)
         height = max(1, min(self.height, admitted))
         quiet = max(QUIET_SECONDS, WAITS_OF_QUIET * (wait_seconds or 0.0))
@@ -60,7 +60,7 @@ class Climb:
                 self._top = max(1, int(FALL * self.height))
                 self._fall(self._top, newest=newest, quiet=quiet, now=now)
         elif number <= self._fell_after:
-            # The same episode: no second fall, but the first one measured better.
+            # Sent before the fall: it does not cause a second one, but measures the first better.
             self.height = self._ceiling = height
             if height < FALL * self._top:
                 self._top = height

@@ -1,14 +1,14 @@
-"""How fast to send: how many at once, how many a minute, and when nobody should send at all.
+"""How fast to send: how many requests at once, how many a minute, and when to pause.
 
-Three limits look alike from outside, and are told apart by what comes with a refusal:
+An endpoint refuses requests for one of three reasons, and the refusal shows which:
 
-- *How many are open at once* (climb.py). Nothing is announced. The number is found by trying one
-  more at a time, less and less often while that is refused at the same height.
-- *How many a minute* (window.py). The headers announce it, or the refusal asks to wait for more
-  than a moment. How many are open has nothing to do with it, and stays.
-- *None*: a refusal at random, at any height. It is passed over.
+- *Too many are open at once* (climb.py). Nothing announces this limit. It is found by opening one
+  more request at a time, less and less often while that is refused at the same number.
+- *Too many a minute* (window.py). The headers announce this limit, or the refusal asks to wait
+  more than a moment. The number of open requests has nothing to do with it and is kept.
+- *Neither*: refusals at random, at any number. They are ignored.
 
-A wait that is asked for holds for everybody, whatever it is about.
+A wait that the endpoint asks for pauses all requests, whatever its reason.
 """
 
 import asyncio
@@ -23,11 +23,16 @@ from dagster_imagegen.engine.pacing.window import SOON_SECONDS, Window
 
 @dataclass(frozen=True, kw_only=True)
 class Signal:
-    """What an answer says about speed.
+    """What an answer says about how fast to send.
 
-    `accepted`: the endpoint took the request on, whatever came of it; `refused`: it did not, as
-    too many; `unclear`: neither is known. `remaining`, `limit` and `reset_seconds` are the
-    headers'; `names_concurrency`: the refusal says that too many are open.
+    Attributes:
+        outcome: "accepted": the endpoint took the request on, whatever the result; "refused": it
+            did not, because of load; "unclear": nobody knows.
+        wait_seconds: How long the refusal asks to wait.
+        remaining: What is left of the rate limit, from the headers, as are the next two.
+        limit: The rate limit.
+        reset_seconds: The time until the limit is reset.
+        names_concurrency: Whether the refusal says that too many requests are open.
     """
 
     outcome: Literal["accepted", "refused", "unclear"]
@@ -40,14 +45,14 @@ class Signal:
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """The right to send one request. Numbers count up from 1; `sent_at` is the pacer's clock."""
+    """The right to send one request. Numbers count from 1; `sent_at` is by the pacer's clock."""
 
     number: int
     sent_at: float
 
 
 class PauseTooLong(Exception):
-    """The endpoint asks everybody to wait for so many `seconds`, which is too long to sit out."""
+    """The endpoint asks for a pause of `seconds`, which is longer than allowed."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"{seconds:,.0f} s")
@@ -55,11 +60,16 @@ class PauseTooLong(Exception):
 
 
 class Pacer:
-    """Lets requests go, first come, first served. One for each pass.
+    """Gives each request a slot, first come, first served.
 
-    Every `acquire` has to be answered by one `release`. `max_concurrency` and
-    `requests_per_minute` are never exceeded. `clock` gives seconds, `sleep` waits for them.
-    A pause that is asked for and longer than `max_pause_seconds` is not sat out.
+    Every `acquire` must be followed by one `release`.
+
+    Args:
+        max_concurrency: The most requests that are ever open at once.
+        requests_per_minute: The most requests a minute; None: no such cap.
+        max_pause_seconds: The longest pause that the endpoint may ask for.
+        clock: Gives seconds.
+        sleep: Waits for a number of seconds.
     """
 
     def __init__(
@@ -85,20 +95,21 @@ class Pacer:
 
     @property
     def limit(self) -> int:
-        """How many may be open at once, for now."""
+        """How many requests may be open at once, at present."""
         return self._climb.height
 
     @property
     def in_flight(self) -> int:
-        """How many are open."""
+        """How many requests are open."""
         return len(self._open)
 
     async def acquire(self) -> Slot:
-        """Wait until a request may be sent. If cancelled, it was as if never called.
+        """Wait until a request may be sent.
 
-        Raises `PauseTooLong`, as if never called, while nobody is to send for so long.
+        Raises `PauseTooLong` during a pause that is longer than allowed. If it raises or is
+        cancelled, no slot is taken.
         """
-        async with self._turn:  # first come, first served
+        async with self._turn:
             while (delay := self._delay()) > SOON_SECONDS:
                 if (pause := self._paused_until - self._clock()) > self._max_pause_seconds:
                     raise PauseTooLong(pause)
@@ -106,13 +117,13 @@ class Pacer:
             return self._take()
 
     def release(self, slot: Slot, signal: Signal) -> None:
-        """Say what came of the request of a slot."""
+        """Give a slot back, with what the answer says about speed."""
         del self._open[slot.number]
         now = self._clock()
         if signal.outcome == "refused":
             self._refused(slot, signal, now)
         elif signal.remaining is not None:
-            self._window.hear(
+            self._window.update(
                 slot.number,
                 remaining=signal.remaining,
                 limit=signal.limit,
@@ -124,15 +135,8 @@ class Pacer:
     def _refused(self, slot: Slot, signal: Signal, now: float) -> None:
         wait = signal.wait_seconds
         self._paused_until = max(self._paused_until, now + (wait or 0.0))
-        about_a_rate = not signal.names_concurrency and self._window.is_meant(
-            remaining=signal.remaining, wait_seconds=wait
-        )
-        if about_a_rate:
-            self._window.refused(
-                slot.number,
-                wait_seconds=wait,
-                now=now,
-            )
+        if not signal.names_concurrency and Window.explains(signal.remaining, wait):
+            self._window.refused(slot.number, wait_seconds=wait, now=now)
         else:
             self._climb.refused(
                 slot.number,
@@ -143,7 +147,7 @@ class Pacer:
             )
 
     def _delay(self) -> float:
-        """Seconds until the next may go, as things stand; infinite: not before one ends."""
+        """Seconds until the next may be sent; infinite: not before an open one ends."""
         now = self._clock()
         next_at = max(
             self._paused_until,
@@ -162,7 +166,7 @@ class Pacer:
         return slot
 
     async def _changed_within(self, seconds: float) -> None:
-        """Return after so long, or as soon as a request ends."""
+        """Return after that time, or as soon as a request ends."""
         self._changed.clear()
         if seconds == math.inf:
             await self._changed.wait()
