@@ -9,14 +9,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dagster_imagegen.assets import build_image_asset, image_asset
+    from dagster_imagegen.definition import ImageAssetDefinition
     from dagster_imagegen.engine.errors import ImageGenError
     from dagster_imagegen.resource import ImageGenResource
 
 __version__ = "0.1.0"
 
-__all__ = ["ImageGenError", "ImageGenResource", "build_image_asset", "image_asset"]
+__all__ = [
+    "ImageAssetDefinition",
+    "ImageGenError",
+    "ImageGenResource",
+    "build_image_asset",
+    "image_asset",
+]
 
 _HOMES = {
+    "ImageAssetDefinition": "definition",
     "ImageGenError": "engine.errors",
     "ImageGenResource": "resource",
     "build_image_asset": "assets",

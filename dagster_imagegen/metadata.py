@@ -1,32 +1,34 @@
-"""Tables and totals to what Dagster shows of a materialization."""
+"""What Dagster shows of a materialization: previews, counts, cost, schema and data version."""
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import dagster as dg
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dagster_imagegen.engine.errors import ConfigurationError
-from dagster_imagegen.engine.generation import Totals, cost_text
-from dagster_imagegen.engine.planning import Plan
+from dagster_imagegen.engine.run.plan import Plan
+from dagster_imagegen.engine.run.progress import Totals, cost_text
 from dagster_imagegen.previews import contact_sheet, pictures, strip
 
 Metadata: TypeAlias = dict[str, Any]
 
 TABLE_COLUMNS_MAX = 60
-"""Columns that a schema or a lineage is told for; a wider table would fill the event."""
+"""A schema and a lineage show this many columns: those of a wide table would fill the event."""
 
 TEXT_CHARACTERS = 200
-"""Of a column's name, type and description: some types and descriptions are pages long."""
+"""The longest name, type or description of a column that is shown; some are pages long."""
 
-# What an image's own bytes, sha256 and address make of a row's content; when and by whom it was
-# made, and what it cost, are not content.
+TIME_TYPE = re.compile(r"\b(timestamp|duration|date\d\d|time\d\d)\[")
+"""Arrow's types of times, in the text of a type."""
+
+# The columns of ours that decide the data version. When, by whom and at what cost an image was
+# made do not.
 CONTENT_COLUMNS = (
     "prompt_id",
     "prompt",
@@ -40,19 +42,18 @@ CONTENT_COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedPass:
-    """What one pass over one prompt table came to."""
+    """What a pass over one prompt table planned, made and spent."""
 
     plan: Plan
     images: pa.Table
-    usage: pa.Table
     totals: Totals
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lineage:
-    """Where a prompt table came from, when it is one asset's value as it stands."""
+    """The input that the prompt table is, and those of its columns that make the prompt."""
 
-    prompt_table: dg.AssetKey
+    input_name: str
     prompt_columns: tuple[str, ...]
 
 
@@ -61,70 +62,70 @@ def image_metadata(
     *,
     uri: str,
     read_image: Callable[[str], bytes],
-    lineage: Lineage | None = None,
+    lineage: tuple[dg.AssetKey, Lineage] | None = None,
     captions: bool = True,
 ) -> Metadata:
-    """Previews, counts by status, cost, tokens, row count, column schema and lineage, and URI.
+    """Previews, counts by status, spending, row count, column schema and lineage, and the URI.
 
-    Without `captions` no prompt is in it.
+    `lineage` names the upstream asset that is the prompt table, if one is. Without `captions` no
+    prompt is shown.
     """
-    totals = done.totals
     counts = count_values([done.images["image_status"]])
+    small = pictures(done.images, read_image)
+    shown = {
+        "imagegen/thumbnails": strip(small),
+        "imagegen/preview": contact_sheet(small, captions=captions),
+    }
     metadata: Metadata = {
-        **_cost_metadata(totals.cost_usd, unpriced=totals.unpriced),
-        "imagegen/cost": _pass_cost(done),
+        **{name: dg.MetadataValue.md(text) for name, text in shown.items() if text},
         "imagegen/images": done.images.num_rows,
         "imagegen/generated": counts.pop("generated", 0),
         "imagegen/reused": counts.pop("reused", 0),
         **{f"imagegen/{status}": count for status, count in sorted(counts.items())},
+        **spending_metadata(done.totals, sandbox=done.plan.sandbox),
+        "dagster/row_count": done.images.num_rows,
+        "dagster/column_schema": column_schema(done.images.schema),
+        # Dagster shows the first on an asset's definition only, the second on a materialization.
+        "dagster/uri": uri,
+        "imagegen/storage": dg.MetadataValue.path(uri),
+    }
+    if lineage is not None:
+        carried = done.plan.prompts.carried.column_names
+        metadata["dagster/column_lineage"] = _column_lineage(carried, *lineage)
+    return metadata
+
+
+def spending_metadata(totals: Totals, *, sandbox: bool) -> Metadata:
+    """Cost, requests by status, and tokens of one pass, whether it finished or not.
+
+    `imagegen/cost_usd`, which Dagster plots, is there only if it is the whole cost.
+    """
+    unanswered = totals.requests - totals.statuses.total()
+    statuses = totals.statuses + Counter(unknown=unanswered)
+    unpriced = totals.unpriced + (0 if sandbox else unanswered)
+    cost = cost_text(totals.cost_usd, totals.list_price_usd, sandbox=sandbox, unpriced=unpriced)
+    return {
+        **(
+            {"imagegen/unpriced_requests": unpriced}
+            if unpriced
+            else {"imagegen/cost_usd": float(totals.cost_usd)}
+        ),
+        "imagegen/cost": cost,
+        "imagegen/cost_by_basis": cost_by_basis(totals),
+        **({"imagegen/list_price_usd": float(totals.list_price_usd)} if sandbox else {}),
         "imagegen/requests": totals.requests,
+        **{f"imagegen/requests_{status}": count for status, count in sorted(statuses.items())},
         "imagegen/input_tokens": totals.input_tokens,
         "imagegen/output_tokens": totals.output_tokens,
         "imagegen/total_tokens": totals.total_tokens,
-        **_table_metadata(done.images, uri=uri),
-    }
-    if done.plan.sandbox:
-        metadata["imagegen/list_price_usd"] = float(totals.list_price_usd)
-    if lineage is not None:
-        carried = done.plan.prompts.carried.column_names
-        metadata["dagster/column_lineage"] = _image_lineage(carried, lineage)
-    small = pictures(done.images, read_image)
-    sheet = contact_sheet(small, captions=captions)
-    shown = {"imagegen/thumbnails": strip(small), "imagegen/preview": sheet}
-    return {name: dg.MetadataValue.md(text) for name, text in shown.items() if text} | metadata
-
-
-def usage_metadata(usage: pa.Table, *, uri: str, image_asset: dg.AssetKey) -> Metadata:
-    """Cost by basis, tokens and counts by status of these usage rows, schema, lineage and URI."""
-    statuses = count_values([usage["status"]])
-    return {
-        **_cost_metadata(
-            _sum(usage["cost_usd"]) or Decimal(0), unpriced=usage["cost_usd"].null_count
-        ),
-        "imagegen/cost": cost_by_basis(usage),
-        "imagegen/requests": usage.num_rows,
-        **{f"imagegen/{status}": count for status, count in sorted(statuses.items())},
-        "imagegen/input_tokens": int(_sum(usage["input_tokens"]) or 0),
-        "imagegen/output_tokens": int(_sum(usage["output_tokens"]) or 0),
-        "imagegen/total_tokens": int(_sum(usage["total_tokens"]) or 0),
-        "dagster/column_lineage": _usage_lineage(image_asset),
-        **_table_metadata(usage, uri=uri),
     }
 
 
-def cost_by_basis(usage: pa.Table) -> str:
-    """`$0.40 metered (38), $0.02 estimated (1), unknown (1)`: never one sum of unequals."""
-    costs: dict[str, Decimal] = {}
-    requests = Counter[str]()
-    for basis, usd in zip(
-        usage["cost_basis"].to_pylist(), usage["cost_usd"].to_pylist(), strict=True
-    ):
-        name = basis or "unknown"
-        requests[name] += 1
-        costs[name] = costs.get(name, Decimal(0)) + (usd or 0)
+def cost_by_basis(totals: Totals) -> str:
+    """`$0.40 metered (38), $0.02 estimated (1), unknown (1)`: no sum over different bases."""
     parts = [
-        f"{'' if name == 'unknown' and not usd else f'${usd:,.4f} '}{name} ({requests[name]:,})"
-        for name, usd in sorted(costs.items())
+        f"{f'${usd:,.4f} ' if usd or basis != 'unknown' else ''}{basis} ({requests:,})"
+        for basis, (requests, usd) in sorted(totals.by_basis.items())
     ]
     return ", ".join(parts) or "$0.00, nothing was sent"
 
@@ -149,11 +150,10 @@ def column_schema(schema: pa.Schema) -> dg.TableSchema:
 
 
 def data_version(images: Sequence[pa.Table]) -> dg.DataVersion:
-    """A digest of what the image tables hold: carried values, prompts, and images by sha256.
+    """A digest of the image tables' content: carried values, prompts, and images by sha256.
 
-    The same whether an image was made now or before, in whichever run and storage folder, and
-    however its table is laid out in memory; so automation on `data_version_changed()` fires on
-    change alone.
+    It does not depend on when or in which run and storage an image was made, nor on how Arrow
+    holds the table in memory, so `data_version_changed()` is true only after a change.
     """
     digest = hashlib.sha256()
     for table in images:
@@ -166,9 +166,9 @@ def data_version(images: Sequence[pa.Table]) -> dg.DataVersion:
 
 
 def check_carried(carried: pa.Table) -> None:
-    """Go the way that an image table's carried columns go once the images are paid for.
+    """Do before the images are paid for what is done with carried columns afterwards.
 
-    Raises `ConfigurationError` for a column that cannot be taken along, by its name.
+    Raises `ConfigurationError` naming a column that cannot be carried.
     """
     for name in carried.column_names:
         column = carried.select([name])
@@ -186,87 +186,47 @@ def check_carried(carried: pa.Table) -> None:
 
 
 def _lines(table: pa.Table) -> Iterator[bytes]:
-    """A table's values, row by row, as what its version is a digest of."""
-    plain = pa.table([_integers(each) for each in table.columns], names=table.column_names)
-    for given, now in zip(table.schema, plain.schema, strict=True):
-        if now.type != given.type:  # The integer 1 is a second in one column, a day in another.
-            encoded = isinstance(given.type, pa.DictionaryType)
-            kind = given.type.value_type if encoded else given.type
-            yield json.dumps([given.name, str(kind)]).encode() + b"\n"
-    for batch in plain.to_batches(max_chunksize=4096):
-        for row in batch.to_pylist():
+    """The bytes that a data version is a digest of: the types of times, then the rows."""
+    timed: set[str] = set()
+    for column in table.schema:
+        encoded = isinstance(column.type, pa.DictionaryType)
+        kind = str(column.type.value_type if encoded else column.type)
+        if TIME_TYPE.search(kind):  # The integer 1 is a second in one column, a day in another.
+            timed.add(column.name)
+            yield json.dumps([column.name, kind]).encode() + b"\n"
+    for batch in table.to_batches(max_chunksize=4096):
+        values = [
+            [_integers(each) for each in column] if name in timed else column.to_pylist()
+            for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        ]
+        for cells in zip(*values, strict=True):
+            row = dict(zip(batch.schema.names, cells, strict=True))
             if row.get("image_status") == "generated":
                 row["image_status"] = "reused"
             yield json.dumps(row, sort_keys=True, default=_content).encode() + b"\n"
 
 
-def _integers(column: "pa.ChunkedArray[Any]") -> "pa.ChunkedArray[Any]":
-    """The column with integers for points in time and durations, wherever in its type they are.
+def _integers(scalar: "pa.Scalar[Any]") -> object:
+    """The value with its times and durations as integers, also inside lists and structs.
 
-    Arrow holds years, time zones and nanoseconds that Python's own types do not, and makes
-    pandas' of some of them where it is installed.
+    Arrow holds years, time zones and nanoseconds that Python's types do not, and turns some into
+    pandas objects if pandas is installed.
     """
-    kind = _without_time(column.type)
-    if kind == column.type:
-        return column
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    return column.cast(kind)
-
-
-def _without_time(kind: pa.DataType) -> pa.DataType:
-    """The type with an integer of its width for each temporal one; itself where it has none."""
-    types = pa.types
-    if types.is_date32(kind) or types.is_time32(kind):
-        return pa.int32()
-    if types.is_temporal(kind) and not types.is_interval(kind):
-        return pa.int64()
-    if isinstance(kind, pa.DictionaryType):
-        plain = _without_time(kind.value_type)
-        return kind if plain == kind.value_type else plain
-    if isinstance(kind, pa.MapType):
-        key, item = _field_without_time(kind.key_field), _field_without_time(kind.item_field)
-        return pa.map_(key, item, keys_sorted=kind.keys_sorted)  # pyright: ignore[reportCallIssue]  # its stubs know no fields
-    if isinstance(kind, pa.ListType):
-        return pa.list_(_field_without_time(kind.value_field))
-    if isinstance(kind, pa.LargeListType):
-        return pa.large_list(_field_without_time(kind.value_field))
-    if isinstance(kind, pa.FixedSizeListType):
-        return pa.list_(_field_without_time(kind.value_field), kind.list_size)
-    if isinstance(kind, pa.StructType):
-        return pa.struct([_field_without_time(field) for field in kind])
-    return kind
-
-
-def _field_without_time(field: "pa.Field[Any]") -> "pa.Field[Any]":
-    return field.with_type(_without_time(field.type))
-
-
-def usage_version(usage: Iterable[pa.Table]) -> dg.DataVersion:
-    """A digest of which requests these are; rows never change once they are written."""
-    ids = [str(each) for table in usage for each in table["attempt_id"].to_pylist()]
-    return dg.DataVersion(hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:32])
+    if not scalar.is_valid:
+        return None
+    if TIME_TYPE.match(str(scalar.type)) or isinstance(scalar, pa.DictionaryScalar):
+        value = scalar.value  # pyright: ignore[reportAttributeAccessIssue]  # all of these have it
+        return _integers(value) if isinstance(value, pa.Scalar) else value
+    if isinstance(scalar, pa.StructScalar):
+        fields = cast("Mapping[str, pa.Scalar[Any]]", scalar)
+        return {name: _integers(each) for name, each in fields.items()}
+    if isinstance(scalar, (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar)):
+        return [_integers(each) for each in cast("pa.Array[Any]", scalar.values)]
+    return scalar.as_py()
 
 
 def _content(value: object) -> str:
     return value.hex() if isinstance(value, bytes) else f"{type(value).__name__} {value}"
-
-
-def _pass_cost(done: FinishedPass) -> str:
-    totals = done.totals
-    return cost_text(
-        totals.cost_usd,
-        totals.list_price_usd,
-        sandbox=done.plan.sandbox,
-        unpriced=totals.unpriced,
-    )
-
-
-def _cost_metadata(cost_usd: Decimal, *, unpriced: int) -> Metadata:
-    """The cost as a figure, which Dagster plots, only where it is the whole cost."""
-    if unpriced:
-        return {"imagegen/unpriced_requests": unpriced}
-    return {"imagegen/cost_usd": float(cost_usd)}
 
 
 def _description(field: "pa.Field[Any]") -> str | None:
@@ -278,45 +238,12 @@ def _cut(text: str) -> str:
     return text if len(text) <= TEXT_CHARACTERS else f"{text[: TEXT_CHARACTERS - 1]}…"
 
 
-def _table_metadata(table: pa.Table, *, uri: str) -> Metadata:
-    return {
-        "dagster/row_count": table.num_rows,
-        "dagster/column_schema": column_schema(table.schema),
-        # Dagster shows the first of an asset's definition only, the second of a materialization.
-        "dagster/uri": uri,
-        "imagegen/storage": dg.MetadataValue.path(uri),
-    }
+def _column_lineage(
+    carried: Sequence[str], upstream: dg.AssetKey, lineage: Lineage
+) -> dg.TableColumnLineage:
+    def column(name: str) -> dg.TableColumnDep:
+        return dg.TableColumnDep(asset_key=upstream, column_name=_cut(name))
 
-
-def _image_lineage(carried: Sequence[str], lineage: Lineage) -> dg.TableColumnLineage:
-    deps = {
-        _cut(name): [dg.TableColumnDep(asset_key=lineage.prompt_table, column_name=_cut(name))]
-        for name in list(carried)[:TABLE_COLUMNS_MAX]
-    }
-    deps["prompt"] = [
-        dg.TableColumnDep(asset_key=lineage.prompt_table, column_name=_cut(name))
-        for name in lineage.prompt_columns
-    ]
+    deps = {_cut(name): [column(name)] for name in list(carried)[:TABLE_COLUMNS_MAX]}
+    deps["prompt"] = [column(name) for name in lineage.prompt_columns]
     return dg.TableColumnLineage(deps_by_column=deps)
-
-
-_USAGE_FROM_IMAGES: Mapping[str, str] = {
-    "prompt_id": "prompt_id",
-    "prompt": "prompt",
-    "variant": "image_variant",
-    "revision": "image_revision",
-    "fingerprint": "image_fingerprint",
-}
-
-
-def _usage_lineage(image_asset: dg.AssetKey) -> dg.TableColumnLineage:
-    return dg.TableColumnLineage(
-        deps_by_column={
-            name: [dg.TableColumnDep(asset_key=image_asset, column_name=theirs)]
-            for name, theirs in _USAGE_FROM_IMAGES.items()
-        }
-    )
-
-
-def _sum(column: "pa.ChunkedArray[Any]") -> Any:
-    return pc.sum(column).as_py()

@@ -16,14 +16,14 @@ from dagster_imagegen.engine.image_header import read_header
 PICTURES = 12
 SHEET_COLUMNS = 4
 SHEET_BYTES = 36_000
-"""A whole sheet, as Dagster stores it. Some event-log databases hold 64 KB an event, and the column
-schema is in it too."""
+"""Of a whole sheet, as Dagster stores it. Some event-log databases allow 64 KB per event, and the
+event also has the column schema."""
 
 SHEET_FORMS = ((224, 60), (176, 60), (144, 50), (112, 45), (80, 40), (56, 35))
-"""(longest side in pixels, quality): the first with which all fit is taken."""
+"""(longest side in pixels, quality): the first with which all pictures fit is used."""
 
 STRIP_CHARACTERS = 999
-"""Dagster shows markdown of fewer than 1,000 characters where it stands, and more on a click."""
+"""Dagster shows markdown of fewer than 1,000 characters in place, and longer text on a click."""
 
 STRIP_FORMS = (
     (5, 48, 20),
@@ -36,22 +36,22 @@ STRIP_FORMS = (
     (1, 32, 10),
     (1, 20, 5),
 )
-"""(pictures, height in pixels, quality): likewise."""
+"""(pictures, height in pixels, quality): the first that fits is used."""
 
 PIXELS_MAX = 40_000_000
-"""More than 8K. Decoding takes eight bytes a pixel at most: two copies of four."""
+"""More than 8K has. Decoding needs at most eight bytes per pixel: two copies of four."""
 
 IMAGE_BYTES_MAX = 64_000_000
 FORMATS = frozenset({"png", "jpeg", "webp", "gif", "avif"})
 JPEG_SCANS_MAX = 32
-"""A progressive picture has ten. Each takes a look at every pixel, however few bytes it is."""
+"""A progressive JPEG has about ten. Each visits every pixel, however few bytes it has."""
 
 CAPTION_CHARACTERS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """One image, small, and the prompt that it was made of."""
+    """One image, made small, and its prompt."""
 
     image: Image.Image
     prompt: str
@@ -60,10 +60,10 @@ class Picture:
 def pictures(
     images: pa.Table, read_image: Callable[[str], bytes], *, most: int = PICTURES
 ) -> list[Picture]:
-    """The first images of an image table, those made now before the others.
+    """The first images of an image table, those made in this run before the others.
 
-    An image that cannot be shown (SVG, a broken file, one of absurd size, one that is gone) is
-    left out: a preview never fails an asset.
+    Images that cannot be shown (SVG, broken, very large, deleted) are left out: a preview never
+    fails an asset.
     """
     found: list[Picture] = []
     for path, prompt in _candidates(images, limit=4 * most):
@@ -78,10 +78,9 @@ def pictures(
 def contact_sheet(
     pictures: Sequence[Picture], *, captions: bool = True, max_bytes: int = SHEET_BYTES
 ) -> str:
-    """A markdown table of pictures, each over its prompt if there are `captions`; "" for none.
+    """A markdown table of pictures, each above its prompt if `captions`; "" without pictures.
 
-    At most `max_bytes` as Dagster stores it, in JSON: with fewer or smaller pictures where it
-    would be more.
+    To stay within `max_bytes` of JSON, as Dagster stores it, pictures are made smaller or left out.
     """
     shown = list(pictures)
     while shown:
@@ -95,7 +94,7 @@ def contact_sheet(
 
 
 def strip(pictures: Sequence[Picture], *, max_characters: int = STRIP_CHARACTERS) -> str:
-    """One picture of the first few side by side, small enough to be shown without a click."""
+    """The first few side by side as one picture, small enough to be shown without a click."""
     for count, height, quality in STRIP_FORMS:
         row = [_shrunk(each.image, 2 * height, height) for each in pictures[:count]]
         if not row:
@@ -112,9 +111,9 @@ def strip(pictures: Sequence[Picture], *, max_characters: int = STRIP_CHARACTERS
 
 
 def literal(text: str) -> str:
-    """Text as inline code, so that nothing in it is read as markdown, HTML or a link.
+    """Text as inline code on one line, so that nothing in it is markdown, HTML or a link.
 
-    Cut, on one line, and with stand-ins for the two characters that end a cell or a code span.
+    It is cut, and similar characters replace the two that end a table cell or a code span.
     """
     one_line = " ".join(text.split())
     cut = one_line if len(one_line) <= CAPTION_CHARACTERS else f"{one_line[:CAPTION_CHARACTERS]}…"
@@ -124,7 +123,7 @@ def literal(text: str) -> str:
 
 
 def _candidates(images: pa.Table, *, limit: int) -> Iterator[tuple[str, str]]:
-    """Paths and prompts of distinct images, those made now first."""
+    """Paths and prompts of distinct images, those made in this run first."""
     table = images.select(["image_path", "image_status", "image_size_bytes", "prompt"])
     seen: set[str] = set()
     for status in ("generated", "reused"):
@@ -144,7 +143,7 @@ def _decoded(path: str, read_image: Callable[[str], bytes]) -> Image.Image | Non
         if image_format is None:
             return None
         with warnings.catch_warnings():
-            # Pillow warns of decompression bombs before it refuses them; here they are left out.
+            # Images that Pillow warns of are left out below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=[image_format]) as image:
                 if image.width * image.height > PIXELS_MAX:  # A GIF's frame can be larger.
@@ -155,36 +154,32 @@ def _decoded(path: str, read_image: Callable[[str], bytes]) -> Image.Image | Non
                 paper = Image.new("RGB", small.size, "white")
                 paper.paste(small, mask=small if small.mode == "RGBA" else None)
                 return paper
-    except Exception:  # noqa: BLE001  # whatever a file or a storage may do, it is a preview
+    except Exception:  # noqa: BLE001  # whatever a file or a storage does, this is a preview
         return None
 
 
 def _format_to_show(data: bytes) -> str | None:
-    """The format, by its first bytes; None for what is not decoded.
+    """The format by the first bytes; None for images that are not decoded.
 
-    Some decoders allocate the whole canvas before Pillow can judge its size, and left to itself
-    Pillow would take a file for any format that it has ever heard of.
+    Some decoders allocate the whole canvas before Pillow checks its size, and by default Pillow
+    tries every format that it knows.
     """
     header = read_header(data)
     if header is None or header.format not in FORMATS:
         return None
     if (header.width or 0) * (header.height or 0) > PIXELS_MAX:
         return None
-    # Two bytes that stand for nothing else in a JPEG's data.
+    # These two bytes begin a scan and occur nowhere else in a JPEG.
     too_slow = header.format == "jpeg" and data.count(b"\xff\xda") > JPEG_SCANS_MAX
     return None if too_slow else header.format.upper()
 
 
 def _small(image: Image.Image, side: int) -> Image.Image:
-    """The picture, small before anything else is done to it: a copy of the whole is large."""
+    """The picture made small before it is converted, because a copy of the whole is large."""
     if "transparency" in image.info or image.mode in ("1", "P", "PA"):
-        image = image.convert("RGBA" if _has_alpha(image) else "RGB")
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     image.thumbnail((side, side))
-    return image.convert("RGBA" if _has_alpha(image) else "RGB")
-
-
-def _has_alpha(image: Image.Image) -> bool:
-    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
 def _shrunk(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -1,4 +1,4 @@
-"""What every image asset takes for one run, in the Launchpad or as run config."""
+"""The run config of every image asset."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ AnyConfig = TypeVar("AnyConfig", bound=dg.Config)
 
 
 class ImageRedo(Enum):
-    """What `redo` takes: a list of texts to whoever writes the run config, offered by the UI."""
+    """The values of `redo`; the Launchpad offers them."""
 
     refused = "refused"
     unknown = "unknown"
@@ -23,31 +23,31 @@ class ImageRedo(Enum):
 
 
 class ImageRunConfig(dg.Config):
-    """For one run. Everything can be left out."""
+    """For one run of one asset; every field has a default."""
 
     max_usd: float | None = Field(
         default=None,
-        description="The most, in USD, that this run may spend on this asset, its retries and "
-        "re-executions included. It only tightens: the resource's budget holds as well. 0 sends "
-        "nothing that costs anything.",
+        description="The most that this run may spend on this asset, in USD, its retries and "
+        "re-executions included; by default there is no limit beside the resource's budget, which "
+        "applies as well. With 0 nothing that costs money is sent.",
     )
     redo: list[ImageRedo] = Field(
         default=[],
-        description="What is otherwise left alone and is to be asked for again: `refused` prompts, "
-        "images of `unknown` outcome, which may then be paid for twice, and `missing` ones, which "
-        "were paid for and deleted.",
+        description="What to request again that is left alone by default: `refused` prompts, "
+        "requests of `unknown` outcome, which may then be paid for twice, and `missing` images, "
+        "which were paid for and deleted.",
     )
 
     def limit_usd(self) -> Decimal | None:
-        """`max_usd` as money. Raises `ConfigurationError` for what is no amount of it."""
+        """`max_usd` as money. Raises `ConfigurationError` unless it is finite and at least 0."""
         if self.max_usd is None:
             return None
         if not math.isfinite(self.max_usd) or self.max_usd < 0:
             raise ConfigurationError(
-                f"max_usd: {self.max_usd} in the run config is not an amount of USD; give 0 or "
-                "more, or leave it out. Nothing was sent"
+                f"max_usd in the run config must be finite and at least 0, got {self.max_usd}; "
+                "nothing was sent"
             )
-        # By way of its text: $0.1 is meant, and not the nearest binary number.
+        # From its text: $0.1 is meant, and not the nearest binary number.
         return Decimal(str(self.max_usd))
 
 
@@ -55,18 +55,18 @@ OURS = tuple(ImageRunConfig.model_fields)
 
 
 def with_run_config(own: type[dg.Config], *, asset: str) -> type[ImageRunConfig]:
-    """The config class of an asset whose function has one of its own: both their fields.
+    """A config class with our fields and those of the function's own class.
 
-    Raises `ConfigurationError` where they share a name.
+    Raises `ConfigurationError` if they share a name.
     """
     names = {name for key, field in own.model_fields.items() for name in (key, field.alias)}
     for name in OURS:
         if name in names or hasattr(own, name):
             raise ConfigurationError(
-                f'{asset}: its config class {own.__name__} has a "{name}" of its own, and so has '
-                "the run config of every image asset; rename the one in the class"
+                f'{asset}: the run config of every image asset has a "{name}", so its config class '
+                f"{own.__name__} must not have one; rename it"
             )
-    # The user's class comes last: where the two differ in their pydantic settings, its own hold.
+    # The user's class comes last, so that its pydantic settings apply.
     both = create_model(
         own.__name__, __base__=(ImageRunConfig, own), __module__=own.__module__, __doc__=own.__doc__
     )
@@ -74,10 +74,9 @@ def with_run_config(own: type[dg.Config], *, asset: str) -> type[ImageRunConfig]
 
 
 def own_config(own: type[AnyConfig], given: Mapping[str, Any]) -> AnyConfig:
-    """An instance of the function's own class, from the run config that it shares with ours.
+    """An instance of the function's own class from the run config that has ours too.
 
-    Made as Dagster makes one: of what was given, once, and without what is the default anyway,
-    which need not be valid.
+    As Dagster does it, values that equal the default are left out, for those need not be valid.
     """
     defaults = {field.alias or name: field.default for name, field in own.model_fields.items()}
     return own(

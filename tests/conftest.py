@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from dagster_imagegen import ImageGenResource
@@ -54,6 +55,11 @@ class Project:
         )
         assert result.success is not fails, self.errors(result)
         return result
+
+    def usage(self, result: dg.ExecuteInProcessResult) -> pa.Table:
+        """The usage rows that a run caused."""
+        rows = self.resource().usage()
+        return rows.filter(pc.field("run_id") == result.run_id)
 
     def sent(self) -> int:
         """Requests received since this was last asked."""
@@ -127,6 +133,14 @@ def materialized(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetMateria
         event.materialization.asset_key.to_user_string(): event.materialization
         for event in result.get_asset_materialization_events()
     }
+
+
+def observed(result: dg.ExecuteInProcessResult) -> list[dg.AssetObservation]:
+    """The observations of a run."""
+    return [
+        event.asset_observation_data.asset_observation
+        for event in result.get_asset_observation_events()
+    ]
 
 
 def column(table: pa.Table, name: str) -> list[Any]:

@@ -1,13 +1,16 @@
 """`image_asset` and `build_image_asset`, materialized by Dagster against a sandbox over HTTP."""
 
 import asyncio
+import inspect
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import dagster as dg
@@ -15,12 +18,27 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from dagster_imagegen import ImageGenError, ImageGenResource, build_image_asset, image_asset
+from dagster_imagegen import (
+    ImageAssetDefinition,
+    ImageGenError,
+    ImageGenResource,
+    build_image_asset,
+    execution,
+    image_asset,
+)
+from dagster_imagegen.assets import FunctionAssetArguments
+from dagster_imagegen.definition import OUR_ARGUMENTS, argument_names
+from dagster_imagegen.engine.attempt import Identity
 from dagster_imagegen.engine.errors import ConfigurationError
-from dagster_imagegen.materialization import ProgressLog
+from dagster_imagegen.engine.request import ImageParams
+from dagster_imagegen.execution import Execution, StepEvents, TableOptions
+from dagster_imagegen.run_config import ImageRunConfig
 from dagster_imagegen.sandbox import Sandbox
 from tests import terminated_run
-from tests.conftest import Project, column, materialized
+from tests.conftest import Project, column, materialized, observed
+
+# Dagster's own, of arguments that are passed on to it.
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 
 
 @image_asset(quality="medium", size="1536x1024")
@@ -48,20 +66,21 @@ def of_rows(rows: Any, **arguments: Any) -> dg.AssetsDefinition:
     return image_asset(name="hero", **arguments)(source)
 
 
-# -- both assets -----------------------------------------------------------------------------------
+# -- one asset -------------------------------------------------------------------------------------
 
 
-def test_yields_the_image_table_and_the_usage_of_this_run(project: Project) -> None:
+def test_the_value_is_the_image_table_and_every_request_is_a_usage_row(project: Project) -> None:
     """A row for each prompt in the one, for each request in the other, and files that exist."""
     result = project.run(hero)
-    images: pa.Table = result.output_for_node("hero", "hero")
-    usage: pa.Table = result.output_for_node("hero", "hero_usage")
-    assert images["image_status"].to_pylist() == ["generated", "generated"]
+    images: pa.Table = result.output_for_node("hero")
+    usage = project.usage(result)
+    assert set(materialized(result)) == {"hero"}
+    assert observed(result) == []
+    assert column(images, "image_status") == ["generated", "generated"]
     assert all(Path(uri).is_file() for uri in column(images, "image_uri"))
     assert usage.num_rows == project.sent() == 2
-    assert set(usage["asset_key"].to_pylist()) == {"hero"}
-    assert set(usage["run_id"].to_pylist()) == {result.run_id}
-    assert set(usage["step_key"].to_pylist()) == {"hero"}
+    assert set(column(usage, "asset_key")) == {"hero"}
+    assert set(column(usage, "step_key")) == {"hero"}
 
 
 def test_a_second_run_sends_nothing_and_changes_nothing(project: Project) -> None:
@@ -70,10 +89,10 @@ def test_a_second_run_sends_nothing_and_changes_nothing(project: Project) -> Non
     assert project.sent() == 2
     second = project.run(hero)
     assert project.sent() == 0
-    before, after = (each.output_for_node("hero", "hero") for each in (first, second))
+    before, after = (each.output_for_node("hero") for each in (first, second))
     assert after["image_status"].to_pylist() == ["reused", "reused"]
     assert after.drop_columns("image_status") == before.drop_columns("image_status")
-    assert second.output_for_node("hero", "hero_usage").num_rows == 0
+    assert project.usage(second).num_rows == 0
     versions = [materialized(each)["hero"].tags or {} for each in (first, second)]
     assert versions[0]["dagster/data_version"] == versions[1]["dagster/data_version"]
 
@@ -84,7 +103,7 @@ def test_a_row_more_is_a_request_more(project: Project) -> None:
     assert project.sent() == 2
     second = project.run(of_rows(["one", "two", "three"]))
     assert project.sent() == 1
-    images = second.output_for_node("hero", "hero")
+    images = second.output_for_node("hero")
     assert images["image_status"].to_pylist() == ["reused", "reused", "generated"]
     versions = [(materialized(each)["hero"].tags or {}) for each in (first, second)]
     assert versions[0]["dagster/data_version"] != versions[1]["dagster/data_version"]
@@ -93,10 +112,10 @@ def test_a_row_more_is_a_request_more(project: Project) -> None:
 def test_a_revision_raised_makes_that_row_anew_and_keeps_the_old_image(project: Project) -> None:
     """One request, another file; the first one stays where it is."""
     rows = [{"prompt": "one", "revision": 0}, {"prompt": "two", "revision": 0}]
-    old = project.run(of_rows(rows, overrides=["revision"])).output_for_node("hero", "hero")
+    old = project.run(of_rows(rows, overrides=["revision"])).output_for_node("hero")
     project.sent()
     rows[1]["revision"] = 1
-    new = project.run(of_rows(rows, overrides=["revision"])).output_for_node("hero", "hero")
+    new = project.run(of_rows(rows, overrides=["revision"])).output_for_node("hero")
     assert project.sent() == 1
     assert new["image_status"].to_pylist() == ["reused", "generated"]
     assert new["image_revision"].to_pylist() == [0, 1]
@@ -107,7 +126,7 @@ def test_a_revision_raised_makes_that_row_anew_and_keeps_the_old_image(project: 
 
 def test_a_duplicate_row_is_asked_for_once(project: Project) -> None:
     """Both rows name the one image."""
-    images = project.run(of_rows(["same", "same"])).output_for_node("hero", "hero")
+    images = project.run(of_rows(["same", "same"])).output_for_node("hero")
     assert project.sent() == 1
     assert len(set(images["image_path"].to_pylist())) == 1
 
@@ -116,50 +135,119 @@ def test_an_empty_table_is_an_empty_table(project: Project) -> None:
     """No rows, no request, no error."""
     result = project.run(of_rows([]))
     assert project.sent() == 0
-    assert result.output_for_node("hero", "hero").num_rows == 0
-    assert result.output_for_node("hero", "hero_usage").num_rows == 0
+    assert result.output_for_node("hero").num_rows == 0
+    assert project.usage(result).num_rows == 0
 
 
-# -- selecting one of the two ----------------------------------------------------------------------
+# -- an asset like any other -----------------------------------------------------------------------
 
 
-def test_the_images_alone(project: Project) -> None:
-    """The usage asset is left as it is; its rows are on record all the same."""
-    result = project.run(hero, select=["hero"])
-    assert set(materialized(result)) == {"hero"}
-    assert project.resource().usage("hero").num_rows == project.sent() == 2
+@dg.asset(deps=[hero])
+def poster() -> None: ...
 
 
-def test_the_usage_alone_sends_nothing_and_does_not_run_the_function(project: Project) -> None:
-    """It hands over what the newest run that sent anything caused."""
-    calls: list[int] = []
-
-    @image_asset
-    def counted() -> list[str]:
-        calls.append(1)
-        return ["one"]
-
-    first = project.run(counted)
-    project.run(counted)
-    assert project.sent() == 1
-    result = project.run(counted, select=["counted_usage"])
-    assert len(calls) == 2
-    assert project.sent() == 0
-    assert set(materialized(result)) == {"counted_usage"}
-    usage = result.output_for_node("counted", "counted_usage")
-    assert usage["run_id"].to_pylist() == [first.run_id]
+@dg.asset_check(asset=hero)
+def has_pictures(hero: pa.Table) -> dg.AssetCheckResult:
+    """Reads what the asset's materialization stored."""
+    return dg.AssetCheckResult(passed=hero.num_rows == 2)
 
 
-def test_a_job_can_select_one_of_the_two(project: Project) -> None:
-    """As a schedule over the images alone does."""
+def test_it_stands_for_its_key(project: Project) -> None:
+    """As a dependency, a check's target, a selection, and the prompt table of the next one."""
+    assert hero.key == dg.AssetKey("hero")
+    bigger = build_image_asset("bigger", prompt_table=hero)
+    assert bigger.dependency_keys == poster.dependency_keys == {hero.key}
     definitions = dg.Definitions(
-        assets=[hero],
-        jobs=[dg.define_asset_job("nightly", selection=["hero"])],
+        assets=[hero, poster, bigger],
+        asset_checks=[has_pictures],
+        jobs=[dg.define_asset_job("nightly", selection=[hero])],
         resources={"imagegen": project.resource()},
     )
     job = definitions.resolve_job_def("nightly")
     result = job.execute_in_process(instance=project.instance)
     assert set(materialized(result)) == {"hero"}
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert evaluation.passed
+
+
+def test_the_function_finds_itself_in_its_context(project: Project) -> None:
+    """Its key and its metadata, which stands beside ours."""
+
+    @image_asset
+    def pictures(context: dg.AssetExecutionContext) -> list[str]:
+        context.add_output_metadata({"source": context.asset_key.to_user_string()})
+        return ["a mug"]
+
+    metadata = materialized(project.run(pictures))["pictures"].metadata
+    assert metadata["source"].value == "pictures"
+    assert metadata["imagegen/images"].value == 1
+
+
+def test_a_key_can_be_replaced_after_the_definition(project: Project) -> None:
+    """The run makes, records and describes the asset under the key that it has then."""
+    products = table_asset([{"prompt": "a mug"}])
+    old = build_image_asset("old", prompt_table=products)
+    front, shop = dg.AssetKey(["web", "front"]), dg.AssetKey(["shop", "products"])
+    renames = {old.key: front, products.key: shop}
+    renamed = [each.with_attributes(asset_key_replacements=renames) for each in (products, old)]
+    result = project.run(*renamed)
+    assert set(materialized(result)) == {"shop/products", "web/front"}
+    assert set(column(project.usage(result), "asset_key")) == {"web/front"}
+    lineage: Any = materialized(result)["web/front"].metadata["dagster/column_lineage"].value
+    assert {dep.asset_key for dep in lineage.deps_by_column["prompt"]} == {shop}
+    assert any(line.startswith("web/front: plan: 1 rows") for line in project.logs(result))
+    assert project.sent() == 1
+
+
+def test_a_key_prefix_of_a_loader(project: Project) -> None:
+    """`key_prefix` renames the asset, its upstream and its check."""
+    module = ModuleType("shop")
+    module.__dict__.update(
+        products=table_asset([{"prompt": "a mug"}]),
+        shots=build_image_asset("shots", prompt_table="products"),
+    )
+    loaded = dg.load_assets_from_modules([module], key_prefix="eu")
+    assets = [each for each in loaded if isinstance(each, dg.AssetsDefinition)]
+    result = project.run(*assets)
+    assert set(materialized(result)) == {"eu/products", "eu/shots"}
+    assert set(column(project.usage(result), "asset_key")) == {"eu/shots"}
+    assert project.sent() == 1
+
+
+def test_automation_requests_it_as_one_asset(project: Project) -> None:
+    """When what is upstream was updated; downstream of it, only when its data changed."""
+    rows = [{"prompt": "a mug"}]
+
+    @dg.asset
+    def products() -> list[dict[str, str]]:
+        return list(rows)
+
+    changed = dg.AutomationCondition.data_version_changed()
+    shots = build_image_asset(
+        "shots",
+        prompt_table=products,
+        automation_condition=dg.AutomationCondition.eager(),
+    )
+
+    @dg.asset(
+        deps=[shots],
+        automation_condition=dg.AutomationCondition.any_deps_match(changed).since_last_handled(),
+    )
+    def thumbs() -> None: ...
+
+    assets = [products, shots, thumbs]
+    definitions = dg.Definitions(assets=assets, resources={"imagegen": project.resource()})
+    state = dg.evaluate_automation_conditions(definitions, project.instance)
+    project.run(products)
+    state = dg.evaluate_automation_conditions(definitions, project.instance, cursor=state.cursor)
+    assert state.get_num_requested(shots.key) == 1
+    for row, requested in ((None, 1), (None, 0), ({"prompt": "a pot"}, 1)):
+        rows.extend([row] if row else [])
+        project.run(*assets, select=["products", "shots"])
+        state = dg.evaluate_automation_conditions(
+            definitions, project.instance, cursor=state.cursor
+        )
+        assert state.get_num_requested(thumbs.key) == requested
 
 
 # -- what the function takes -----------------------------------------------------------------------
@@ -205,13 +293,12 @@ def test_the_function_takes_what_an_asset_takes(project: Project) -> None:
         resources={"imagegen": project.resource(), "names": Names(prefix="x")},
         run_config={"ops": {"pictures": {"config": {"subject": "pot"}}}},
     )
-    images: pa.Table = result.output_for_node("pictures", "pictures")
+    images: pa.Table = result.output_for_node("pictures")
     assert images["prompt"].to_pylist() == ["pot a", "pot b"]
     assert images["price"].to_pylist() == [1, 2]
     assert seen == {"run_id": result.run_id, "shelf": ["top"], "prefix": "x"}
     upstream = {dg.AssetKey("products"), dg.AssetKey(["a", "shelf"]), dg.AssetKey("stock")}
     assert pictures.asset_deps[dg.AssetKey("pictures")] == upstream
-    assert pictures.asset_deps[dg.AssetKey("pictures_usage")] == {dg.AssetKey("pictures")}
 
 
 def test_the_context_has_any_name_that_dagster_knows_it_by(project: Project) -> None:
@@ -221,7 +308,7 @@ def test_the_context_has_any_name_that_dagster_knows_it_by(project: Project) -> 
     def hero(context_: dg.AssetExecutionContext) -> list[str]:
         return [f"a mug of {context_.run.run_id}"]
 
-    assert project.run(hero).output_for_node("hero", "hero").num_rows == 1
+    assert project.run(hero).output_for_node("hero").num_rows == 1
 
     @image_asset
     def other(__: list[str]) -> list[str]:
@@ -241,7 +328,7 @@ def test_the_function_can_be_async_and_take_the_resource_itself(project: Project
         return [{"prompt": f"{imagegen.model} {type(context).__name__}"}]
 
     result = project.run(pictures)
-    prompts = result.output_for_node("pictures", "pictures")["prompt"].to_pylist()
+    prompts = result.output_for_node("pictures")["prompt"].to_pylist()
     assert prompts == ["openai-gpt-image-1 OpExecutionContext"]
 
 
@@ -254,7 +341,7 @@ def test_a_downstream_asset_takes_the_image_table(project: Project) -> None:
         for path in column(hero, "image_path"):
             sizes.append(len(imagegen.open_image(path).read()))
 
-    images = project.run(hero, thumbs).output_for_node("hero", "hero")
+    images = project.run(hero, thumbs).output_for_node("hero")
     assert sizes == images["image_size_bytes"].to_pylist()
 
 
@@ -270,7 +357,7 @@ def test_another_resource_key(project: Project) -> None:
 
 
 def test_what_dg_asset_takes_is_passed_on() -> None:
-    """Key, group, tags, owners, kinds, metadata and automation, on the asset that they are for."""
+    """Key, group, tags, owners, kinds, metadata, automation, retries, hooks and pool."""
     condition = dg.AutomationCondition.eager()
 
     @image_asset(
@@ -285,23 +372,53 @@ def test_what_dg_asset_takes_is_passed_on() -> None:
         op_tags={"dagster/concurrency_key": "images"},
         pool="images",
         code_version="2",
+        check_specs=[dg.AssetCheckSpec("sharp", asset=["shop", "front"])],
         quality="low",
     )
     def anything() -> list[str]:
         """Front page."""
         return []
 
-    specs = {each.key.to_user_string(): each for each in anything.specs}
-    front, usage = specs["shop/front"], specs["shop/front_usage"]
+    (front,) = anything.specs
+    assert front.key == anything.key == dg.AssetKey(["shop", "front"])
     assert front.description == "Front page."
-    assert (front.group_name, usage.group_name) == ("marketing", "marketing")
-    assert (front.owners, usage.owners) == (["team:web"], ["team:web"])
-    assert (front.kinds, usage.kinds) == ({"image", "table"}, {"parquet"})
+    assert front.group_name == "marketing"
+    assert front.owners == ["team:web"]
+    assert front.kinds == {"image", "table"}
     assert front.metadata["page"] == "front"
-    assert front.automation_condition == usage.automation_condition == condition
+    assert front.automation_condition == condition
     assert front.code_version == "2"
     assert anything.op.name == "shop__front"
     assert anything.op.pool == "images"
+    assert [each.name for each in anything.check_specs] == ["sharp"]
+
+
+def test_everything_that_the_installed_dg_asset_takes_is_known() -> None:
+    """A new argument of Dagster's works without a change here; no name means two things."""
+    dagster = inspect.signature(dg.asset).parameters
+    asset = {name for name in dagster if name not in ("compute_fn", "kwargs")}
+    assert asset - {"config_schema"} <= argument_names()
+    assert not asset & {*ImageParams.__annotations__, *OUR_ARGUMENTS}
+
+
+def test_type_checkers_know_what_dg_asset_takes() -> None:
+    """Arguments of the newest Dagster that they do not know of would be errors to them alone."""
+    known = set(FunctionAssetArguments.__annotations__)
+    assert argument_names() <= known
+    ours = {*ImageParams.__annotations__, *OUR_ARGUMENTS}
+    later = {"freshness_policy", "is_virtual"}  # Of newer releases than the oldest supported.
+    assert known - argument_names() <= later
+    assert ours <= known
+
+
+def test_a_freshness_policy(project: Project) -> None:
+    """As the installed Dagster has them."""
+    preview = pytest.importorskip("dagster.preview.freshness")
+    policy = preview.FreshnessPolicy.cron(
+        deadline_cron="0 1 * * *", lower_bound_delta=timedelta(hours=1)
+    )
+    (spec,) = of_rows([], freshness_policy=policy).specs
+    assert spec.freshness_policy == policy
 
 
 def test_a_key_prefix_and_a_name() -> None:
@@ -311,10 +428,120 @@ def test_a_key_prefix_and_a_name() -> None:
     def anything() -> list[str]:
         return []
 
-    assert anything.keys == {
-        dg.AssetKey(["shop", "web", "front"]),
-        dg.AssetKey(["shop", "web", "front_usage"]),
-    }
+    assert anything.key == dg.AssetKey(["shop", "web", "front"])
+
+
+def test_resources_by_key_beside_ours(project: Project) -> None:
+    """`required_resource_keys`, `resource_defs`, hooks and an IO manager of its own."""
+    finished: list[str] = []
+
+    @dg.success_hook
+    def tell(context: dg.HookContext) -> None:
+        finished.append(context.op.name)
+
+    store = Store()
+    names = dg.ResourceDefinition.hardcoded_resource("mug")
+
+    @image_asset(
+        required_resource_keys={"names"},
+        resource_defs={"names": names},
+        io_manager_def=store,
+        hooks={tell},
+    )
+    def pictures(context: dg.AssetExecutionContext) -> list[str]:
+        return [context.resources.names]
+
+    result = project.run(pictures)
+    assert column(store.values["pictures"], "prompt") == ["mug"]
+    assert finished == ["pictures"]
+    assert result.success
+
+
+# -- what users override ---------------------------------------------------------------------------
+
+
+class ShopImages(ImageAssetDefinition):
+    """A project's own image assets."""
+
+    def get_asset_spec(self, spec: dg.AssetSpec) -> dg.AssetSpec:
+        key = dg.AssetKey(["shop", *spec.key.path])
+        return spec.replace_attributes(key=key, owners=["team:shop"])
+
+    def execute(
+        self,
+        context: dg.AssetExecutionContext,
+        imagegen: ImageGenResource,
+        prompts: Callable[[], Any],
+        config: ImageRunConfig,
+    ) -> StepEvents:
+        def shorter() -> Any:
+            return prompts()[:1]
+
+        for event in super().execute(context, imagegen, shorter, config):
+            yield event
+            if isinstance(event, dg.MaterializeResult):
+                few = len(project_rows(event)) == 1
+                yield dg.AssetCheckResult(check_name="few", passed=few)
+
+
+def project_rows(event: "dg.MaterializeResult[Any]") -> list[Any]:
+    return event.value.to_pylist()
+
+
+def test_get_asset_spec_can_be_overridden(project: Project) -> None:
+    """With a function and without; the key too, under which everything is recorded."""
+    source = table_asset(["a mug", "a pot"])
+    specs = [dg.AssetCheckSpec("few", asset="hero")]
+    with_function = of_rows(["a mug", "a pot"], definition=ShopImages, check_specs=specs)
+    without = build_image_asset("shots", prompt_table="products", definition=ShopImages)
+    assert without.key == dg.AssetKey(["shop", "shots"])
+    (spec,) = with_function.specs
+    assert (spec.key, spec.owners) == (dg.AssetKey(["shop", "hero"]), ["team:shop"])
+    assert spec.kinds == {"image"}
+    result = project.run(with_function, source)
+    assert set(materialized(result)) == {"shop/hero", "products"}
+    assert set(column(project.usage(result), "asset_key")) == {"shop/hero"}
+
+
+def test_execute_can_be_overridden(project: Project) -> None:
+    """What goes in is changed, and a check's result comes out beside the materialization."""
+    specs = [dg.AssetCheckSpec("few", asset="hero")]
+    result = project.run(
+        of_rows(["a mug", "a pot"], definition=ShopImages, check_specs=specs, quality="low")
+    )
+    assert project.sent() == 1
+    assert column(result.output_for_node("hero"), "prompt") == ["a mug"]
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert evaluation.passed
+    assert evaluation.asset_key == dg.AssetKey(["shop", "hero"])
+
+
+# -- the execution behind it -----------------------------------------------------------------------
+
+
+def test_an_execution_runs_in_any_step(project: Project) -> None:
+    """An op that is no asset, which an engine, a log and an identity are enough for."""
+    options = TableOptions(params={"quality": "low"}, template="a {name}")
+
+    @dg.op
+    def draw(context: dg.OpExecutionContext, imagegen: ImageGenResource) -> pa.Table:
+        identity = Identity(
+            run_id=context.run_id, root_run_id=context.run_id, step_key=context.op.name
+        )
+        with imagegen.open_engine() as engine:
+            run = Execution(engine=engine, log=context.log, identity=identity)
+            with run.begin(run.read([{"name": "mug"}], options)) as generation:
+                return run.finish(generation).images
+
+    @dg.job(resource_defs={"imagegen": project.resource()})
+    def drawing() -> None:
+        draw()
+
+    result = drawing.execute_in_process(instance=project.instance)
+    assert column(result.output_for_node("draw"), "prompt") == ["a mug"]
+    (row,) = project.usage(result).to_pylist()
+    assert (row["asset_key"], row["step_key"]) == (None, "draw")
+    assert any(line.startswith("draw: plan: 1 rows") for line in project.logs(result))
 
 
 # -- without a function ----------------------------------------------------------------------------
@@ -338,7 +565,7 @@ def test_an_asset_without_a_function(project: Project) -> None:
         )
 
     result = project.run(products, shots)
-    images: pa.Table = result.output_for_node("product_shots", "product_shots")
+    images: pa.Table = result.output_for_node("product_shots")
     assert images["prompt"][0].as_py() == "A studio photo of mug, red, on white"
     assert images["colour"].to_pylist() == ["red", "blue"]
     sizes = [request.body["size"] for request in project.sandbox.requests]
@@ -354,7 +581,7 @@ def test_an_upstream_definition_can_stand_for_its_key(project: Project) -> None:
     """Without a template the column `prompt` is taken."""
     products = table_asset([{"prompt": "a mug"}])
     shots = build_image_asset("shots", prompt_table=products)
-    images = project.run(products, shots).output_for_node("shots", "shots")
+    images = project.run(products, shots).output_for_node("shots")
     assert images["prompt"].to_pylist() == ["a mug"]
 
 
@@ -371,16 +598,17 @@ UNTYPED_BUILD: Any = build_image_asset
         (lambda: UNTYPED_ASSET(qualty="high"), 'did you mean "quality"'),
         (lambda: UNTYPED_ASSET(grup_name="x"), 'did you mean "group_name"'),
         (lambda: UNTYPED_BUILD("a", prompt_table="b", sise="auto"), 'did you mean "size"'),
-        (lambda: UNTYPED_ASSET("medium"), "arguments have names"),
-        (lambda: of_rows([], n=0), "is at least 1"),
-        (lambda: of_rows([], output_compression=101), "is 0 to 100"),
+        (lambda: UNTYPED_ASSET("medium"), "arguments must be named"),
+        (lambda: UNTYPED_ASSET(config_schema={}), "annotate an argument `config`"),
+        (lambda: UNTYPED_BUILD("a", prompt_table="b", ins={}), 'no argument "ins"'),
+        (lambda: of_rows([], n=0), "must be at least 1, got 0"),
+        (lambda: of_rows([], output_compression=101), "must be at most 100, got 101"),
         (lambda: of_rows([], background="transparent", output_format="jpeg"), "png or webp"),
         (lambda: of_rows([], overrides=["colour"]), "colour"),
         (lambda: of_rows([], overrides="size"), 'overrides=["size"]'),
         (lambda: of_rows([], fail_on=["failled"]), 'did you mean "failed"'),
         (lambda: of_rows([], fail_on="failed"), 'fail_on=["failed"]'),
         (lambda: of_rows([], resource_key="my images"), "resource_key"),
-        (lambda: of_rows([], key="a", key_prefix="b"), "not both"),
         (lambda: build_image_asset("a", prompt_table="b", prompt="{name.x}"), "whole columns"),
     ],
 )
@@ -399,7 +627,7 @@ def test_a_generator_is_refused_where_it_is_written() -> None:
     def rows() -> Any:
         yield "one"
 
-    with pytest.raises(ImageGenError, match="the function yields"):
+    with pytest.raises(ImageGenError, match="must return the whole prompt table"):
         image_asset(rows)
 
 
@@ -429,7 +657,7 @@ def test_odd_times_and_descriptions_are_carried(project: Project) -> None:
     described = pa.field("at", times.type, metadata={"description": b"\xff"})
     schema = pa.schema([pa.field("prompt", pa.string()), described])
     rows = pa.Table.from_arrays([pa.array(["a mug"]), times], schema=schema)
-    images = project.run(of_rows(rows)).output_for_node("hero", "hero")
+    images = project.run(of_rows(rows)).output_for_node("hero")
     assert images["at"].combine_chunks().equals(times)
 
 
@@ -442,7 +670,7 @@ def test_odd_times_and_descriptions_are_carried(project: Project) -> None:
         ([{"text": "a"}], 'no column "prompt"'),
         ([{"prompt": "a"}, {"prompt": None}, {"prompt": ""}], "2 problems"),
         (["x" * 32_001], "32,001"),
-        ([{"prompt": "a", "image_uri": "x"}], "collide"),
+        ([{"prompt": "a", "image_uri": "x"}], "must not begin with"),
         ([{"prompt": "a", "prompt_id": "1"}, {"prompt": "b", "prompt_id": "1"}], "row 0"),
     ],
 )
@@ -472,22 +700,22 @@ def retries(result: dg.ExecuteInProcessResult) -> list[dg.DagsterEvent]:
 def test_a_refused_row_is_a_row_and_the_run_succeeds(project: Project) -> None:
     """The next run does not ask again."""
     project.sandbox.script("moderation_blocked", None)
-    images = project.run(hero).output_for_node("hero", "hero")
+    images = project.run(hero).output_for_node("hero")
     assert sorted(images["image_status"].to_pylist()) == ["generated", "refused"]
     project.sent()
     project.run(hero)
     assert project.sent() == 0
 
 
-def test_a_failed_row_fails_the_step_once_both_assets_are_stored(project: Project) -> None:
+def test_a_failed_row_fails_the_step_once_the_table_is_stored(project: Project) -> None:
     """With the counts, and the row's own error."""
     project.settings = {"retry": {"max_attempts": 1}, "max_concurrency": 1}
     project.sandbox.script(None, "server_error")
     result = project.run(hero, fails=True)
-    assert set(materialized(result)) == {"hero", "hero_usage"}
+    assert set(materialized(result)) == {"hero"}
     assert project.value("hero")["image_status"].to_pylist() == ["generated", "failed"]
     (error,) = project.errors(result)
-    assert "1 of 2 images are not there: 1 failed." in error
+    assert "1 of 2 images are missing: 1 failed." in error
     assert "The server had an error" in error
     project.sent()
     project.run(hero)
@@ -511,7 +739,7 @@ def test_an_unknown_row_is_not_worth_a_retry_of_the_step(project: Project) -> No
     result = project.run(of_rows(["one"], retry_policy=policy), fails=True)
     assert project.sent() == 1
     assert not retries(result)
-    assert "1 of 1 images are not there: 1 unknown." in project.errors(result)[0]
+    assert "1 of 1 images are missing: 1 unknown." in project.errors(result)[0]
 
 
 def test_fail_on_says_which_statuses_fail(project: Project) -> None:
@@ -521,12 +749,12 @@ def test_fail_on_says_which_statuses_fail(project: Project) -> None:
     project.run(of_rows(["one"], fail_on=[]))
     project.sandbox.script("moderation_blocked")
     result = project.run(of_rows(["two"], fail_on=["refused"]), fails=True)
-    assert "1 of 1 images are not there: 1 refused." in project.errors(result)[0]
+    assert "1 of 1 images are missing: 1 refused." in project.errors(result)[0]
 
 
 def test_an_image_that_was_deleted_is_not_paid_for_again(project: Project) -> None:
     """The step fails and says what to do about it."""
-    images = project.run(hero).output_for_node("hero", "hero")
+    images = project.run(hero).output_for_node("hero")
     Path(column(images, "image_uri")[0]).unlink()
     project.sent()
     result = project.run(hero, fails=True)
@@ -538,7 +766,7 @@ def test_an_image_that_was_deleted_is_not_paid_for_again(project: Project) -> No
 def test_an_image_that_was_deleted_is_not_worth_a_retry_of_the_step(project: Project) -> None:
     """Only who brings it back, or raises its revision, helps."""
     pictures = of_rows(["one", "two"], retry_policy=dg.RetryPolicy(max_retries=2))
-    images = project.run(pictures).output_for_node("hero", "hero")
+    images = project.run(pictures).output_for_node("hero")
     Path(column(images, "image_uri")[0]).unlink()
     assert not retries(project.run(pictures, fails=True))
 
@@ -552,21 +780,30 @@ def test_a_long_prompt_id_is_told_in_short(project: Project) -> None:
     assert len(error) < 1500
 
 
+STATUSES = ("succeeded", "refused", "rejected", "rate_limited", "failed", "unknown")
+
+
 @pytest.mark.parametrize("fault", ["invalid_api_key", "model_not_found", "insufficient_quota"])
 def test_an_endpoint_that_refuses_everything_is_one_error(project: Project, fault: str) -> None:
-    """The usage is stored, the image table left as it was, and a retry policy has nothing to do."""
+    """The spending is observed, the image table left as it was, and nothing is tried again."""
     project.settings = {"max_concurrency": 1}
     rows = [f"prompt {number}" for number in range(20)]
-    before = project.run(of_rows(rows[:2])).output_for_node("hero", "hero")
+    before = project.run(of_rows(rows[:2])).output_for_node("hero")
     project.sent()
     project.sandbox.script(*[fault] * 20)
     policy = dg.RetryPolicy(max_retries=2)
     result = project.run(of_rows(rows, retry_policy=policy), fails=True)
     assert project.sent() == 1
     assert not retries(result)
-    assert set(materialized(result)) == {"hero_usage"}
+    assert materialized(result) == {}
     assert project.value("hero") == before
-    (code,) = column(project.value("hero_usage"), "error_code")
+    (code,) = column(project.usage(result), "error_code")
+    (observation,) = observed(result)
+    assert observation.asset_key == dg.AssetKey("hero")
+    metadata: dict[str, Any] = {name: each.value for name, each in observation.metadata.items()}
+    assert metadata["imagegen/requests"] == 1
+    assert sum(metadata.get(f"imagegen/requests_{each}", 0) for each in STATUSES) == 1
+    assert metadata["imagegen/cost"] == "$0.00"
     (error,) = project.errors(result)
     assert code in error
 
@@ -609,14 +846,11 @@ def test_partitions(
         return [f"a picture of {context.partition_key}"]
 
     result = project.run(pets, partition_key=key)
-    images: pa.Table = result.output_for_node("pets", "pets")
+    images: pa.Table = result.output_for_node("pets")
     assert images["prompt"].to_pylist() == [f"a picture of {text}"]
-    usage: pa.Table = result.output_for_node("pets", "pets_usage")
-    assert usage["partition_key"].to_pylist() == [text]
+    assert column(project.usage(result), "partition_key") == [text]
     assert materialized(result)["pets"].partition == text
     project.run(pets, partition_key=key)
-    alone = project.run(pets, select=["pets_usage"], partition_key=key)
-    assert alone.output_for_node("pets", "pets_usage")["partition_key"].to_pylist() == [text]
     assert project.sent() == 1
 
 
@@ -628,7 +862,6 @@ def in_range(first: str, last: str) -> dict[str, str]:
     }
 
 
-@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 def test_a_run_over_partitions_is_refused_before_it_costs(project: Project) -> None:
     """The default IO manager cannot write one; the remedy is named, the function does not run."""
     calls: list[str] = []
@@ -646,7 +879,7 @@ def test_a_run_over_partitions_is_refused_before_it_costs(project: Project) -> N
     assert "BackfillPolicy.multi_run()" in error
 
 
-class Shelf(dg.IOManager):
+class Store(dg.IOManager):
     """Keeps values, of several partitions too."""
 
     def __init__(self) -> None:
@@ -659,7 +892,6 @@ class Shelf(dg.IOManager):
         return self.values[context.asset_key.to_user_string()]
 
 
-@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 def test_a_run_over_partitions_for_an_io_manager_that_can(project: Project) -> None:
     """Tables and metadata by partition; each row names its own."""
 
@@ -674,19 +906,15 @@ def test_a_run_over_partitions_for_an_io_manager_that_can(project: Project) -> N
         backfill_policy=dg.BackfillPolicy.single_run(),
     )
     # `build_image_asset` reads a column; a list of texts is a column named prompt.
-    shelf = Shelf()
-    resources = {"imagegen": project.resource(), "io_manager": shelf}
+    store = Store()
+    resources = {"imagegen": project.resource(), "io_manager": store}
     result = project.run(products, pets, tags=in_range("cats", "dogs"), resources=resources)
     assert project.sent() == 2
-    assert {key: table["prompt"].to_pylist() for key, table in shelf.values["pets"].items()} == {
+    assert {key: table["prompt"].to_pylist() for key, table in store.values["pets"].items()} == {
         "cats": ["one of the cats"],
         "dogs": ["one of the dogs"],
     }
-    usage = shelf.values["pets_usage"]
-    assert {key: table["partition_key"].to_pylist() for key, table in usage.items()} == {
-        "cats": ["cats"],
-        "dogs": ["dogs"],
-    }
+    assert sorted(column(project.usage(result), "partition_key")) == ["cats", "dogs"]
     counts = {
         event.materialization.partition: event.materialization.metadata["imagegen/images"].value
         for event in result.get_asset_materialization_events()
@@ -695,16 +923,15 @@ def test_a_run_over_partitions_for_an_io_manager_that_can(project: Project) -> N
     assert counts == {"cats": 1, "dogs": 1}
 
 
-@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 @pytest.mark.parametrize(
-    ("tables", "told"), [(["a"], "not one list"), ({"cats": ["a"], "cows": []}, "['dogs']")]
+    ("tables", "told"), [(["a"], "got one list"), ({"cats": ["a"], "cows": []}, "['dogs']")]
 )
 def test_a_run_over_partitions_needs_a_table_for_each(
     project: Project, tables: Any, told: str
 ) -> None:
     """What is missing and what does not belong there are named, before anything is sent."""
     pets = of_rows(tables, partitions_def=STATIC, backfill_policy=dg.BackfillPolicy.single_run())
-    resources = {"imagegen": project.resource(), "io_manager": Shelf()}
+    resources = {"imagegen": project.resource(), "io_manager": Store()}
     result = project.run(pets, tags=in_range("cats", "dogs"), resources=resources, fails=True)
     assert told in project.errors(result)[0]
     assert project.sent() == 0
@@ -717,32 +944,36 @@ def test_a_run_over_one_of_the_partitions_takes_the_same_dict(project: Project) 
     def pets(context: dg.AssetExecutionContext) -> dict[str, list[str]]:
         return {key: [f"one of the {key}"] for key in context.partition_keys}
 
-    images = project.run(pets, partition_key="cats").output_for_node("pets", "pets")
+    images = project.run(pets, partition_key="cats").output_for_node("pets")
     assert column(images, "prompt") == ["one of the cats"]
 
 
-@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
-def test_a_stopped_run_over_partitions_keeps_the_usage_of_those_not_begun(
-    project: Project,
-) -> None:
-    """Their newest usage stays as it was, where an empty table would take its place."""
-    prompts = {"cats": ["a cat"], "dogs": ["a dog"]}
+def test_a_stopped_run_over_partitions_observes_those_that_were_begun(project: Project) -> None:
+    """Each with what it spent; the stored tables of all of them stay as they were."""
+    prompts = {"cats": ["a cat"], "dogs": ["a dog"], "pugs": ["a pug"]}
+    animals = dg.StaticPartitionsDefinition(list(prompts))
 
-    @image_asset(partitions_def=STATIC, backfill_policy=dg.BackfillPolicy.single_run())
+    @image_asset(partitions_def=animals, backfill_policy=dg.BackfillPolicy.single_run())
     def pets(context: dg.AssetExecutionContext) -> dict[str, list[str]]:
         return {key: prompts[key] for key in context.partition_keys}
 
-    shelf = Shelf()
-    resources = {"imagegen": project.resource(), "io_manager": shelf}
-    project.run(pets, tags=in_range("cats", "dogs"), resources=resources)
-    before = shelf.values["pets_usage"]["dogs"]
-    assert before.num_rows == 1
-    prompts.update(cats=["another cat"], dogs=["another dog"])
-    project.sandbox.script("invalid_api_key")
-    project.run(pets, tags=in_range("cats", "dogs"), resources=resources, fails=True)
-    after = shelf.values["pets_usage"]
-    assert column(after["cats"], "error_code") == ["invalid_api_key"]
-    assert after["dogs"].equals(before)
+    store = Store()
+    resources = {"imagegen": project.resource(), "io_manager": store}
+    project.run(pets, tags=in_range("cats", "pugs"), resources=resources)
+    before = store.values["pets"]
+    prompts.update({key: [f"another of the {key}"] for key in prompts})
+    project.sandbox.script(None, "invalid_api_key")
+    result = project.run(pets, tags=in_range("cats", "pugs"), resources=resources, fails=True)
+    assert store.values["pets"] is before
+    assert materialized(result) == {}
+    counts = {
+        each.partition: (
+            each.metadata["imagegen/requests"].value,
+            "imagegen/requests_succeeded" in each.metadata,
+        )
+        for each in observed(result)
+    }
+    assert counts == {"cats": (1, True), "dogs": (1, False)}
 
 
 def test_an_asset_without_partitions_in_a_partitioned_run(project: Project) -> None:
@@ -752,8 +983,7 @@ def test_an_asset_without_partitions_in_a_partitioned_run(project: Project) -> N
     def other() -> None: ...
 
     result = project.run(hero, other, partition_key="cats")
-    usage = result.output_for_node("hero", "hero_usage")
-    assert usage["partition_key"].to_pylist() == [None, None]
+    assert column(project.usage(result), "partition_key") == [None, None]
 
 
 # -- what is logged --------------------------------------------------------------------------------
@@ -774,12 +1004,11 @@ def test_an_unknown_cost_is_never_told_as_nothing(project: Project) -> None:
     result = project.run(hero)
     last = [line for line in project.logs(result) if line.startswith("hero: ")][-1]
     assert "cost of this run $0.00 and 2 requests of unknown cost;" in last
-    for key in ("hero", "hero_usage"):
-        metadata = materialized(result)[key].metadata
-        assert metadata["imagegen/unpriced_requests"].value == 2
-        assert "imagegen/cost_usd" not in metadata
-    told = materialized(result)["hero"].metadata["imagegen/cost"].value
-    assert told == "$0.00 and 2 requests of unknown cost"
+    metadata = materialized(result)["hero"].metadata
+    assert metadata["imagegen/unpriced_requests"].value == 2
+    assert "imagegen/cost_usd" not in metadata
+    assert metadata["imagegen/cost"].value == "$0.00 and 2 requests of unknown cost"
+    assert metadata["imagegen/cost_by_basis"].value == "unknown (2)"
 
     project.sandbox.script(None, "invalid_api_key")
     stopped = project.run(of_rows(["one", "two", "three"]), fails=True)
@@ -796,20 +1025,21 @@ def test_the_sandbox_costs_nothing_and_says_what_it_would(project: Project) -> N
     metadata = materialized(result)["hero"].metadata
     assert metadata["imagegen/cost_usd"].value == 0.0
     assert metadata["imagegen/list_price_usd"].value == pytest.approx(0.1255, abs=1e-3)
-    images = result.output_for_node("hero", "hero")
+    images = result.output_for_node("hero")
     assert set(images["image_cost_basis"].to_pylist()) == {"sandbox"}
     assert sum(images["image_cost_usd"].to_pylist()) == Decimal(0)
 
 
-def test_progress_is_logged_every_so_often() -> None:
-    """A line at most every ten seconds, made only when it is logged."""
-    lines: list[str] = []
-    times = iter([0.0, 1.0, 9.9, 10.0, 12.0, 19.9, 20.1])
-    progress = ProgressLog(lines.append, clock=lambda: next(times))
-    made = iter(["first", "second"])
-    for _ in range(6):
-        progress.tick(lambda: next(made))
-    assert lines == ["first", "second"]
+def test_progress_is_logged_every_so_often(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the plan and the sum."""
+    monkeypatch.setattr(execution, "PROGRESS_SECONDS", 0.05)
+    with Sandbox(paint=False, latency_seconds=0.2) as slow:
+        lines = project.logs(
+            project.run(hero, resources={"imagegen": project.resource(base_url=slow.base_url)})
+        )
+    assert any("of 2 images" in line for line in lines)
 
 
 def test_a_likely_override_that_is_not_named_is_warned_of(project: Project) -> None:
@@ -821,7 +1051,7 @@ def test_a_likely_override_that_is_not_named_is_warned_of(project: Project) -> N
 # -- termination -----------------------------------------------------------------------------------
 
 
-def test_a_terminated_run_waits_for_what_is_in_flight_and_hands_over_its_usage(
+def test_a_terminated_run_waits_for_what_is_in_flight_and_observes_what_it_spent(
     tmp_path: Path,
 ) -> None:
     """As Kubernetes ends a run: nothing more is sent, nothing that was sent is lost."""
@@ -846,10 +1076,9 @@ def test_a_terminated_run_waits_for_what_is_in_flight_and_hands_over_its_usage(
         (run,) = instance.get_runs()
         assert run.status in (dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE)
         assert instance.get_latest_materialization_event(dg.AssetKey("hero")) is None
-        event = instance.get_latest_materialization_event(dg.AssetKey("hero_usage"))
-        assert event is not None
-        assert event.asset_materialization is not None
-        metadata = event.asset_materialization.metadata
+        (record,) = instance.fetch_observations(dg.AssetKey("hero"), limit=10).records
+        assert record.asset_observation is not None
+        metadata = record.asset_observation.metadata
         lines = [each.user_message for each in instance.all_logs(run.run_id)]
     assert any(f"stopped after {len(requests)} of {terminated_run.ROWS} images" in x for x in lines)
     resource = ImageGenResource(
@@ -862,7 +1091,7 @@ def test_a_terminated_run_waits_for_what_is_in_flight_and_hands_over_its_usage(
 
 
 def test_a_budget_ends_the_step_or_defers_the_rest(project: Project) -> None:
-    """`fail` stores what was made and hands over the usage; `defer` gives the rest a status."""
+    """`fail` keeps what was made and observes the spending; `defer` gives the rest a status."""
 
     @image_asset(quality="low", size="1024x1024")
     def hero() -> list[str]:
@@ -872,8 +1101,12 @@ def test_a_budget_ends_the_step_or_defers_the_rest(project: Project) -> None:
     project.settings = {"budget": budget}
     stopped = project.run(hero, fails=True)
     assert "max_usd" in project.errors(stopped)[0]
-    assert list(materialized(stopped)) == ["hero_usage"]
-    assert 0 < project.sandbox.totals.cost_usd <= Decimal("0.1")
+    assert materialized(stopped) == {}
+    (observation,) = observed(stopped)
+    totals = project.sandbox.totals
+    assert observation.metadata["imagegen/cost_usd"].value == float(totals.cost_usd)
+    assert observation.metadata["imagegen/requests_succeeded"].value == totals.billed
+    assert 0 < totals.cost_usd <= Decimal("0.1")
 
     project.settings = {"budget": {**budget, "when_exhausted": "defer"}}
     deferred = project.run(hero)

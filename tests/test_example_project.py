@@ -149,22 +149,10 @@ def test_a_raised_revision_is_one_request_and_keeps_the_old_picture(shop: Shop) 
     assert Path(old["image_uri"]).is_file()
 
 
-def test_a_job_runs_the_pictures_alone(shop: Shop) -> None:
-    """It selects `hero`, one of the two assets of its step."""
+def test_the_pictures_can_be_run_alone(shop: Shop) -> None:
+    """By the job and by the asset's name."""
     assert materialized(shop.run(job="hero_pictures")) == {"hero"}
-
-
-def test_the_pictures_can_be_run_by_name(shop: Shop) -> None:
-    """So does the selection of that asset."""
     assert materialized(shop.run("hero")) == {"hero"}
-
-
-def test_the_usage_alone_sends_nothing(shop: Shop) -> None:
-    """It is the account of what was sent before."""
-    shop.catalogue.write_text(shop.catalogue.read_text().replace("sage,stone", "lime,stone"))
-    sent()
-    assert materialized(shop.run("hero_usage")) == {"hero_usage"}
-    assert sent() == 0
 
 
 def materialized(result: dg.ExecuteInProcessResult) -> set[str]:

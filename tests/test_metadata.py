@@ -2,22 +2,22 @@
 
 import subprocess
 import sys
+from collections import Counter
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from dagster_imagegen import image_asset
-from dagster_imagegen.engine.manifest import OUR_COLUMNS
-from dagster_imagegen.engine.usage import to_table
+from dagster_imagegen.engine.image_table import OUR_COLUMNS
+from dagster_imagegen.engine.run.progress import Totals
 from dagster_imagegen.metadata import (
     check_carried,
     column_schema,
     cost_by_basis,
     data_version,
-    usage_version,
+    spending_metadata,
 )
 from tests.conftest import Project, materialized
 
@@ -151,26 +151,30 @@ print(data_version([table]).value)
     assert len(versions) == 1
 
 
-def test_a_usage_version_is_of_which_requests() -> None:
-    """No requests are always the same version."""
-    one, two = (to_table([{"attempt_id": each}]) for each in ("a", "b"))
-    assert usage_version([one, two]) == usage_version([two, one])
-    assert usage_version([one]) != usage_version([two])
-    assert usage_version([to_table([])]) == usage_version([])
-
-
 # -- figures ---------------------------------------------------------------------------------------
 
 
 def test_costs_of_different_kinds_are_not_one_sum() -> None:
     """What was metered, what was estimated, and what nobody knows."""
-    rows = [("metered", "0.04"), ("metered", "0.01"), ("estimated", "0.2"), ("unknown", None)]
-    usage = to_table(
-        {"cost_basis": basis, "cost_usd": None if usd is None else Decimal(usd)}
-        for basis, usd in rows
+    totals = Totals(
+        by_basis={
+            "metered": (2, Decimal("0.05")),
+            "unknown": (1, Decimal(0)),
+            "estimated": (1, Decimal("0.2")),
+        }
     )
-    assert cost_by_basis(usage) == "$0.2000 estimated (1), $0.0500 metered (2), unknown (1)"
-    assert cost_by_basis(to_table([])) == "$0.00, nothing was sent"
+    assert cost_by_basis(totals) == "$0.2000 estimated (1), $0.0500 metered (2), unknown (1)"
+    assert cost_by_basis(Totals()) == "$0.00, nothing was sent"
+
+
+def test_what_nobody_answered_is_unknown_and_has_no_cost() -> None:
+    """Requests that a stopped pass gave up are counted, and the cost is not told as the whole."""
+    totals = Totals(requests=3, statuses=Counter(succeeded=1, unknown=1), cost_usd=Decimal("0.1"))
+    metadata = spending_metadata(totals, sandbox=False)
+    assert metadata["imagegen/requests_succeeded"] == 1
+    assert metadata["imagegen/requests_unknown"] == 2
+    assert metadata["imagegen/cost"] == "$0.10 and 1 request of unknown cost"
+    assert "imagegen/cost_usd" not in metadata
 
 
 def test_texts_of_a_schema_are_cut_and_readable() -> None:
@@ -213,21 +217,15 @@ def test_a_materialization_shows_pictures_costs_and_counts(project: Project) -> 
     assert values["imagegen/cost"] == f"${totals.cost_usd:,.2f}"
     assert values["imagegen/input_tokens"] == totals.input_tokens
     assert values["imagegen/output_tokens"] == totals.output_tokens
+    assert values["imagegen/total_tokens"] == totals.input_tokens + totals.output_tokens
+    assert (values["imagegen/requests_succeeded"], values["imagegen/requests_refused"]) == (3, 1)
+    metered = f"${totals.cost_usd:,.4f} metered (3)"
+    assert values["imagegen/cost_by_basis"] == f"$0.0000 estimated (1), {metered}"
     assert values["dagster/row_count"] == 4
     assert values["dagster/uri"] == str(project.folder / "store")
     assert values["imagegen/storage"] == values["dagster/uri"]
     schema: Any = values["dagster/column_schema"]
     assert [each.name for each in schema.columns][:3] == ["price", "prompt_id", "prompt"]
-
-    usage = materialized(result)["hero_usage"].metadata
-    values = {name: getattr(each, "value", None) for name, each in usage.items()}
-    assert (values["imagegen/succeeded"], values["imagegen/refused"]) == (3, 1)
-    assert values["imagegen/cost_usd"] == pytest.approx(float(totals.cost_usd))
-    assert values["imagegen/total_tokens"] == totals.input_tokens + totals.output_tokens
-    assert Path(str(values["dagster/uri"])).is_dir()
-    lineage: Any = values["dagster/column_lineage"]
-    (dep,) = lineage.deps_by_column["fingerprint"]
-    assert (dep.asset_key.to_user_string(), dep.column_name) == ("hero", "image_fingerprint")
 
 
 def test_an_event_fits_the_smallest_event_log(project: Project) -> None:
@@ -246,5 +244,5 @@ def test_an_event_fits_the_smallest_event_log(project: Project) -> None:
         for each in project.instance.all_logs(result.run_id)
         if each.dagster_event and each.dagster_event.is_step_materialization
     ]
-    assert len(events) == 2
+    assert len(events) == 1
     assert max(map(len, events)) < 64_000

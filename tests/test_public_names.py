@@ -13,6 +13,7 @@ import dagster_imagegen
 def test_all_is_what_is_there() -> None:
     """Every public name loads, is where it says, and nothing else is public."""
     assert dagster_imagegen.__all__ == [
+        "ImageAssetDefinition",
         "ImageGenError",
         "ImageGenResource",
         "build_image_asset",

@@ -15,8 +15,8 @@ import pyarrow.dataset as ds
 import pytest
 
 from dagster_imagegen import ImageGenResource
+from dagster_imagegen.engine.record.schema import SCHEMA
 from dagster_imagegen.engine.request import ImageParams
-from dagster_imagegen.engine.usage import SCHEMA
 from dagster_imagegen.sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent

@@ -17,7 +17,7 @@ import pytest
 
 from dagster_imagegen import ImageGenError, ImageGenResource, image_asset
 from dagster_imagegen.engine.errors import BudgetExhausted, ConfigurationError, NoImage
-from dagster_imagegen.resource import normalised
+from dagster_imagegen.resource_settings import normalised
 from tests.conftest import Project, column
 
 KEY = "sk-live-1234567890abcdef"
@@ -53,7 +53,7 @@ def opened(**settings: Any) -> Any:
         ({"storage_uri": ""}, "storage_uri is empty"),
         ({"storage_uri": "s4://bucket"}, "no filesystem serves s4://"),
         ({"storage_uri": "gs://bucket"}, "pip install 'dagster-imagegen[gcs]'"),
-        ({"prices": {"m": {"source": "nowhere"}}}, "has no price"),
+        ({"prices": {"m": {"source": "nowhere"}}}, "must have a price"),
         ({"storage_options": {"key": dg.EnvVar("NOT_THERE")}}, "variable 'NOT_THERE' is not set"),
         ({"endpoint_id": "sandbox"}, "sandbox"),
         ({"base_url": "sandbox", "endpoint_id": "mine"}, "sandbox"),

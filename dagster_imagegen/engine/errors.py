@@ -1,18 +1,18 @@
-"""What can go wrong, as one tree.
+"""The library's errors, as one tree.
 
 ImageGenError
 ├── ConfigurationError       the settings or arguments cannot work; nothing was sent
-│   ├── InvalidRequest       one request breaks a hard limit of the reference
-│   └── PromptTableError     the prompt table has rows that cannot be sent; all are named
+│   ├── InvalidRequest       a parameter of a request breaks a rule
+│   └── PromptTableError     rows of the prompt table cannot be sent; names all of them
 ├── EndpointError            every further request would fail the same way; the run stops
 │   ├── EndpointMisconfigured    key, address, model or parameter is not accepted
 │   ├── EndpointUnreachable      nobody answers at the base URL
-│   └── OutOfCredit              the account cannot pay; resumable later
-├── NoImage                  the one image that was asked for was refused, or failed
-├── BudgetExhausted          what the budget has left does not cover the next request
+│   └── OutOfCredit              the account cannot pay; a later run can continue
+├── NoImage                  the single image requested was refused or failed
+├── BudgetExhausted          the remaining budget does not cover the next request
 └── StorageError             images or records cannot be written or read
-    ├── StoreInconsistent    the store does not show what was just written to it
-    └── Fenced               another writer took this one for dead and closed its journal
+    ├── StoreInconsistent    the store does not list a file just written to it
+    └── Fenced               another writer declared this one dead and closed its journal
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -29,40 +29,58 @@ class ConfigurationError(ImageGenError):
 
 
 class InvalidRequest(ConfigurationError):
-    """A request breaks a hard limit of the reference; `field` and `value` name it."""
+    """A value breaks a rule for requests; the message is "size must be text, got int 1024".
 
-    def __init__(self, field: str, value: object, remedy: str) -> None:
-        super().__init__(f"{field} {abbreviate(value)}: {remedy}")
+    Args:
+        field: The parameter or column.
+        value: What it holds. None and "" are not repeated in the message.
+        rule: What must hold, read after the field: "must be at least 0".
+        got: A word for the value that the message puts before it, such as its type.
+        remedy: What to do about it, where the rule alone does not say.
+    """
+
+    def __init__(
+        self, field: str, value: object, rule: str, *, got: str = "", remedy: str = ""
+    ) -> None:
+        super().__init__(_sentence(field, value, rule, got, remedy))
         self.field = field
         self.value = value
+        self.rule = rule
+        self.got = got
         self.remedy = remedy
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowProblem:
-    """One thing that is wrong with one row of a prompt table."""
+    """A rule that one row of a prompt table breaks; the fields are those of `InvalidRequest`."""
 
     position: int
     prompt_id: str | None
     column: str
     value: object
-    remedy: str
+    rule: str
+    got: str = ""
+    remedy: str = ""
     detail: str = ""
-    """What another library said of it, which can repeat a part of the value."""
+    """The message of another library, which can repeat a part of the value."""
 
     def __str__(self) -> str:
         name = "" if self.prompt_id is None else f" (prompt_id {abbreviate(self.prompt_id)})"
         detail = f" ({self.detail})" if self.detail else ""
-        place = f"row {self.position}{name}: {self.column} {abbreviate(self.value)}"
-        return f"{place}: {self.remedy}{detail}"
+        sentence = _sentence(self.column, self.value, self.rule, self.got, self.remedy)
+        return f"row {self.position}{name}: {sentence}{detail}"
 
     def without_value(self) -> "RowProblem":
-        """The same, for who must not see what stands in the row."""
-        return replace(self, value=_NotShown(), detail="")
+        """The same problem for readers who must not see what the row holds."""
+        value = None if self.value is None else _NotShown()
+        return replace(self, value=value, detail="")
 
 
 class PromptTableError(ConfigurationError):
-    """Rows that cannot be sent, all of them: `problems`. Positions count from 0."""
+    """All problems of all rows that cannot be sent. Positions count from 0.
+
+    `problems` has all of them, the message the first `shown`.
+    """
 
     def __init__(self, problems: Sequence[RowProblem], *, shown: int = 20) -> None:
         lines = [f"prompt table {problem}" for problem in problems[:shown]]
@@ -73,7 +91,7 @@ class PromptTableError(ConfigurationError):
         self.problems = tuple(problems)
 
     def without_values(self, *, except_of: Collection[str]) -> "PromptTableError":
-        """The same problems without what stands in the rows, but for that of some columns."""
+        """The same problems without the rows' values, except those of the columns named."""
         return PromptTableError(
             [
                 problem if problem.column in except_of else problem.without_value()
@@ -83,24 +101,31 @@ class PromptTableError(ConfigurationError):
 
 
 class _NotShown:
-    """Stands for a value that is to be in no message."""
+    """Takes the place of a value that no message may show."""
 
     def __repr__(self) -> str:
         return "(not shown)"
 
 
 class EndpointError(ImageGenError):
-    """The endpoint will answer every further request the same way, so the run stops.
+    """Every further request would fail the same way, so the run stops.
 
-    `http_status` and `code` are the answer's, where there was one.
+    `http_status` and `code` are those of the answer, if there was one. `retry_can_help` is whether
+    running the same step again can get another answer.
     """
 
     def __init__(
-        self, message: str, *, http_status: int | None = None, code: str | None = None
+        self,
+        message: str,
+        *,
+        http_status: int | None = None,
+        code: str | None = None,
+        retry_can_help: bool = True,
     ) -> None:
         super().__init__(message)
         self.http_status = http_status
         self.code = code
+        self.retry_can_help = retry_can_help
 
 
 class EndpointMisconfigured(EndpointError):
@@ -112,13 +137,13 @@ class EndpointUnreachable(EndpointError):
 
 
 class OutOfCredit(EndpointError):
-    """The account cannot pay for more. What was paid for is saved; a later run goes on."""
+    """The account cannot pay for more. Paid images are saved; a later run continues."""
 
 
 class NoImage(ImageGenError):
-    """The one image that was asked for was refused or failed; in a table it is a row that says so.
+    """The single image requested was refused or failed. A table has a row for this instead.
 
-    `status` is the outcome's (`refused`, `failed`, `unknown`), `code` the answer's.
+    `status` is the outcome (`refused`, `failed`, `unknown`), `code` the answer's error code.
     """
 
     def __init__(self, message: str, *, status: str, code: str | None = None) -> None:
@@ -128,9 +153,9 @@ class NoImage(ImageGenError):
 
 
 class BudgetExhausted(ImageGenError):
-    """What the budget has left does not cover the worst case of the next request.
+    """The remaining budget does not cover the worst-case cost of the next request.
 
-    What was made is saved; a later run, with more to spend, goes on.
+    Images made so far are saved; a later run with a larger budget continues.
     """
 
 
@@ -139,15 +164,15 @@ class StorageError(ImageGenError):
 
 
 class StoreInconsistent(StorageError):
-    """The store does not list what was just written to it, so its records prove nothing."""
+    """The store does not list a file just written to it, so its records prove nothing."""
 
 
 class Fenced(StorageError):
-    """Another writer took this one for dead and closed its journal. Nothing more is sent."""
+    """Another writer declared this one dead and closed its journal. Nothing more is sent."""
 
 
 def abbreviate(value: object, *, length: int = 80) -> str:
-    """`repr` of a value, cut in the middle, for messages."""
+    """`repr` of a value for messages, cut in the middle to `length` characters."""
     text = repr(value)
     if len(text) <= length:
         return text
@@ -156,9 +181,15 @@ def abbreviate(value: object, *, length: int = 80) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean "size"?` for the nearest of the known names, or the list of them all."""
+    """`; did you mean "size"?` for the nearest known name, else a list of all known names."""
     by_lower_case = {each.lower(): each for each in known}
     nearest = get_close_matches(name.lower(), by_lower_case, n=1)
     if nearest:
         return f'; did you mean "{by_lower_case[nearest[0]]}"?'
-    return f"; there is {', '.join(by_lower_case.values()) or 'none'}"
+    return f"; known names: {', '.join(by_lower_case.values()) or 'none'}"
+
+
+def _sentence(field: str, value: object, rule: str, got: str, remedy: str) -> str:
+    shown = "" if value is None or (isinstance(value, str) and not value) else abbreviate(value)
+    found = " ".join(part for part in (got, shown) if part)
+    return f"{field} {rule}" + (f", got {found}" if found else "") + (remedy and f"; {remedy}")

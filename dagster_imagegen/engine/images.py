@@ -1,168 +1,174 @@
-"""Images in storage, named by what was asked for and by the attempt that they came from."""
+"""Images in storage, named by what was requested and by the attempt that they came from."""
 
 import asyncio
 import contextlib
+import hashlib
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from datetime import datetime
-from decimal import Decimal
-from typing import Any, TypeVar
 
+from dagster_imagegen.engine.attempt import (
+    NO_IDENTITY,
+    OUTCOME_LOST,
+    SANDBOX,
+    SANDBOX_COST,
+    Attempt,
+    ImageFile,
+    RequestRecord,
+    Result,
+)
 from dagster_imagegen.engine.endpoint.response import GeneratedImage
 from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.image_header import read_header
-from dagster_imagegen.engine.ledger import Limits, persist
 from dagster_imagegen.engine.money.price_list import PriceList
-from dagster_imagegen.engine.rows import (
-    OUTCOME_LOST,
-    SANDBOX,
-    cost_columns,
-    image_columns,
-    lost_columns,
-    stored_image_columns,
-)
-from dagster_imagegen.engine.storage import TEMPORARY_FOLDER, Storage
-from dagster_imagegen.engine.usage import Row
-
-T = TypeVar("T")
+from dagster_imagegen.engine.storage import TEMPORARY_FOLDER, Patience, PatientStore, Storage
 
 FOLDER = "images"
 
 
 class Images:
-    """The images of one storage; the `ImageShelf` of a ledger.
+    """The images of one storage.
 
-    `aside` is on this machine's disk: there an image waits that is paid for and that the storage
-    would not take.
+    Args:
+        storage: where the images are; its failing calls are repeated.
+        spill: a folder on this machine's disk, for images that are paid for and that the storage
+            does not take.
+        prices: for the cost of images whose answer was lost.
+        now: the time of day.
     """
 
     def __init__(
         self,
         storage: Storage,
         *,
-        aside: Storage,
+        spill: Storage,
         prices: PriceList,
         now: Callable[[], datetime],
-        limits: Limits | None = None,
+        patience: Patience,
     ) -> None:
-        self._storage = storage
-        self._aside = aside
+        self._storage = PatientStore(storage, patience)
+        self._spill = spill
         self._prices = prices
         self._now = now
-        self._limits = limits or Limits()
 
-    async def save(self, image: GeneratedImage, *, fingerprint: str, attempt_id: str) -> Row:
-        """Store the exact bytes, trying for a while; the image's columns. Raises `StorageError`."""
+    async def save(self, image: GeneratedImage, *, fingerprint: str, attempt_id: str) -> ImageFile:
+        """Store the exact bytes. Raises `StorageError` when patience with the storage ends."""
         path = _path(fingerprint, attempt_id, image.format)
-        await self._persist(lambda: self._storage.put(path, image.data))
-        return image_columns(image, path=path)
+        await self._storage.put(path, image.data)
+        return ImageFile(
+            path=path,
+            sha256=hashlib.sha256(image.data).hexdigest(),
+            size_bytes=len(image.data),
+            format=image.format,
+            width=image.width,
+            height=image.height,
+        )
 
-    async def set_aside(self, image: GeneratedImage, *, fingerprint: str, attempt_id: str) -> str:
-        """Keep an image that the storage does not take; where it is now, on this machine."""
+    async def spill(self, image: GeneratedImage, *, fingerprint: str, attempt_id: str) -> str:
+        """Keep an image that the storage does not take on this machine; returns where."""
         path = _path(fingerprint, attempt_id, image.format)
-        await self._aside.put(path, image.data)
-        return self._aside.uri(path)
+        await self._spill.put(path, image.data)
+        return self._spill.uri(path)
 
-    async def bring_back(self) -> int:
-        """Store what an earlier pass on this machine set aside; how many there were."""
-        waiting = await self._aside.list(FOLDER)
+    async def restore_spilled(self) -> int:
+        """Store what earlier passes on this machine spilled; returns how many images that were."""
+        waiting = await self._spill.list(FOLDER)
         for path in waiting:
-            # Gone meanwhile: another pass on this machine is at the same, and has stored it.
+            # Not found: another pass on this machine has stored it in the meantime.
             with contextlib.suppress(FileNotFoundError):
-                await self._bring_back(path, await self._aside.get(path))
+                await self._storage.put(path, await self._spill.get(path))
+                await self._spill.delete([path])
         return len(waiting)
 
-    async def _bring_back(self, path: str, data: bytes) -> None:
-        await self._persist(lambda: self._storage.put(path, data))
-        await self._aside.delete([path])
-
     async def check_writable(self) -> None:
-        """Raise `StorageError` if nothing can be written here: before money is spent on it."""
+        """Raise `StorageError` if nothing can be written here, before money is spent."""
         probe = f"{TEMPORARY_FOLDER}/{secrets.token_hex(8)}.tmp"
-        await self._persist(lambda: self._storage.put(probe, b""))
-        await self._persist(lambda: self._storage.delete([probe]))
-
-    async def arrived(self, fingerprint: str) -> Mapping[str, str]:
-        """`find`, trying for a while."""
-        return await self._persist(lambda: self.find(fingerprint))
+        await self._storage.put(probe, b"")
+        await self._storage.delete([probe])
 
     async def find(self, fingerprint: str) -> Mapping[str, str]:
-        """The paths of a fingerprint's images, by attempt. The ledger repeats it itself."""
+        """The paths of a fingerprint's images, by the attempt that each came from."""
         listed = await self._storage.list(_folder(fingerprint), prefix=f"{fingerprint}.")
         return {_attempt_of(path): path for path in listed}
 
     async def missing(self, paths: Collection[str]) -> set[str]:
-        """Those of the paths where nothing lies any more; one listing for each folder."""
+        """Those of the paths where there is no image any more; one listing for each folder."""
         folders = sorted({path.rpartition("/")[0] for path in paths})
-        listed = await asyncio.gather(*(self._listed(folder) for folder in folders))
+        listed = await asyncio.gather(*(self._storage.list(folder) for folder in folders))
         there = {path for listing in listed for path in listing}
         return {path for path in paths if path not in there}
 
-    async def _listed(self, folder: str) -> Collection[str]:
-        return await self._persist(lambda: self._storage.list(folder))
+    async def adopt(self, attempt_id: str, path: str, attempt: Attempt | None) -> Attempt:
+        """The attempt of an image that is stored, as succeeded, whatever is on record of it.
 
-    async def adopt(self, attempt_id: str, path: str, *, row: Row | None) -> Row:
-        """The row of an image that is there, whatever its attempt's row says of it so far.
-
-        A save that ended after its process was given up, or one that was set aside and brought
-        back. Raises `StorageError` if there is no image to read.
+        Its save ended after its process was given up, or it was spilled and restored. Raises
+        `StorageError` if there is no image to read.
         """
         try:
-            data = await self._persist(lambda: self._storage.get(path))
+            image = _image_file(await self._storage.get(path), path=path)
         except FileNotFoundError as error:
-            raise StorageError(f"{path} was deleted while it was looked at") from error
-        return {
-            "cost_usd": None,
-            "cost_basis": "unknown",
-            **(row or {}),
-            "attempt_id": attempt_id,
-            "fingerprint": path.rpartition("/")[2].split(".")[0],
-            "status": "succeeded",
-            "error_code": None,
-            "error_message": None,
-            **stored_image_columns(data, path=path),
-        }
+            raise StorageError(f"{path} was deleted while it was read") from error
+        if image is None:
+            raise StorageError(f"{path} is not an image of a known format")
+        if attempt is None:
+            request = RequestRecord(fingerprint=path.rpartition("/")[2].split(".")[0])
+            attempt = Attempt(attempt_id=attempt_id, identity=NO_IDENTITY, request=request)
+        result = attempt.result or Result(status="succeeded")
+        return attempt.with_result(
+            replace(result, status="succeeded", error_code=None, error_message=None, image=image)
+        )
 
-    async def recover(self, intent: Row, path: str) -> Row:
-        """The outcome of an attempt whose image is there and whose answer is lost.
+    async def recover(self, attempt: Attempt, path: str) -> Result:
+        """The result of an attempt whose image is stored and whose answer was lost.
 
-        Its cost is estimated from what was asked for. What lies there and is no image tells
-        nothing: then the attempt is `lost`.
+        Its cost is estimated from the request. A file that is no image proves nothing: then the
+        attempt is `lost`.
         """
-        data = await self._storage.get(path)
-        if read_header(data) is None:
-            return self.lost(intent)
-        estimate = self._prices.cost(
-            intent["model"],
-            tokens=None,
-            reported_usd=None,
-            size=intent.get("size"),
-            quality=intent.get("quality"),
-            partial_images=intent.get("partial_images") or 0,
+        image = _image_file(await self._storage.get(path), path=path)
+        if image is None:
+            return self.lost(attempt)
+        asked = attempt.request.parameters
+        sandbox = attempt.request.endpoint_id == SANDBOX
+        cost = self._prices.cost(
+            asked.get("model", ""),
+            size=asked.get("size"),
+            quality=asked.get("quality"),
+            partial_images=asked.get("partial_images") or 0,
         )
-        sandbox = intent.get("endpoint_id") == SANDBOX
-        columns = cost_columns(estimate, sandbox=sandbox)
-        if columns["cost_usd"] is None and isinstance(intent.get("worst_case_usd"), Decimal):
-            columns = {"cost_usd": intent["worst_case_usd"], "cost_basis": "estimated"}
-        return {
-            "status": "succeeded",
-            "billing": "not_billed" if sandbox else "billed",
-            "finished_at": self._now(),
-            **columns,
-            **stored_image_columns(data, path=path),
-        }
-
-    def lost(self, intent: Row) -> Row:
-        """The outcome of an attempt whose process ended before its outcome was on record."""
-        return lost_columns(
-            intent,
+        return Result(
+            status="succeeded",
+            billing="not_billed" if sandbox else "billed",
             finished_at=self._now(),
-            code=OUTCOME_LOST,
-            message="the process ended before the outcome of this request was on record",
+            cost=SANDBOX_COST if sandbox else cost if cost.usd is not None else attempt.worst_case,
+            image=image,
         )
 
-    def _persist(self, call: Callable[[], Awaitable[T]]) -> Coroutine[Any, Any, T]:
-        return persist(call, limits=self._limits)
+    def lost(self, attempt: Attempt) -> Result:
+        """The result of an attempt whose process ended before its outcome was on record."""
+        sandbox = attempt.request.endpoint_id == SANDBOX
+        return Result(
+            status="unknown",
+            billing="not_billed" if sandbox else "unknown",
+            finished_at=self._now(),
+            error_code=OUTCOME_LOST,
+            error_message="the process ended before the outcome of this request was on record",
+            cost=SANDBOX_COST if sandbox else attempt.worst_case,
+        )
+
+
+def _image_file(data: bytes, *, path: str) -> ImageFile | None:
+    header = read_header(data)
+    if header is None:
+        return None
+    return ImageFile(
+        path=path,
+        sha256=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
+        format=header.format,
+        width=header.width,
+        height=header.height,
+    )
 
 
 def _path(fingerprint: str, attempt_id: str, image_format: str) -> str:

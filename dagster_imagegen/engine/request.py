@@ -1,27 +1,40 @@
-"""One image, as it is asked for: `ImageRequest`, its hard limits, its body and its fingerprint."""
+"""One request for one image, and the table of its parameters.
+
+The table is the fields of `ImageRequest` that are annotated with a `Parameter`. The request body,
+the fingerprint, the limits, the columns of the usage table and the checks of asset arguments and
+prompt tables all follow from it. A new parameter is one such field, and one line in `ImageParams`.
+"""
 
 import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, TypedDict
+from dataclasses import KW_ONLY, dataclass, replace
+from functools import cache, cached_property
+from typing import Annotated, Any, Literal, TypeAlias, TypedDict, get_type_hints
 
 from dagster_imagegen.engine.errors import InvalidRequest
 
-PROMPT_MAX_CHARACTERS = 32_000
-USER_MAX_CHARACTERS = 256
-TRANSPARENT_FORMATS = ("png", "webp")
+Kind: TypeAlias = Literal["text", "integer", "boolean", "mapping"]
+Column: TypeAlias = Literal["string", "int32", "int64", "bool"]
+
+INTEGER_MAX = 2**31 - 1
+"""The largest integer parameter: what an int32 column of the usage table holds."""
+
+N_MAX = 10_000
+"""The most images of one row, so that a year or a price in the wrong column is an error."""
+
+_TRANSPARENT_FORMATS = (None, "png", "webp")
+_COLUMNS: Mapping[Kind, Column] = {"integer": "int32", "boolean": "bool"}
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class ImageParams(TypedDict, total=False):
-    """The parameters of a request that a user can set, for an asset or (`overrides`) for a row.
+    """The parameters that a user can set, for an asset or (with `overrides`) for a row.
 
-    All but `n`, `revision` and `extra_body` are the reference's own, sent as set. `n` images are
-    `n` requests of one image each. `revision` is not sent: raising it asks for the image anew.
-    `extra_body` is merged into the request body for servers that need more.
+    All but `n`, `revision` and `extra_body` are sent as they are. `n` images are `n` requests of
+    one image each. `revision` is not sent; a higher one regenerates the image. `extra_body` is
+    merged into the request body, for servers that take further parameters.
     """
 
     model: str
@@ -39,133 +52,222 @@ class ImageParams(TypedDict, total=False):
     revision: int
 
 
+@dataclass(frozen=True)
+class Parameter:
+    """One row of the table of parameters: everything that depends on which parameter it is."""
+
+    kind: Kind
+    """A mapping is held as canonical JSON of an object, "" where it is not set."""
+
+    _: KW_ONLY
+    name: str = ""
+    """The name of the annotated field, which `parameters_of` fills in."""
+
+    nullable: bool = True
+    """Whether None is allowed, and leaves it out. If not, a text must not be empty either."""
+
+    minimum: int = 0
+    maximum: int = INTEGER_MAX
+    max_characters: int | None = None
+    body: Literal["field", "merged", "no"] = "field"
+    """Sent as a field of the body, merged into the body, or not sent."""
+
+    fingerprint: Literal["always", "when_set", "no"] = "when_set"
+    """Whether it decides the image. Unset parameters of the first release are in the fingerprint
+    as null ("always"). Later ones are "when_set", so that the fingerprints of older images hold."""
+
+    column: Column | Literal["by_kind"] | None = "by_kind"
+    description: str = "as sent"
+    """Type and description of its column in the usage table; None for no column."""
+
+    repeats_prompt: bool = False
+    """Whether it can repeat the prompt, so that it is recorded only where prompts are."""
+
+    @property
+    def column_type(self) -> Column | None:
+        """The type of its column in the usage table; None for no column."""
+        return _COLUMNS.get(self.kind, "string") if self.column == "by_kind" else self.column
+
+    def is_set(self, value: object) -> bool:
+        """Whether a value is neither None nor the mapping ""."""
+        return value is not None and not (self.kind == "mapping" and value == "")
+
+    def problems(self, value: Any) -> Iterator[InvalidRequest]:
+        """The limits that a value of the right type breaks."""
+        if value is None:
+            if not self.nullable:
+                yield InvalidRequest(self.name, None, "must be set")
+        elif self.kind == "text":
+            yield from self._text_problems(value)
+        elif self.kind == "integer" and value < self.minimum:
+            yield InvalidRequest(self.name, value, f"must be at least {self.minimum:,}")
+        elif self.kind == "integer" and value > self.maximum:
+            yield InvalidRequest(self.name, value, f"must be at most {self.maximum:,}")
+
+    def _text_problems(self, value: str) -> Iterator[InvalidRequest]:
+        if not self.nullable and not value.strip():
+            yield InvalidRequest(self.name, value, "must not be empty")
+        if self.max_characters is not None and len(value) > self.max_characters:
+            rule = f"must have at most {self.max_characters:,} characters"
+            yield InvalidRequest(self.name, value, rule, got=f"{len(value):,}:")
+        if has_lone_surrogate(value):
+            rule = "must not contain a lone surrogate"
+            yield InvalidRequest(self.name, value, rule, remedy="UTF-8 cannot encode it; remove it")
+
+
+PROMPT = Parameter("text", name="prompt", nullable=False, max_characters=32_000)
+"""The rules for a prompt, which comes from the prompt table and not from `ImageParams`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageRequest:
     """One request for one image.
 
-    `None` leaves a parameter out of the body. `extra_body` is canonical JSON of an object, or "".
-    Strings of the endpoint (sizes, models, qualities) are not judged here; hard limits are, by
-    `check`.
+    None leaves a parameter out of the body. Models, sizes, qualities and other names are the
+    endpoint's to judge; `check` judges hard limits alone.
     """
 
     endpoint_id: str
-    model: str
     prompt: str
-    size: str | None = "auto"
-    quality: str | None = None
-    background: str | None = None
-    output_format: str | None = None
-    output_compression: int | None = None
-    moderation: str | None = None
-    stream: bool | None = None
-    partial_images: int | None = None
-    user: str | None = None
-    extra_body: str = ""
-    revision: int = 0
     variant: int = 0
+    """0 to n-1, for the n images of one prompt row."""
+
+    model: Annotated[str, Parameter("text", nullable=False, fingerprint="always")]
+    size: Annotated[str | None, Parameter("text", fingerprint="always")] = "auto"
+    quality: Annotated[str | None, Parameter("text", fingerprint="always")] = None
+    background: Annotated[str | None, Parameter("text", fingerprint="always")] = None
+    output_format: Annotated[str | None, Parameter("text", fingerprint="always")] = None
+    output_compression: Annotated[
+        int | None, Parameter("integer", maximum=100, fingerprint="always")
+    ] = None
+    moderation: Annotated[str | None, Parameter("text", fingerprint="no")] = None
+    stream: Annotated[bool | None, Parameter("boolean", fingerprint="no")] = None
+    partial_images: Annotated[int | None, Parameter("integer", fingerprint="no")] = None
+    user: Annotated[str | None, Parameter("text", max_characters=256, fingerprint="no")] = None
+    extra_body: Annotated[
+        str,
+        Parameter(
+            "mapping",
+            body="merged",
+            fingerprint="always",
+            repeats_prompt=True,  # A negative_prompt, say.
+            description="further body parameters as JSON; null where prompts are not recorded",
+        ),
+    ] = ""
+    revision: Annotated[
+        int,
+        Parameter(
+            "integer",
+            nullable=False,
+            body="no",
+            fingerprint="always",
+            column="int64",
+            description="raise it to regenerate the image; not sent",
+        ),
+    ] = 0
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256, in hex, of what decides the image.
 
-        Not in it: `user`, `moderation`, streaming, and whatever names the run or the row.
+        `user`, `moderation`, streaming, run and row ids are left out: they do not decide it.
         """
         identity = {
             "endpoint_id": self.endpoint_id,
-            "model": self.model,
             "prompt": self.prompt,
-            "size": self.size,
-            "quality": self.quality,
-            "background": self.background,
-            "output_format": self.output_format,
-            "output_compression": self.output_compression,
-            "extra_body": self.extra_body,
-            "revision": self.revision,
             "variant": self.variant,
+            **{
+                each.name: value
+                for each, value in self._values()
+                if each.fingerprint == "always"
+                or (each.fingerprint == "when_set" and each.is_set(value))
+            },
         }
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
 
     def body(self) -> dict[str, Any]:
-        """The JSON body: `prompt`, `model`, `n`, and nothing else that was not set."""
-        optional = {
-            "size": self.size,
-            "quality": self.quality,
-            "background": self.background,
-            "output_format": self.output_format,
-            "output_compression": self.output_compression,
-            "moderation": self.moderation,
-            "stream": self.stream,
-            "partial_images": self.partial_images,
-            "user": self.user,
-        }
+        """The JSON body: `prompt`, `model`, `n`, and the parameters that are set."""
+        body: dict[str, Any] = {"prompt": self.prompt, "n": 1}
+        for each, value in self._values():
+            if each.body != "no" and each.is_set(value):
+                sent = json.loads(value) if each.kind == "mapping" else value
+                body |= sent if each.body == "merged" else {each.name: sent}
+        return body
+
+    def recorded(self, *, prompts: bool) -> dict[str, Any]:
+        """The parameters as columns of the usage table; without `prompts`, those are null that can
+        repeat a prompt."""
         return {
-            "model": self.model,
-            "prompt": self.prompt,
-            "n": 1,
-            **{name: value for name, value in optional.items() if value is not None},
-            **(json.loads(self.extra_body) if self.extra_body else {}),
+            each.name: value
+            if each.is_set(value) and (prompts or not each.repeats_prompt)
+            else None
+            for each, value in self._values()
+            if each.column_type
         }
 
     def check(self, *, streaming_needs_partials: bool = False) -> None:
-        """Raise `InvalidRequest` for the first hard limit of the reference that this breaks.
-
-        `streaming_needs_partials` is the reference's own rule, which OpenAI does not have.
-        """
+        """Raise `InvalidRequest` for the first of `problems`."""
         for problem in self.problems(streaming_needs_partials=streaming_needs_partials):
             raise problem
 
     def problems(self, *, streaming_needs_partials: bool = False) -> Iterator[InvalidRequest]:
-        """Every hard limit of the reference that this breaks, as `check` would raise it."""
-        yield from self._text_problems()
-        if self.output_compression is not None and not 0 <= self.output_compression <= 100:
-            yield InvalidRequest("output_compression", self.output_compression, "is 0 to 100")
-        if self.background == "transparent" and self.output_format not in (
-            None,
-            *TRANSPARENT_FORMATS,
-        ):
-            yield InvalidRequest(
-                "background", self.background, "needs output_format png or webp, which hold alpha"
-            )
-        if self.partial_images is not None and self.partial_images < 0:
-            yield InvalidRequest("partial_images", self.partial_images, "is at least 0")
-        if self.stream and streaming_needs_partials and not self.partial_images:
-            yield InvalidRequest(
-                "partial_images",
-                self.partial_images,
-                "this endpoint streams only with partial_images of at least 1; set it, or "
-                "leave stream out",
-            )
-        if self.revision < 0:
-            yield InvalidRequest("revision", self.revision, "is at least 0")
+        """Every hard limit that this request breaks.
 
-    def _text_problems(self) -> Iterator[InvalidRequest]:
-        if not self.prompt.strip():
-            yield InvalidRequest("prompt", self.prompt, "a prompt cannot be empty")
-        if len(self.prompt) > PROMPT_MAX_CHARACTERS:
-            yield InvalidRequest(
-                "prompt",
-                self.prompt,
-                f"has {len(self.prompt):,} characters; at most {PROMPT_MAX_CHARACTERS:,} are taken",
-            )
-        if has_lone_surrogate(self.prompt):
-            yield InvalidRequest(
-                "prompt", self.prompt, "holds a lone surrogate, which UTF-8 cannot carry; remove it"
-            )
-        if not self.model:
-            yield InvalidRequest("model", self.model, "a model has to be named")
-        if self.user is not None and len(self.user) > USER_MAX_CHARACTERS:
-            yield InvalidRequest(
-                "user", self.user, f"at most {USER_MAX_CHARACTERS} characters are taken"
-            )
+        Args:
+            streaming_needs_partials: Whether the endpoint streams only with `partial_images` of
+                at least 1. The reference endpoint does; OpenAI streams without.
+        """
+        yield from PROMPT.problems(self.prompt)
+        for each, value in self._values():
+            yield from each.problems(value)
+        background, partials = self.background, self.partial_images
+        if background == "transparent" and self.output_format not in _TRANSPARENT_FORMATS:
+            rule = f"must not be transparent with output_format {self.output_format!r}"
+            remedy = "use output_format png or webp"
+            yield InvalidRequest("background", background, rule, remedy=remedy)
+        if self.stream and streaming_needs_partials and not partials:
+            rule = "must be at least 1 to stream from this endpoint"
+            remedy = "set it, or leave out stream"
+            yield InvalidRequest("partial_images", partials, rule, remedy=remedy)
+
+    def _values(self) -> Iterator[tuple[Parameter, Any]]:
+        for each in parameters_of(type(self)):
+            yield each, getattr(self, each.name)
+
+
+@cache
+def parameters_of(request: type[ImageRequest]) -> tuple[Parameter, ...]:
+    """The table of parameters: the rows of a request class, in the order of its fields."""
+    hints = get_type_hints(request, include_extras=True)
+    return tuple(
+        replace(row, name=name)
+        for name, hint in hints.items()
+        for row in getattr(hint, "__metadata__", ())
+        if isinstance(row, Parameter)
+    )
+
+
+N = Parameter("integer", name="n", nullable=False, minimum=1, maximum=N_MAX, column=None)
+"""The number of images of a prompt row. Each is a request of its own, whose body has n = 1."""
+
+PARAMETERS: Mapping[str, Parameter] = {
+    each.name: each for each in (N, *parameters_of(ImageRequest))
+}
+"""Every parameter that a user can set, by name: the keys of `ImageParams`."""
 
 
 def has_lone_surrogate(text: str) -> bool:
-    """Whether UTF-8, hence JSON on the wire and Parquet, cannot carry the text."""
+    """Whether a text cannot be encoded as UTF-8, hence neither sent nor written to Parquet."""
     return not text.isascii() and _LONE_SURROGATE.search(text) is not None
 
 
 def canonical_json(value: object) -> str:
-    """JSON of one spelling: sorted keys, no spaces, ASCII only, no NaN."""
+    """JSON in one spelling: sorted keys, no spaces, ASCII only, no NaN.
+
+    Raises:
+        TypeError: JSON cannot hold a value of this type.
+        ValueError: A number is NaN or infinite.
+    """
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
     )

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -93,6 +93,56 @@ class ObjectStore(Protocol):
     async def delete(self, paths: Iterable[str]) -> None:
         """Delete objects, in the order given; one that is not there is no error."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How often a failing call of a store is repeated, and the first wait, which then doubles."""
+
+    attempts: int = 6
+    backoff_seconds: float = 0.25
+
+    async def call(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a call that is safe to repeat; raises the last `StorageError`."""
+        wait = self.backoff_seconds
+        for _ in range(self.attempts - 1):
+            try:
+                return await call()
+            except StorageError:
+                await asyncio.sleep(wait)
+                wait *= 2
+        return await call()
+
+
+class PatientStore:
+    """An `ObjectStore` that repeats each failing call of another one.
+
+    Also `put` is repeated: with the same bytes, so that it does not matter whether an earlier try
+    took effect.
+    """
+
+    def __init__(self, store: ObjectStore, patience: Patience) -> None:
+        self._store = store
+        self._call = patience.call
+
+    async def put(self, path: str, data: bytes) -> None:
+        await self._call(lambda: self._store.put(path, data))
+
+    async def put_locked(self, path: str, data: bytes) -> WriterLock | None:
+        return await self._call(lambda: self._store.put_locked(path, data))
+
+    async def is_locked(self, path: str) -> bool | None:
+        return await self._call(lambda: self._store.is_locked(path))
+
+    async def get(self, path: str) -> bytes:
+        return await self._call(lambda: self._store.get(path))
+
+    async def list(self, folder: str, *, prefix: str = "") -> dict[str, StoredObject]:
+        return await self._call(lambda: self._store.list(folder, prefix=prefix))
+
+    async def delete(self, paths: Iterable[str]) -> None:
+        doomed = tuple(paths)
+        await self._call(lambda: self._store.delete(doomed))
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,13 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pytest
 
-from dagster_imagegen.engine import Engine, Identity, Settings
-from dagster_imagegen.engine.generation import Generation
-from dagster_imagegen.engine.ledger import Limits
+from dagster_imagegen.engine.attempt import Identity
+from dagster_imagegen.engine.engine import Engine
+from dagster_imagegen.engine.record import Limits
 from dagster_imagegen.engine.request import ImageParams
+from dagster_imagegen.engine.run.thread import Generation
+from dagster_imagegen.engine.settings import Settings
+from dagster_imagegen.engine.storage import Patience
 from dagster_imagegen.sandbox import Sandbox
 
 
@@ -37,7 +40,7 @@ def open_engine(storage: Path) -> Iterator[Callable[..., Engine]]:
                 "endpoint_id": "https://images.example/v1",
                 "model": "openai-gpt-image-1",
                 "storage_uri": str(storage),
-                "limits": Limits(lease=20.0, store_backoff=0.01),
+                "limits": Limits(lease=20.0, patience=Patience(backoff_seconds=0.01)),
                 **changes,
             }
             return stack.enter_context(Engine(Settings(**settings)))

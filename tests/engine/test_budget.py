@@ -9,14 +9,16 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 
-from dagster_imagegen.engine import Engine, Identity, Settings
-from dagster_imagegen.engine.budget import Budget, Per, Scope
-from dagster_imagegen.engine.endpoint.client import RetryPolicy
+from dagster_imagegen.engine.attempt import Identity
+from dagster_imagegen.engine.endpoint.retries import RetryPolicy
+from dagster_imagegen.engine.engine import Engine
 from dagster_imagegen.engine.errors import BudgetExhausted, ConfigurationError
-from dagster_imagegen.engine.generation import Generation
-from dagster_imagegen.engine.ledger import Limits
+from dagster_imagegen.engine.money.budget import Budget, Per, Scope
 from dagster_imagegen.engine.pacing import climb
+from dagster_imagegen.engine.record import Limits
 from dagster_imagegen.engine.request import ImageParams
+from dagster_imagegen.engine.run.thread import Generation
+from dagster_imagegen.engine.settings import Settings
 from dagster_imagegen.sandbox import Fault, Sandbox
 from tests.engine.conftest import Run, statuses
 

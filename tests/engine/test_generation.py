@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from dagster_imagegen.engine import Engine, Identity
-from dagster_imagegen.engine.endpoint.client import RetryPolicy
+from dagster_imagegen.engine.attempt import Identity
+from dagster_imagegen.engine.endpoint.retries import RetryPolicy
+from dagster_imagegen.engine.engine import Engine
 from dagster_imagegen.engine.errors import (
     ConfigurationError,
     EndpointMisconfigured,
@@ -27,9 +28,10 @@ from dagster_imagegen.engine.errors import (
     PromptTableError,
     StorageError,
 )
-from dagster_imagegen.engine.journal import Header, record_line
-from dagster_imagegen.engine.ledger import Limits
+from dagster_imagegen.engine.record import Limits
+from dagster_imagegen.engine.record.journal import Header, record_line
 from dagster_imagegen.engine.request import ImageRequest
+from dagster_imagegen.engine.storage import Patience
 from dagster_imagegen.sandbox import Fault, Sandbox
 from tests.engine.conftest import Run, statuses, table_of, values
 from tests.fire.parrot import Answer, Heard, Parrot, success
@@ -200,12 +202,12 @@ def test_an_ambiguous_outcome_is_asked_again_by_a_later_run_only(
     assert statuses(run(["a mug"], root_run_id="root")) == ["unknown"]
     assert len(imagegen_sandbox.requests) == 1
     later = run(["a mug"])
-    assert later.plan.again == 1
+    assert later.plan.retried == 1
     assert statuses(later) == ["unknown"]
     assert len(imagegen_sandbox.requests) == 3
     last = run(["a mug"])
     assert len(imagegen_sandbox.requests) == 3
-    assert (last.plan.again, last.plan.unknown) == (0, 1)
+    assert (last.plan.retried, last.plan.unknown) == (0, 1)
     rows = usage_rows(storage)
     assert values(rows, "status") == ["unknown"] * 3
     assert all(cost > 0 for cost in values(rows, "cost_usd")), "counted at the worst case"
@@ -444,8 +446,12 @@ def test_an_image_that_could_not_be_saved_is_stored_by_the_next_run(
     run: Run, imagegen_sandbox: Sandbox, storage: Path, tmp_path: Path, endpoint_id: str
 ) -> None:
     """It waits on this machine's disk, and is not bought again; its row is whole."""
-    place = {"usage_uri": str(tmp_path / "usage"), "aside_folder": str(tmp_path / "aside")}
-    settings = {**place, "endpoint_id": endpoint_id, "limits": Limits(store_backoff=0.001)}
+    place = {"usage_uri": str(tmp_path / "usage"), "spill_folder": str(tmp_path / "aside")}
+    settings = {
+        **place,
+        "endpoint_id": endpoint_id,
+        "limits": Limits(patience=Patience(backoff_seconds=0.001)),
+    }
     request = ImageRequest(
         endpoint_id=endpoint_id, model="openai-gpt-image-1", prompt="a mug", quality="low"
     )
@@ -469,7 +475,7 @@ def test_only_a_later_run_asks_for_what_a_dead_one_asked_for(
     """Where no lock tells who is dead, a run's own retry leaves what was in flight alone; another
     one asks for it as soon as the lease is over."""
     name = f"memory://{storage.name}-{id(storage)}"
-    limits = Limits(lease=20.0, poll=0.05, store_backoff=0.01)
+    limits = Limits(lease=20.0, poll=0.05, patience=Patience(backoff_seconds=0.01))
     run(["a lamp"], storage_uri=name)
     fs, root = fsspec.url_to_fs(name)
     jid = "20260101T000000000000Z-dead"
@@ -556,7 +562,7 @@ def test_a_pass_tells_that_it_waits(open_engine: Callable[..., Engine]) -> None:
 
     def answer_later(_: Heard) -> Answer:
         assert waited.wait(60), "there was no beat"
-        return success()
+        return success(usage={"input_tokens": 10, "output_tokens": 400, "total_tokens": 410})
 
     with Parrot(answer_later).serve() as parrot:
         engine = open_engine(parrot)

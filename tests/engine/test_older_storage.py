@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dagster_imagegen.engine import Engine, Identity, Settings
+from dagster_imagegen.engine.attempt import Identity
+from dagster_imagegen.engine.engine import Engine
+from dagster_imagegen.engine.settings import Settings
 from dagster_imagegen.sandbox import Sandbox
 
 DATA = Path(__file__).parent.parent / "data" / "storage_of_0_1"

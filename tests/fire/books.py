@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 from PIL import Image
 from upath import UPath
 
-from dagster_imagegen.engine.usage import Row
+from dagster_imagegen.engine.record.schema import Row
 from dagster_imagegen.sandbox import ReceivedRequest
 
 

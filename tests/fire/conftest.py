@@ -12,10 +12,13 @@ import fsspec
 import pytest
 from upath import UPath
 
-from dagster_imagegen.engine import Engine, Identity, Settings
-from dagster_imagegen.engine.generation import Generation
-from dagster_imagegen.engine.ledger import Limits
+from dagster_imagegen.engine.attempt import Identity
+from dagster_imagegen.engine.engine import Engine
+from dagster_imagegen.engine.record import Limits
 from dagster_imagegen.engine.request import ImageParams
+from dagster_imagegen.engine.run.thread import Generation
+from dagster_imagegen.engine.settings import Settings
+from dagster_imagegen.engine.storage import Patience
 from dagster_imagegen.sandbox import Sandbox
 from tests.fire.writer import Work, Writer
 
@@ -24,7 +27,7 @@ pytest.register_assert_rewrite("tests.fire.books")
 
 # An object store has no locks: who died is known when the lease is over, by times that are told in
 # whole seconds.
-S3_LIMITS = Limits(lease=5.0, poll=0.5, store_backoff=0.05)
+S3_LIMITS = Limits(lease=5.0, poll=0.5, patience=Patience(backoff_seconds=0.05))
 
 
 def until(condition: Callable[[], bool], *, seconds: float = 300.0) -> None:
@@ -63,8 +66,8 @@ class Passes:
             "endpoint_id": "https://images.example/v1",
             "model": "openai-gpt-image-1",
             "storage_uri": str(self.storage),
-            "aside_folder": str(self.folder / "aside"),
-            "limits": Limits(lease=20.0, store_backoff=0.01),
+            "spill_folder": str(self.folder / "aside"),
+            "limits": Limits(lease=20.0, patience=Patience(backoff_seconds=0.01)),
             **self.defaults,
             **changes,
         }

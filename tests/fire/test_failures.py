@@ -11,14 +11,14 @@ from typing import Any, Literal, get_args
 
 import pytest
 
+from dagster_imagegen.engine.attempt import OutcomeStatus
 from dagster_imagegen.engine.endpoint import download
-from dagster_imagegen.engine.endpoint.client import RetryPolicy
+from dagster_imagegen.engine.endpoint.retries import RetryPolicy
 from dagster_imagegen.engine.errors import (
     EndpointError,
     EndpointMisconfigured,
     OutOfCredit,
 )
-from dagster_imagegen.engine.planning import OutcomeStatus
 from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.sandbox import Fault, Sandbox
 from dagster_imagegen.sandbox.errors import Dialect

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from dagster_imagegen.engine.ledger import Limits
+from dagster_imagegen.engine.record import Limits
+from dagster_imagegen.engine.storage import Patience
 from dagster_imagegen.sandbox import Sandbox
 from tests.fire.books import (
     assert_every_request_has_its_row,
@@ -62,7 +63,7 @@ def paused_and_replaced(passes: Passes, sandbox: Sandbox, prompts: list[str]) ->
     """A writer is stopped, another takes it for dead and does its work; then it is woken up."""
     options: dict[str, Any] = {"max_concurrency": 8}
     if "limits" not in passes.defaults:
-        options["limits"] = Limits(lease=3.0, poll=0.05, store_backoff=0.01)
+        options["limits"] = Limits(lease=3.0, poll=0.05, patience=Patience(backoff_seconds=0.01))
     paused = passes.start(sandbox, prompts, signals_itself=(5, signal.SIGSTOP), **options)
     until(lambda: len(paused.reported) >= 5)
     before = paused.reported
@@ -142,7 +143,9 @@ def test_writers_at_once_on_s3_in_full(passes_on_s3: OpenPasses, count: int) -> 
 
 def at_ease(passes: Passes) -> Passes:
     """With a lease that nobody loses who only waits for a slow store."""
-    passes.defaults["limits"] = Limits(lease=60.0, poll=0.5, store_backoff=0.05)
+    passes.defaults["limits"] = Limits(
+        lease=60.0, poll=0.5, patience=Patience(backoff_seconds=0.05)
+    )
     return passes
 
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from dagster_imagegen.engine.budget import Budget
+from dagster_imagegen.engine.money.budget import Budget
 from dagster_imagegen.sandbox import Sandbox
 from tests.fire.books import (
     assert_every_request_has_its_row,
@@ -66,7 +66,7 @@ def limited_failing_and_dropping(passes: Passes, *, seed: int, count: int) -> No
         requests, rows = sandbox.requests, rows_in(passes.storage)
 
     assert {outcome.status for outcome in again.outcomes.values()} <= {"generated", "reused"}
-    assert again.plan.again == in_doubt
+    assert again.plan.retried == in_doubt
     assert f"{in_doubt} of them once more" in again.plan.describe()
     asked_again = {row["prompt"] for row in rows if row["run_id"] == "pass-2"}
     assert len(asked_again) == len(left)

@@ -27,7 +27,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from dagster_imagegen import image_asset
-from dagster_imagegen.engine import Identity
+from dagster_imagegen.engine.attempt import Identity
 from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.sandbox import Sandbox

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dagster_imagegen.engine.errors import StorageError
-from dagster_imagegen.engine.ledger import Limits
-from dagster_imagegen.engine.usage import Row
+from dagster_imagegen.engine.record import Limits
+from dagster_imagegen.engine.record.schema import Row
+from dagster_imagegen.engine.storage import Patience
 from dagster_imagegen.sandbox import Sandbox
 from tests.fire import books
 from tests.fire.books import (
@@ -31,9 +32,9 @@ from tests.fire.conftest import Passes, until
 from tests.fire.proxy import BREAKS, BreakingProxy
 from tests.fire.shaky import Bucket, Outage, Storm, fair, shake_disk, shake_memory
 
-QUICK = Limits(lease=20.0, store_backoff=0.001)
+QUICK = Limits(lease=20.0, patience=Patience(backoff_seconds=0.001))
 # A lease that a test can wait for, on a store that has no locks to tell the dead.
-IMPATIENT = Limits(lease=2.0, poll=0.05, store_backoff=0.001)
+IMPATIENT = Limits(lease=2.0, poll=0.05, patience=Patience(backoff_seconds=0.001))
 PROMPTS = [f"a mug, number {number}" for number in range(40)]
 
 
@@ -68,7 +69,7 @@ def test_a_store_that_fails_now_and_then(passes: Passes, sandbox: Sandbox, seed:
     """One request in six fails, before or after its effect, and the pass does not show it."""
     storm = Storm(rate=0.15, seed=seed)
     bucket = Bucket(weather=storm)
-    limits = Limits(lease=20.0, store_backoff=0.001, store_attempts=10)
+    limits = Limits(lease=20.0, patience=Patience(attempts=10, backoff_seconds=0.001))
     run = passes.run(sandbox, PROMPTS, limits=limits, **bucket.options)
     bucket.weather = fair
     rows = rows_of(bucket.below("usage"))
@@ -98,7 +99,9 @@ def test_disk_and_memory_that_fail_now_and_then(
     lost or bought twice on local disk, and the like on `memory://`."""
     storm = Storm(rate=0.03, seed=seed)
     # Long enough for what is half to be seen.
-    passes.defaults["limits"] = Limits(lease=20.0, store_backoff=0.01, store_attempts=10)
+    passes.defaults["limits"] = Limits(
+        lease=20.0, patience=Patience(attempts=10, backoff_seconds=0.01)
+    )
     if kind == "memory":
         passes.defaults["storage_uri"] = f"memory://fire-{uuid4().hex}"
     with pytest.MonkeyPatch.context() as patch:
@@ -245,7 +248,7 @@ def test_nowhere_to_set_an_image_aside(passes: Passes, sandbox: Sandbox, tmp_pat
         passes.run(
             sandbox,
             ["a mug"],
-            aside_folder=str(tmp_path / "taken"),
+            spill_folder=str(tmp_path / "taken"),
             limits=QUICK,
             **bucket.options,
         )
@@ -266,7 +269,7 @@ def test_stopped_while_the_storage_is_away(passes: Passes, sandbox: Sandbox) -> 
         return no_images(verb, path)
 
     bucket = Bucket(weather=no_images_and_who_tries)
-    stubborn = Limits(lease=20.0, poll=0.05, store_attempts=50)
+    stubborn = Limits(lease=20.0, poll=0.05, patience=Patience(attempts=50))
     options: dict[str, Any] = {"drain_seconds": 0.2, **bucket.options}
     with passes.begin(sandbox, PROMPTS[:4], limits=stubborn, **options) as first:
         until(lambda: len(being_saved) == 4)
@@ -290,7 +293,7 @@ def broken_s3(
         config = {**options["config_kwargs"], "read_timeout": 5, "retries": {"max_attempts": 1}}
         broken = {**options, "endpoint_url": proxy.url, "config_kwargs": config}
         # Slots are held while the store is slow; the lease has to bear it.
-        limits = Limits(lease=60.0, store_backoff=0.01)
+        limits = Limits(lease=60.0, patience=Patience(backoff_seconds=0.01))
         run = passes.run(
             sandbox,
             PROMPTS,

@@ -17,8 +17,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from dagster_imagegen.engine import Engine, Identity, Settings
+from dagster_imagegen.engine.attempt import Identity
+from dagster_imagegen.engine.engine import Engine
 from dagster_imagegen.engine.errors import ImageGenError
+from dagster_imagegen.engine.settings import Settings
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["tests.fire.preloaded"])

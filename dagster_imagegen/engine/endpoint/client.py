@@ -1,7 +1,7 @@
-"""One request: sent once, read whole, and told as an image or as a failure of a known kind.
+"""One request: sent once, its answer read to the end, returned as an image or a `Failure`.
 
-Whether to send again is `RetryPolicy`'s to say and the caller's to do, for every request has to be
-on record first. So there are no redirects here and no retries in the transport.
+Nothing is sent twice here, neither after a redirect nor by the transport: every request has to be
+on record first, so `RetryPolicy` decides about the next one and the caller sends it.
 """
 
 import asyncio
@@ -28,23 +28,21 @@ from dagster_imagegen.engine.endpoint.base_url import (
 )
 from dagster_imagegen.engine.endpoint.connections import LIMITS, Connections
 from dagster_imagegen.engine.endpoint.download import ImageDownloader, Resolve, resolve_name, shown
+from dagster_imagegen.engine.endpoint.failures import AnswerHead, Failure
+from dagster_imagegen.engine.endpoint.kinds import FailureKind
 from dagster_imagegen.engine.endpoint.response import (
     Answer,
-    Failure,
-    FailureKind,
     GeneratedImage,
     ImageLink,
+    Result,
     ambiguous,
     read_body,
-    read_headroom,
     read_stream,
     unpacked,
 )
-from dagster_imagegen.engine.endpoint.retries import RetryPolicy
+from dagster_imagegen.engine.endpoint.waits import read_headroom
 from dagster_imagegen.engine.endpoint.wire import message_of
 from dagster_imagegen.engine.request import ImageRequest
-
-__all__ = ["ImageClient", "RetryPolicy"]
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 1024 * 1024
@@ -54,11 +52,23 @@ REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "x-amzn-r
 
 
 class ImageClient:
-    """Sends requests to one endpoint. The key is in its headers and in no text it returns.
+    """Sends requests to one endpoint. No text that it returns contains the key.
 
-    `timeout_seconds` is how long an answer may take in all and how long it may be silent.
-    `transport` replaces the network; `resolve` looks names up. Proxies of the environment are
-    used, except for an endpoint on this machine; a `.netrc` is not.
+    Proxies from the environment are used, except for an endpoint on this machine; `.netrc` is not.
+
+    Args:
+        base_url: The address before `/images/generations`.
+        api_key: Sent as a bearer token; None: no token is sent.
+        timeout_seconds: How long an answer may take in all, and how long it may be silent.
+        extra_headers: Sent with every request, and hidden in texts like the key.
+        max_body_bytes: The largest answer and the largest linked image that are read.
+        transport: Replaces the network; it is closed with the client.
+        wall_clock: Gives the Unix time.
+        sleep: Waits between tries to fetch a linked image.
+        resolve: Looks up the host names of linked images.
+
+    Raises:
+        ConfigurationError: The address, the key or a header cannot be used.
     """
 
     def __init__(
@@ -85,9 +95,9 @@ class ImageClient:
         certificates = [os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
         connect = functools.partial(
             httpx.AsyncClient,
-            transport=transport and _Lent(transport),
+            transport=transport and _SharedTransport(transport),
             verify=_tls(*certificates),
-            # A cookie goes to a host, whatever its port and whoever else lives at its address.
+            # No cookies: one goes to every port of a host, whoever answers there.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             timeout=httpx.Timeout(
                 timeout_seconds, connect=CONNECT_SECONDS, write=WRITE_SECONDS, pool=None
@@ -109,7 +119,7 @@ class ImageClient:
 
     @property
     def url(self) -> str:
-        """Where requests go, without the query, which can hold a secret."""
+        """The address of requests without the query, which can contain a secret."""
         return shown(self._url)
 
     def __repr__(self) -> str:
@@ -136,7 +146,8 @@ class ImageClient:
     async def send(self, request: ImageRequest) -> Answer:
         """Send one POST, and fetch the image where the answer is a link to it.
 
-        Raises nothing that the endpoint or the network does: that is a `Failure` in the answer.
+        Whatever goes wrong at the endpoint or in the network is a `Failure` in the answer, never
+        an exception.
         """
         delivery = _Delivery()
         deadline = asyncio.get_running_loop().time() + self._timeout_seconds
@@ -151,56 +162,54 @@ class ImageClient:
                     extensions={"trace": delivery.trace},
                 ) as response,
             ):
-                now = self._wall_clock()
-                result = await self._result(response, now=now, deadline=deadline)
+                head = AnswerHead(
+                    http_status=response.status_code,
+                    headers=response.headers,
+                    now=self._wall_clock(),
+                )
+                result = await self._result(response, head, deadline)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
             return Answer(result=self._without_secrets(self._without_answer(error, delivery)))
         if isinstance(result, ImageLink):
-            # The connection has been given back, and serves the next request.
+            # After the connection is given back, so that it can serve the next request.
             result = await self._downloader.fetch(result)
-        return self._answer(response, result, now=now)
+        return self._answer(head, result)
 
-    def _answer(
-        self, response: httpx.Response, result: GeneratedImage | Failure, *, now: float
-    ) -> Answer:
-        """What came of a request, with what else the answer's head told."""
-        if isinstance(result, Failure):
-            result = replace(result, http_status=response.status_code)
-        named = (response.headers.get(name) for name in REQUEST_ID_HEADERS)
+    def _answer(self, head: AnswerHead, result: GeneratedImage | Failure) -> Answer:
+        named = (head.headers.get(name) for name in REQUEST_ID_HEADERS)
         request_id = message_of(next(filter(None, named), None), limit=200)
         if isinstance(result, Failure):
+            result = replace(result, http_status=head.http_status)
             request_id = request_id or result.request_id
         return Answer(
             result=self._without_secrets(result),
-            http_status=response.status_code,
+            http_status=head.http_status,
             request_id=request_id and self._secrets.cut_from(request_id),
-            headroom=read_headroom(response.headers, now=now),
+            headroom=read_headroom(head.headers, now=head.now),
         )
 
-    async def _result(
-        self, response: httpx.Response, *, now: float, deadline: float
-    ) -> GeneratedImage | ImageLink | Failure:
-        status, headers = response.status_code, response.headers
+    async def _result(self, response: httpx.Response, head: AnswerHead, deadline: float) -> Result:
         body = _Body(response, preallocated=self._max_body_bytes)
         try:
             async with contextlib.aclosing(self._chunks(response, deadline)) as chunks:
-                if "text/event-stream" in headers.get("content-type", "") and response.is_success:
-                    return await read_stream(chunks, http_status=status, headers=headers, now=now)
+                is_stream = "text/event-stream" in head.headers.get("content-type", "")
+                if is_stream and head.is_success:
+                    return await read_stream(chunks, head)
                 async for chunk in chunks:
                     body.add(chunk)
         except _TooLarge as error:
-            if response.is_success:
+            if head.is_success:
                 return ambiguous("body_too_large", str(error))
         except (httpx.HTTPError, OSError) as error:
-            if response.is_success and not body.is_whole_json():
+            if head.is_success and not body.is_whole_json():
                 return ambiguous(*self._cut_off(error))
-        # Of an error, and of JSON that is whole, the missing rest says nothing more.
-        return read_body(http_status=status, headers=headers, body=body.data, now=now)
+        # An error and complete JSON are read although their end is missing.
+        return read_body(body.data, head)
 
     async def _chunks(
         self, response: httpx.Response, deadline: float
     ) -> AsyncGenerator[bytes, None]:
-        """The body, up to a size and a time."""
+        """The body, up to a size and a time; `_TooLarge` or `ReadTimeout` beyond them."""
         loop = asyncio.get_running_loop()
         limit = self._max_body_bytes if response.is_success else MAX_ERROR_BYTES
         seen = 0
@@ -211,28 +220,28 @@ class ImageClient:
                     raise _TooLarge(f"the answer is larger than {limit:,} bytes")
                 yield chunk
                 if loop.time() > deadline:
-                    raise httpx.ReadTimeout("the answer does not end")
+                    raise httpx.ReadTimeout("the answer did not end in time")
 
     def _cut_off(self, error: Exception) -> tuple[str, str]:
         """Code and message of a connection that broke after the request was sent."""
         if isinstance(error, httpx.TimeoutException):
-            return "read_timeout", f"no whole answer within {self._timeout_seconds:g} s"
-        return "connection_lost", f"the connection was lost: {self._said(error)}"
+            return "read_timeout", f"no complete answer within {self._timeout_seconds:g} s"
+        return "connection_lost", f"the connection was lost: {self._text_of(error)}"
 
     def _without_answer(self, error: Exception, delivery: "_Delivery") -> Failure:
-        """The failure that an exception before any answer is."""
+        """The failure for an exception that came before any answer."""
         if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
             kind, code = FailureKind.MISCONFIGURED, "cannot_be_sent"
         elif isinstance(error, UNDELIVERED) or delivery.failed:
             kind, code = FailureKind.UNREACHABLE, "unreachable"
         else:
             return ambiguous(*self._cut_off(error))
-        message = f"{self._url.host}: {self._said(error)}"
+        message = f"{self._url.host}: {self._text_of(error)}"
         if "CERTIFICATE_VERIFY_FAILED" in message:
-            message += "; an authority of your own is trusted where SSL_CERT_FILE names its file"
+            message += "; to trust your own certificate authority, set SSL_CERT_FILE to its file"
         return Failure(kind=kind, code=code, message=message)
 
-    def _said(self, error: Exception) -> str:
+    def _text_of(self, error: Exception) -> str:
         return message_of(self._secrets.cut_from(str(error))) or type(error).__name__
 
     def _without_secrets(self, result: GeneratedImage | Failure) -> GeneratedImage | Failure:
@@ -244,7 +253,7 @@ class ImageClient:
 
 @functools.cache
 def _tls(*certificates: str | None) -> ssl.SSLContext:
-    """What connections are verified by. Reading all certificates takes a tenth of a second."""
+    """The trusted certificates; cached, because reading them takes a tenth of a second."""
     return httpx.create_ssl_context()
 
 
@@ -258,8 +267,8 @@ UNDELIVERED = (
 )
 
 
-class _Lent(httpx.AsyncBaseTransport):
-    """A caller's transport, which outlives the clients that use it."""
+class _SharedTransport(httpx.AsyncBaseTransport):
+    """The caller's transport, which stays open when a client that uses it is closed."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
         self._transport = transport
@@ -269,14 +278,14 @@ class _Lent(httpx.AsyncBaseTransport):
 
 
 class _TooLarge(Exception):
-    """An answer goes on for longer than it may."""
+    """The body is longer than allowed."""
 
 
 class _Delivery:
-    """Whether a request is known not to have left whole.
+    """Whether a request is known not to have been sent completely.
 
-    httpx goes on to read an answer when writing fails, so the error that comes out is one of
-    reading, which alone would have to be taken for a request that may be billed.
+    When writing fails, httpx still tries to read an answer and raises an error of reading, after
+    which the request could have been billed.
     """
 
     def __init__(self) -> None:
@@ -288,7 +297,7 @@ class _Delivery:
 
 
 class _Body:
-    """A body in one buffer, allocated at once where the answer says its length."""
+    """A body in one buffer, allocated at once where the answer names its length."""
 
     def __init__(self, response: httpx.Response, *, preallocated: int) -> None:
         length = response.headers.get("content-length", "")
@@ -307,5 +316,5 @@ class _Body:
         return self._buffer
 
     def is_whole_json(self) -> bool:
-        """Whether the end was lost, and nothing of the answer."""
+        """Whether the JSON is complete, although the connection ended early."""
         return self.data.startswith(b"{") and self.data.rstrip().endswith(b"}")

@@ -1,8 +1,8 @@
 """Fetching the `url` of an answer: without the key, bounded, and never into a private network.
 
-The address was chosen by whoever answered, so it is trusted with nothing: it gets the key only if
-it is of the endpoint's own origin, every address that its name resolves to is looked at, and the
-connection goes to the very address that was looked at.
+The address was chosen by whoever answered, so it is not trusted: it gets the key only if it has
+the endpoint's own origin, every address of its name is checked, and the connection goes to the
+address that was checked.
 """
 
 import asyncio
@@ -17,38 +17,43 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from dagster_imagegen.engine.endpoint.connections import Connections
+from dagster_imagegen.engine.endpoint.failures import Failure
 from dagster_imagegen.engine.endpoint.response import (
-    AnswerFacts,
-    Failure,
-    FailureKind,
     GeneratedImage,
     ImageLink,
     image_of,
+    saving_failed,
     unpacked,
 )
 
 Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-WAITS_SECONDS = (0.5, 1.0, 2.0, 4.0)  # a picture that was just made can be a moment late
+WAITS_SECONDS = (0.5, 1.0, 2.0, 4.0)  # a new image can be a moment late
 MAX_REDIRECTS = 5
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
-TRY_SECONDS = 120.0  # for one try in all: a picture that drips in is never silent for long
+TRY_SECONDS = 120.0  # a whole try: a body that arrives in drips never runs into TIMEOUT
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 async def resolve_name(host: str, port: int) -> Sequence[str]:
-    """The addresses that a name stands for."""
+    """The addresses of a host name. Raises OSError if there are none."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(address[4][0]) for address in found]
 
 
 class ImageDownloader:
-    """Fetches images that an endpoint answered with a link to.
+    """Fetches the image where an endpoint answers with a link.
 
-    `connections` are those to the endpoint, by way of a proxy where there is one; `direct` ask
-    none. They are the same for an endpoint on this machine.
+    Args:
+        connections: Those to the endpoint, through a proxy where there is one.
+        direct: Those without a proxy; the same object where there is none.
+        endpoint: The URL of the endpoint, to which links can be relative.
+        endpoint_headers: Its headers with the key, for links to the endpoint itself.
+        max_body_bytes: The largest image that is accepted.
+        resolve: Looks a host name up.
+        sleep: Waits between tries.
     """
 
     def __init__(
@@ -71,11 +76,11 @@ class ImageDownloader:
         self._sleep = sleep
 
     async def fetch(self, link: ImageLink) -> GeneratedImage | Failure:
-        """The image behind a link, after a few tries; a failure says that it is paid for."""
+        """The image behind a link; after a few tries, a failure that says it was billed."""
         try:
             url = self._endpoint.join(link.url)
         except (httpx.InvalidURL, ValueError):
-            return saving_failed("the link cannot be read as a URL", link.facts)
+            return saving_failed("the link is not a valid URL", link.facts)
         problem = ""
         for wait in (*WAITS_SECONDS, None):
             try:
@@ -87,12 +92,12 @@ class ImageDownloader:
             except _NotThereYet as error:
                 problem = str(error)
             except asyncio.TimeoutError:  # before Python 3.11 not the built-in one
-                problem = f"no whole picture within {TRY_SECONDS:g} s"
+                problem = f"no whole image within {TRY_SECONDS:g} s"
             except _Forbidden as error:
                 problem = str(error)
                 break
-            except UnicodeError:  # from the look-up, or from httpx when the host is read
-                problem = "its host is no name that can be looked up"
+            except UnicodeError:  # raised by the look-up, or by httpx when it decodes the host
+                problem = "invalid host name"
                 break
             if wait is not None:
                 await self._sleep(wait)
@@ -100,17 +105,17 @@ class ImageDownloader:
 
     async def _get(self, url: httpx.URL) -> bytes:
         for _ in range(MAX_REDIRECTS + 1):
-            way = await self._way_to(url)
+            route = await self._route_to(url)
             try:
                 async with (
-                    way.connections.client() as http,
+                    route.connections.client() as http,
                     http.stream(
                         "GET",
-                        way.url,
-                        headers=way.headers,
+                        route.url,
+                        headers=route.headers,
                         auth=None,
                         timeout=TIMEOUT,
-                        extensions=way.extensions,
+                        extensions=route.extensions,
                     ) as response,
                 ):
                     if not response.has_redirect_location:
@@ -120,17 +125,17 @@ class ImageDownloader:
                 raise _NotThereYet(f"{type(error).__name__} {error}".strip()) from error
         raise _Forbidden(f"more than {MAX_REDIRECTS} redirects")
 
-    async def _way_to(self, url: httpx.URL) -> "_Way":
-        """How to get `url`: of the endpoint itself with its key, of anybody else without."""
+    async def _route_to(self, url: httpx.URL) -> "_Route":
+        """How to get `url`: with the key from the endpoint itself, without it from anybody else."""
         if url.scheme not in ("http", "https") or not url.host:
-            raise _Forbidden(f"{url.scheme or 'no scheme'} is not http or https")
+            raise _Forbidden(f"the scheme must be http or https, got {url.scheme or 'none'}")
         if origin(url) == origin(self._endpoint):
-            return _Way(self._connections, url, self._endpoint_headers)
+            return _Route(self._connections, url, self._endpoint_headers)
         address = await self._allowed_address(url)
         if address is None:
-            return _Way(self._connections, url, {"accept": "image/*"})
-        # Asked again, the name could stand for another address.
-        return _Way(
+            return _Route(self._connections, url, {"accept": "image/*"})
+        # By address, because a second look-up of the name could give another one.
+        return _Route(
             self._direct,
             url.copy_with(host=address),
             {"accept": "image/*", "host": url.netloc.decode("ascii")},
@@ -154,7 +159,7 @@ class ImageDownloader:
         return None if proxied else next(iter(networks))
 
     async def _own_networks(self) -> set[str | None]:
-        """Where the endpoint itself lives, and may therefore send us."""
+        """The networks of the endpoint itself, which links may therefore lead to."""
         with contextlib.suppress(OSError):
             return {network_of(address) for address in await self._addresses(self._endpoint)}
         return set()
@@ -162,7 +167,7 @@ class ImageDownloader:
     async def _addresses(self, url: httpx.URL) -> Sequence[str]:
         with contextlib.suppress(ValueError):
             return [str(ipaddress.ip_address(url.host))]
-        addresses = await self._resolve(url.host, url.port or default_port(url))
+        addresses = await self._resolve(url.host, origin(url)[2])
         if not addresses:
             raise OSError("no address")
         return addresses
@@ -179,8 +184,8 @@ class ImageDownloader:
         return bytes(data)
 
 
-class _Way(NamedTuple):
-    """By which connections a URL is asked for, and with what."""
+class _Route(NamedTuple):
+    """The connections, the URL and the headers with which an image is requested."""
 
     connections: Connections
     url: httpx.URL
@@ -189,31 +194,16 @@ class _Way(NamedTuple):
 
 
 class _NotThereYet(Exception):
-    """The picture did not come, and may do so a moment later."""
+    """The image did not come, and may do so a moment later."""
 
 
 class _Forbidden(Exception):
-    """The picture will not be fetched."""
-
-
-def saving_failed(problem: str, facts: AnswerFacts) -> Failure:
-    """The image was made and counted, and is not here."""
-    return Failure(
-        kind=FailureKind.SAVING_FAILED,
-        code="download_failed",
-        message=f"the image was made and cannot be fetched: {problem}",
-        tokens=facts.tokens,
-        reported_cost_usd=facts.reported_cost_usd,
-    )
+    """The image will not be fetched."""
 
 
 def origin(url: httpx.URL) -> tuple[str, str, int]:
-    """Scheme, host and port: who is answering."""
-    return url.scheme, url.host, url.port or default_port(url)
-
-
-def default_port(url: httpx.URL) -> int:
-    return 443 if url.scheme == "https" else 80
+    """Scheme, host and port of a URL, which decide who answers."""
+    return url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80)
 
 
 def shown(url: httpx.URL) -> str:
@@ -222,7 +212,7 @@ def shown(url: httpx.URL) -> str:
 
 
 def network_of(address: str) -> str | None:
-    """None for an address of the internet, else the kind of network that it belongs to."""
+    """The kind of network that an address belongs to, such as "loopback"; None: the internet."""
     ip = _embedded(ipaddress.ip_address(address.partition("%")[0]))
     kinds = {
         "loopback": ip.is_loopback,
@@ -235,7 +225,7 @@ def network_of(address: str) -> str | None:
 
 
 def _embedded(ip: IPAddress) -> IPAddress:
-    """The IPv4 address that an IPv6 address leads to, where it is of that sort."""
+    """The IPv4 address inside an IPv6 address, where there is one."""
     if isinstance(ip, ipaddress.IPv4Address):
         return ip
     if ip in NAT64:

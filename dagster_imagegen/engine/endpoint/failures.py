@@ -1,84 +1,55 @@
-"""What a failure is: one of a few kinds, decided by its code, then its type, then its status.
+"""Which kind of failure an answer is: its code decides, then its type, then its HTTP status.
 
-The kind says what to do next: whether it may be sent again, whether it can have been billed, and
-whether the rest of the run would meet the same.
+What each kind means is in one table, kinds.py. A new error code goes into `_BY_CODE` here.
 """
 
-import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Literal
 
+from dagster_imagegen.engine.attempt import Billing, Status, TokenUsage
+from dagster_imagegen.engine.endpoint.error_body import ErrorBody, read_error
+from dagster_imagegen.engine.endpoint.kinds import FailureKind
 from dagster_imagegen.engine.endpoint.waits import server_wait
-from dagster_imagegen.engine.endpoint.wire import (
-    cost_of,
-    decode,
-    first,
-    list_of,
-    load_json,
-    mapping_of,
-    message_of,
-    tokens_of,
-)
-from dagster_imagegen.engine.tokens import TokenUsage
-
-CODE_CHARACTERS = 100
-ERROR_BODY_BYTES = 262_144  # of an error, no more than this is looked at
-
-FailureStatus = Literal["refused", "rejected", "rate_limited", "failed", "unknown"]
-Billing = Literal["billed", "not_billed", "unknown"]
+from dagster_imagegen.engine.endpoint.wire import message_of
+from dagster_imagegen.engine.errors import EndpointError
 
 
-class FailureKind(enum.Enum):
-    """What went wrong, by what has to be done about it."""
+@dataclass(frozen=True, kw_only=True)
+class AnswerHead:
+    """What an answer says before its body. `headers` are looked up in lower case.
 
-    RATE_LIMITED = "rate_limited"
-    """Too many requests: not accepted; again later, and slower."""
-    UNREACHABLE = "unreachable"
-    """The request was never delivered."""
-    UNAVAILABLE = "unavailable"
-    """The server said that it did not take the request on, and to come back."""
-    SERVER_ERROR = "server_error"
-    """The server failed at it; perhaps it was billed."""
-    AMBIGUOUS = "ambiguous"
-    """The server may have done and billed the work, and nobody can tell."""
-    REFUSED = "refused"
-    """This prompt will never be done."""
-    REJECTED = "rejected"
-    """Something in this one request is not accepted."""
-    MISCONFIGURED = "misconfigured"
-    """Key, address, model or parameter: every request would fail the same way."""
-    OUT_OF_CREDIT = "out_of_credit"
-    """The account cannot pay: every request would fail the same way, until it can."""
-    SAVING_FAILED = "saving_failed"
-    """The image was made and is paid for, and could not be fetched."""
+    `now` is the Unix time at which it came.
+    """
 
+    http_status: int
+    headers: Mapping[str, str]
+    now: float
 
-_STATUS: dict[FailureKind, FailureStatus] = {
-    FailureKind.RATE_LIMITED: "rate_limited",
-    FailureKind.UNREACHABLE: "failed",
-    FailureKind.UNAVAILABLE: "failed",
-    FailureKind.SERVER_ERROR: "failed",
-    FailureKind.AMBIGUOUS: "unknown",
-    FailureKind.REFUSED: "refused",
-    FailureKind.REJECTED: "rejected",
-    FailureKind.MISCONFIGURED: "rejected",
-    FailureKind.OUT_OF_CREDIT: "rejected",
-    FailureKind.SAVING_FAILED: "failed",
-}
-PERHAPS_BILLED = (FailureKind.SERVER_ERROR, FailureKind.AMBIGUOUS)
+    @property
+    def is_success(self) -> bool:
+        """Whether the status is 2xx."""
+        return 200 <= self.http_status < 300
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
     """One request that brought no image.
 
-    `code` is the endpoint's (`rate_limit_exceeded`), or ours where it said none
-    (`connection_lost`). `message` is one printable line. `wait_seconds` is what the endpoint asked
-    for; `retryable` is False where it said not to try again. `tokens` and `reported_cost_usd` are
-    there when the answer told them all the same.
+    Attributes:
+        kind: What went wrong; `kind.rules` says what that means.
+        message: One printable line.
+        http_status: None where no answer came.
+        code: The endpoint's code (`rate_limit_exceeded`), or ours (`connection_lost`) where there
+            is none.
+        wait_seconds: How long the endpoint asks to wait.
+        retryable: False where the endpoint says not to try again.
+        moderation_stage: Whether moderation blocked the "input" or the "output".
+        request_id: The endpoint's, where the body names it.
+        tokens: What the answer counts, although it failed.
+        reported_cost_usd: The cost that the answer names, although it failed.
     """
 
     kind: FailureKind
@@ -93,38 +64,68 @@ class Failure:
     reported_cost_usd: Decimal | None = None
 
     @property
-    def status(self) -> FailureStatus:
+    def status(self) -> Status:
         """The status of the usage row."""
-        return _STATUS[self.kind]
+        return self.kind.rules.status
 
     @property
     def billing(self) -> Billing:
-        """Whether it was paid for, as far as anybody can tell."""
-        counted = self.tokens is not None or self.reported_cost_usd is not None
-        if counted or self.kind is FailureKind.SAVING_FAILED:
+        """Whether the request was billed, as far as anybody can tell."""
+        if self.tokens is not None or self.reported_cost_usd is not None:
             return "billed"
-        # Refused for what the image showed: it had been made. And a success is no refusal to work,
-        # even if a web page came.
-        made = self.kind is FailureKind.REFUSED and self.moderation_stage == "output"
-        worked = self.http_status is not None and 200 <= self.http_status < 300
-        said_so = self.kind in (FailureKind.MISCONFIGURED, FailureKind.REJECTED)
-        perhaps = made or (worked and said_so) or self.kind in PERHAPS_BILLED
-        return "unknown" if perhaps else "not_billed"
+        unknown = {
+            None: False,
+            "answered_2xx": 200 <= (self.http_status or 0) < 300,
+            "blocked_finished_image": self.moderation_stage == "output",
+        }[self.kind.rules.unknown_if]
+        return "unknown" if unknown else self.kind.rules.billing
+
+    @property
+    def admission(self) -> Literal["accepted", "refused", "unclear"]:
+        """Whether the endpoint took the request on: what the pacer has to know."""
+        if self.kind.rules.slows_sending:
+            return "refused"
+        return "unclear" if self.http_status is None else "accepted"
 
     @property
     def names_concurrency(self) -> bool:
-        """The endpoint objects to how many requests are open at once, not to how many a minute."""
+        """Whether it objects to how many requests are open at once, not to how many a minute."""
         return "concurren" in f"{self.code} {self.message}".lower()
 
     @property
     def summary(self) -> str:
         """`401 (invalid_api_key): Incorrect API key provided`, without a full stop at its end."""
-        code = f" ({self.code})" if self.code else ""
+        return f"{self.summary_without_message}: {self.message.rstrip('.')}"
+
+    @property
+    def summary_without_message(self) -> str:
+        """`401 (invalid_api_key)`, for records that must not repeat what a prompt says."""
         status = "no answer" if self.http_status is None else str(self.http_status)
-        return f"{status}{code}: {self.message.rstrip('.')}"
+        return f"{status} ({self.code})" if self.code else status
+
+    def error_that_ends_run(
+        self, place: str, *, out_of_tries: bool, with_message: bool = True
+    ) -> EndpointError | None:
+        """The error to end the run with; None where the failure concerns this request alone.
+
+        Args:
+            place: Endpoint and model, with which the message begins.
+            out_of_tries: Whether the request will not be sent again in this run.
+            with_message: Whether the endpoint's message, which can repeat a prompt, is in it.
+        """
+        end = self.kind.rules.ends_run
+        if end is None or (end.after_last_try and not out_of_tries):
+            return None
+        summary = self.summary if with_message else self.summary_without_message
+        return end.error(
+            f"{place}: {summary}. {end.advice}",
+            http_status=self.http_status,
+            code=self.code,
+            retry_can_help=self.kind.rules.retry_can_help,
+        )
 
 
-# Codes and types are compared in lower case and without punctuation: contentFilter, content_filter.
+# Compared in lower case without punctuation: contentFilter is content_filter.
 _BY_CODE: dict[str, FailureKind] = {
     code.replace("_", ""): kind
     for kind, codes in {
@@ -155,7 +156,7 @@ _BY_CODE: dict[str, FailureKind] = {
     }.items()
     for code in codes.split()
 }
-# Said by events in a stream, whose status is 200; with any other status, the status says more.
+# Types of events in a stream, whose status is 200. With another status, the status says more.
 _BY_TYPE_IN_STREAM: dict[str, FailureKind] = {
     "invalidrequesterror": FailureKind.REJECTED,
     "imagegenerationusererror": FailureKind.REJECTED,
@@ -165,7 +166,7 @@ _BY_STATUS: dict[int, FailureKind] = {
     **dict.fromkeys((408, 504, 524), FailureKind.AMBIGUOUS),
     **dict.fromkeys((401, 403, 404, 405, 406, 407, 410, 415, 421, 422), FailureKind.MISCONFIGURED),
     **dict.fromkeys((426, 431, 501, 505, 511), FailureKind.MISCONFIGURED),
-    # Turned away at the door: a conflict, too early, an origin that was not reached, overloaded.
+    # Not taken on: a conflict, too early, an origin that was not reached, overloaded.
     **dict.fromkeys((409, 425, 521, 523, 525, 526, 529), FailureKind.UNAVAILABLE),
     402: FailureKind.OUT_OF_CREDIT,
     429: FailureKind.RATE_LIMITED,
@@ -173,48 +174,29 @@ _BY_STATUS: dict[int, FailureKind] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class ErrorBody:
-    """What the body of an error says, whatever its shape. `codes` go from the most telling on."""
-
-    message: str | None
-    codes: tuple[str, ...] = ()
-    request_id: str | None = None
-    moderation_stage: str | None = None
-    tokens: TokenUsage | None = None
-    reported_cost_usd: Decimal | None = None
-
-
-def classify(
-    *, http_status: int, headers: Mapping[str, str], body: bytes | bytearray, now: float
-) -> Failure:
-    """The failure that an answer with an error status is. `now` is Unix time."""
-    error = read_error(body)
-    return failure_of(error, http_status=http_status, headers=headers, now=now)
+def classify(body: bytes | bytearray, head: AnswerHead) -> Failure:
+    """The failure that an answer with an error status is."""
+    return failure_of(read_error(body), head)
 
 
 def failure_of(
-    error: ErrorBody,
-    *,
-    http_status: int,
-    headers: Mapping[str, str],
-    now: float,
-    otherwise: FailureKind = FailureKind.SERVER_ERROR,
+    error: ErrorBody, head: AnswerHead, *, otherwise: FailureKind = FailureKind.SERVER_ERROR
 ) -> Failure:
-    """The failure that an error is; `otherwise` where neither it nor its status says a kind."""
-    kind, code = _kind(error, http_status, otherwise)
-    wait = server_wait(headers, error.message, now=now)
-    if kind is FailureKind.SERVER_ERROR and http_status == 503 and _comes_back(headers):
+    """The failure that an error is; of kind `otherwise` where neither it nor its status tells."""
+    kind, code = _kind(error, head.http_status, otherwise)
+    names_wait = any(head.headers.get(name) for name in ("retry-after", "retry-after-ms"))
+    if kind is FailureKind.SERVER_ERROR and head.http_status == 503 and names_wait:
         kind = FailureKind.UNAVAILABLE
-    if 300 <= http_status < 400:
-        error = ErrorBody(message=_redirect_message(headers.get("location")))
+    wait = server_wait(head.headers, error.message, now=head.now)
+    if 300 <= head.http_status < 400:
+        error = ErrorBody(message=_redirect_message(head.headers.get("location")))
     return Failure(
         kind=kind,
-        message=error.message or f"the endpoint answered {http_status} and no message",
-        http_status=http_status,
+        message=error.message or f"the endpoint answered {head.http_status} without a message",
+        http_status=head.http_status,
         code=code,
         wait_seconds=wait,
-        retryable=headers.get("x-should-retry", "").strip().lower() != "false",
+        retryable=head.headers.get("x-should-retry", "").strip().lower() != "false",
         moderation_stage=error.moderation_stage,
         request_id=error.request_id,
         tokens=error.tokens,
@@ -222,13 +204,10 @@ def failure_of(
     )
 
 
-def _comes_back(headers: Mapping[str, str]) -> bool:
-    return any(headers.get(name) for name in ("retry-after", "retry-after-ms"))
-
-
 def _kind(
     error: ErrorBody, http_status: int, otherwise: FailureKind
 ) -> tuple[FailureKind, str | None]:
+    """The kind, and the code that decided it, or the first code."""
     by_status = _kind_of_status(http_status)
     for code in error.codes:
         kind = _BY_CODE.get(_plain(code))
@@ -236,20 +215,15 @@ def _kind(
             kind = None  # a timeout that calls itself a server error is still a timeout
         if kind is not None:
             return kind, code
-    named = error.codes[0] if error.codes else None
-    if by_status is not None:
-        return by_status, named
+    found = by_status
     for code in error.codes:
-        kind = _BY_TYPE_IN_STREAM.get(_plain(code))
         status = int(code) if re.fullmatch("[45][0-9]{2}", code) else 0
-        kind = kind or _kind_of_status(status)
-        if kind is not None:
-            return kind, named
-    return otherwise, named
+        found = found or _BY_TYPE_IN_STREAM.get(_plain(code)) or _kind_of_status(status)
+    return found or otherwise, next(iter(error.codes), None)
 
 
 def _kind_of_status(http_status: int) -> FailureKind | None:
-    """None for a status that is no error."""
+    """The kind by status alone; None where the status is not an error."""
     if http_status in _BY_STATUS:
         return _BY_STATUS[http_status]
     if 300 <= http_status < 400:
@@ -266,88 +240,4 @@ def _plain(code: str) -> str:
 def _redirect_message(location: str | None) -> str:
     target = re.match(r"(?:https?:)?//(?:[^/?#@]*@)?([^/?#]+)", location or "", re.IGNORECASE)
     where = message_of(target.group(1), limit=100) if target else "another path of the same host"
-    return f"the endpoint redirects to {where}; set base_url to the address that answers itself"
-
-
-def read_error(body: bytes | bytearray) -> ErrorBody:
-    """An error in any of the shapes seen: OpenAI, DigitalOcean, xAI, FastAPI, Azure, HTML, none."""
-    start = bytes(body[:ERROR_BODY_BYTES])
-    try:
-        return error_of_json(load_json(_data_of_event(start)))
-    except ValueError:
-        return ErrorBody(message=_message_of_page(decode(start)))
-
-
-def error_of_json(value: object) -> ErrorBody:
-    """The same for an error that is parsed already."""
-    top = mapping_of(next(iter(list_of(value)), value))
-    inner = top.get("error")
-    error = mapping_of(inner)
-    azure = mapping_of(first(error.get("inner_error"), error.get("innererror")))
-    details = mapping_of(first(error.get("moderation_details"), top.get("moderation_details")))
-    stage = message_of(details.get("moderation_stage"), limit=CODE_CHARACTERS)
-    codes = (
-        *(error.get("code"), azure.get("code"), error.get("type"), top.get("code"), top.get("id")),
-        None if top.get("type") == "error" else top.get("type"),
-    )
-    return ErrorBody(
-        message=_with_moderation(
-            first(
-                message_of(error.get("message")),
-                message_of(inner),
-                message_of(top.get("message")),
-                _message_of_detail(top.get("detail")),
-                message_of(value),
-            ),
-            stage,
-            details.get("categories"),
-        ),
-        codes=tuple(code for code in (message_of(c, limit=CODE_CHARACTERS) for c in codes) if code),
-        request_id=message_of(first(top.get("request_id"), error.get("request_id")), limit=200),
-        moderation_stage=stage,
-        tokens=tokens_of(top.get("usage")),
-        reported_cost_usd=cost_of(top.get("usage")),
-    )
-
-
-def _with_moderation(message: str | None, stage: str | None, categories: object) -> str | None:
-    names = [name for name in (message_of(c, limit=60) for c in _names(categories)) if name]
-    found = ", ".join(names[:10])
-    facts = "; ".join(
-        fact for fact in (stage and f"stage {stage}", found and f"categories {found}") if fact
-    )
-    return f"{message or 'refused'} ({facts})" if facts else message
-
-
-def _names(categories: object) -> list[Any]:
-    """Of a list its items, of `{"violence": true, …}` the names that are true."""
-    return list_of(categories) or [name for name, on in mapping_of(categories).items() if on]
-
-
-def _message_of_detail(detail: object) -> str | None:
-    """FastAPI's: a text, or a list of what did not validate and where."""
-    lines: list[str] = []
-    for problem in map(mapping_of, list_of(detail)[:5]):
-        place = ".".join(str(step) for step in list_of(problem.get("loc")))
-        lines.append(f"{place}: {problem.get('msg')}" if place else str(problem.get("msg")))
-    return first(
-        message_of("; ".join(lines)),
-        message_of(detail),
-        message_of(mapping_of(detail).get("message")),
-    )
-
-
-def _message_of_page(text: str) -> str | None:
-    """The title of an HTML page, or the text of whatever else it is."""
-    if not re.match(r"\ufeff?\s*<", text):
-        return message_of(text)
-    title = re.search(r"<title[^>]{0,200}>(.{0,500}?)</title>", text, re.IGNORECASE | re.DOTALL)
-    words = title.group(1) if title else re.sub(r"<[^>]{0,2000}>", " ", text[:20_000])
-    return message_of(f"HTML page: {words}")
-
-
-def _data_of_event(body: bytes) -> bytes:
-    """The data of an `error` event that came with an error status; any other body as it is."""
-    if not body.startswith((b"event:", b"data:")):
-        return body
-    return b"".join(re.findall(rb"^data: ?(.*)$", body, re.MULTILINE))
+    return f"the endpoint redirects to {where}; set base_url to the final address"

@@ -12,24 +12,18 @@ import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 import httpx
 import pybase64
 from httpx_sse import EventSource, ServerSentEvent
 
-from dagster_imagegen.engine.endpoint.failures import (
-    Billing,
-    Failure,
-    FailureKind,
-    FailureStatus,
-    classify,
-    error_of_json,
-    failure_of,
-    read_error,
-)
-from dagster_imagegen.engine.endpoint.waits import RateHeadroom, read_headroom
+from dagster_imagegen.engine.attempt import TokenUsage
+from dagster_imagegen.engine.endpoint.error_body import error_of_json, read_error
+from dagster_imagegen.engine.endpoint.failures import AnswerHead, Failure, classify, failure_of
+from dagster_imagegen.engine.endpoint.kinds import FailureKind
+from dagster_imagegen.engine.endpoint.waits import RateHeadroom
 from dagster_imagegen.engine.endpoint.wire import (
     cost_of,
     count_of,
@@ -42,29 +36,9 @@ from dagster_imagegen.engine.endpoint.wire import (
     tokens_of,
 )
 from dagster_imagegen.engine.image_header import read_header
-from dagster_imagegen.engine.tokens import TokenUsage
-
-__all__ = [
-    "Answer",
-    "AnswerFacts",
-    "Billing",
-    "Failure",
-    "FailureKind",
-    "FailureStatus",
-    "GeneratedImage",
-    "ImageLink",
-    "RateHeadroom",
-    "ambiguous",
-    "classify",
-    "image_of",
-    "read_body",
-    "read_headroom",
-    "read_stream",
-    "unpacked",
-]
 
 PARAMETER_CHARACTERS = 100
-PIECE_BYTES = 262_144  # of a compressed body, what is unpacked at once
+PIECE_BYTES = 262_144  # how much of a compressed body is unpacked at once
 WEB_PAGE_TYPES = ("text/html", "application/xhtml+xml")
 WEB_PAGE = re.compile(
     # A comment ends at its first `-->`: left to choose, matching many of them takes forever.
@@ -76,7 +50,7 @@ WEB_PAGE = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerFacts:
-    """What an answer says of its image; None where it is absent or null."""
+    """What an answer says about its image; None where it is absent or null."""
 
     revised_prompt: str | None = None
     created: int | None = None
@@ -90,7 +64,7 @@ class AnswerFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedImage(AnswerFacts):
-    """An image: `data` are the exact bytes, `format` and the size are what those bytes say."""
+    """An image: `data` are the exact bytes; format, width and height are read from them."""
 
     data: bytes
     format: str
@@ -109,9 +83,15 @@ class ImageLink:
     facts: AnswerFacts
 
 
+Result: TypeAlias = GeneratedImage | ImageLink | Failure
+
+
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What became of one request."""
+    """The image or failure of one request, and what the head of its answer says.
+
+    `headroom` is what is left of the rate limit, where headers announce it.
+    """
 
     result: GeneratedImage | Failure
     http_status: int | None = None
@@ -122,11 +102,14 @@ class Answer:
 async def unpacked(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     """The body in pieces of bounded size, unpacked if the server compressed it unasked.
 
-    httpx unpacks what came in one read as a whole, and coding upon coding: an answer of 3 KB can
-    be gigabytes in memory before its size can be looked at. So any coding but a plain gzip or
-    deflate is an `httpx.DecodingError`, and these go a piece at a time.
+    httpx unpacks whatever one read brings as a whole, and nested codings: an answer of 3 KB can
+    take gigabytes of memory before its size is checked. So only a single gzip or deflate is
+    unpacked, piece by piece.
+
+    Raises:
+        httpx.DecodingError: The body is broken, or has another coding.
     """
-    if response.is_stream_consumed:  # A transport that is no network has read, and unpacked, it.
+    if response.is_stream_consumed:  # A transport other than the network has read it already.
         yield response.content
         return
     coding = response.headers.get("content-encoding", "").strip().lower() or "identity"
@@ -147,64 +130,58 @@ async def unpacked(response: httpx.Response) -> AsyncGenerator[bytes, None]:
 
 
 def _window_bits(coding: str, start: bytes) -> int:
-    """What zlib calls a format. Deflate is meant to have a header, and often has none."""
+    """What zlib calls a format. Deflate should have a header, and often has none."""
     if coding in ("gzip", "x-gzip"):
         return zlib.MAX_WBITS | 16
     if coding == "deflate":
         return zlib.MAX_WBITS if start[:1] and start[0] & 15 == zlib.DEFLATED else -zlib.MAX_WBITS
-    raise httpx.DecodingError(f"an answer in {coding[:40]!r}, which was not asked for")
+    raise httpx.DecodingError(f"content-encoding must be gzip or deflate, got {coding[:40]!r}")
 
 
-def read_body(
-    *, http_status: int, headers: Mapping[str, str], body: bytes | bytearray, now: float
-) -> GeneratedImage | ImageLink | Failure:
-    """What the whole body of an answer holds. `headers` are looked up in lower case."""
-    if not 200 <= http_status < 300:
-        return classify(http_status=http_status, headers=headers, body=body, now=now)
+def read_body(body: bytes | bytearray, head: AnswerHead) -> Result:
+    """What the whole body of an answer holds."""
+    if not head.is_success:
+        return classify(body, head)
     if read_header(body):
         return image_of(bytes(body), AnswerFacts())
     try:
         answer = load_json(body)
     except ValueError as error:
-        return _not_json(body, http_status=http_status, headers=headers, problem=str(error))
-    return _read_answer(answer, http_status=http_status, headers=headers, now=now)
+        return _not_json(body, head, problem=str(error))
+    return _read_answer(answer, head)
 
 
-async def read_stream(
-    chunks: AsyncIterator[bytes], *, http_status: int, headers: Mapping[str, str], now: float
-) -> GeneratedImage | ImageLink | Failure:
-    """What a stream of server-sent events comes to, decided by its first final event.
+async def read_stream(chunks: AsyncIterator[bytes], head: AnswerHead) -> Result:
+    """The result of a stream of server-sent events, decided by its first final event.
 
-    Nothing is read past that event. Partial images are dropped as they come, so no more than one
-    event is held at a time. `chunks` bounds how much is read, and may raise: an event that is
-    complete by then counts.
+    Nothing is read past that event. Partial images are dropped as they come, so at most one event
+    is in memory. `chunks` limits how much is read, and may raise: an event that is complete by
+    then counts.
     """
     stream = _Chunks(chunks)
-    # An own response, for httpx-sse decodes nothing else; its events are all that is public.
+    # httpx-sse decodes nothing but a response.
     response = httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=stream)
-    result: GeneratedImage | ImageLink | Failure | None = None
+    result: Result | None = None
     partials = 0
     async for event in EventSource(response).aiter_sse():
         if result is None:
             kind, data = _read_event(event)
             partials += kind.endswith("partial_image")
             if kind == "error":
-                error = error_of_json(data)
-                result = failure_of(error, http_status=http_status, headers=headers, now=now)
+                result = failure_of(error_of_json(data), head)
             elif kind.endswith("completed"):
-                result = _read_answer(data, http_status=http_status, headers=headers, now=now)
+                result = _read_answer(data, head)
             stream.wanted = result is None
     if result is None and stream.error is not None:
         raise stream.error
     return result or ambiguous(
         "stream_ended",
         f"the stream ended after {partials} partial images, without image_generation.completed",
-        http_status=http_status,
     )
 
 
 def _read_event(event: ServerSentEvent) -> tuple[str, object]:
-    """The kind of an event and what it carries. The data's own type goes before the event's."""
+    """The kind of an event and its data. The data's own type takes precedence."""
     try:
         data = load_json(event.data)
     except ValueError:
@@ -212,13 +189,13 @@ def _read_event(event: ServerSentEvent) -> tuple[str, object]:
     fields = mapping_of(data)
     if fields.get("error") is not None:
         return "error", data
-    if list_of(fields.get("data")):  # the answer of a server that only pretends to stream
+    if list_of(fields.get("data")):  # a whole answer, as a single event
         return "completed", data
     return str(first(fields.get("type"), event.event)), data
 
 
 class _Chunks(httpx.AsyncByteStream):
-    """Chunks that always end with an empty line, so that a whole last event is never dropped."""
+    """Chunks that always end with an empty line, so that a complete last event is not dropped."""
 
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
         self._chunks = chunks
@@ -231,52 +208,54 @@ class _Chunks(httpx.AsyncByteStream):
                 yield chunk
                 if not self.wanted:
                     return
-        except Exception as error:  # noqa: BLE001  raised again once what had come is read
+        except Exception as error:  # noqa: BLE001  # raised again after the last event is read
             self.error = error
         yield b"\n\n"
 
 
 def image_of(data: bytes, facts: AnswerFacts) -> GeneratedImage | Failure:
-    """The image that these bytes are; not being one is an ambiguous failure."""
+    """The image that these bytes are, or an ambiguous failure where they are none."""
     header = read_header(data)
     if header is None:
         start = message_of(repr(data[:16]), limit=80)
-        return ambiguous(
-            "not_an_image", f"{len(data)} bytes came that are no image: {start}", facts=facts
-        )
-    return GeneratedImage(
-        data=data,
-        format=header.format,
-        width=header.width,
-        height=header.height,
-        **vars(facts),
-    )
+        message = f"the answer's {len(data)} bytes are not an image: {start}"
+        return ambiguous("not_an_image", message, facts)
+    size = {"width": header.width, "height": header.height}
+    return GeneratedImage(data=data, format=header.format, **size, **vars(facts))
 
 
-def ambiguous(
-    code: str, message: str, *, http_status: int | None = None, facts: AnswerFacts | None = None
-) -> Failure:
+def ambiguous(code: str, message: str, facts: AnswerFacts | None = None) -> Failure:
     """A failure after which nobody can tell whether the work was done and billed."""
+    return _without_image(FailureKind.AMBIGUOUS, code, message, facts)
+
+
+def saving_failed(problem: str, facts: AnswerFacts) -> Failure:
+    """The failure of an image that was made and billed, and cannot be downloaded."""
+    message = f"the image was made and cannot be downloaded: {problem}"
+    return _without_image(FailureKind.SAVING_FAILED, "download_failed", message, facts)
+
+
+def _without_image(
+    kind: FailureKind, code: str, message: str, facts: AnswerFacts | None
+) -> Failure:
+    facts = facts or AnswerFacts()
     return Failure(
-        kind=FailureKind.AMBIGUOUS,
+        kind=kind,
         code=code,
         message=message,
-        http_status=http_status,
-        tokens=facts.tokens if facts else None,
-        reported_cost_usd=facts.reported_cost_usd if facts else None,
+        tokens=facts.tokens,
+        reported_cost_usd=facts.reported_cost_usd,
     )
 
 
-def _read_answer(
-    answer: object, *, http_status: int, headers: Mapping[str, str], now: float
-) -> GeneratedImage | ImageLink | Failure:
+def _read_answer(answer: object, head: AnswerHead) -> Result:
     top = mapping_of(answer)
     # A `completed` event is its own only item.
     items = [mapping_of(item) for item in list_of(top.get("data"))] or [top]
     item = next((i for i in items if _has_image(i)), items[0])
     facts = _facts(top, item)
     if not _has_image(item):
-        return _no_image(answer, facts, http_status=http_status, headers=headers, now=now)
+        return _no_image(answer, facts, head)
     encoded = item.get("b64_json")
     if isinstance(encoded, str) and encoded:
         return _image_of_base64(encoded, facts)
@@ -320,7 +299,7 @@ def _image_of_base64(encoded: str, facts: AnswerFacts) -> GeneratedImage | Failu
         try:  # some servers break the lines
             data = pybase64.b64decode("".join(encoded.split()), validate=True)
         except ValueError:
-            return ambiguous("broken_base64", "the image came as broken base64", facts=facts)
+            return ambiguous("broken_base64", "the image is broken base64", facts)
     return image_of(data, facts)
 
 
@@ -331,50 +310,37 @@ def _image_of_data_url(url: str, facts: AnswerFacts) -> GeneratedImage | Failure
     return image_of(unquote_to_bytes(content), facts)
 
 
-def _no_image(
-    answer: object, facts: AnswerFacts, *, http_status: int, headers: Mapping[str, str], now: float
-) -> Failure:
-    """A 200 without an image: an error in disguise if it says so in words we know."""
-    error = error_of_json(answer) if mapping_of(answer).get("error") is not None else None
-    if error is not None:
-        return failure_of(
-            error,
-            http_status=http_status,
-            headers=headers,
-            now=now,
-            otherwise=FailureKind.AMBIGUOUS,
-        )
+def _no_image(answer: object, facts: AnswerFacts, head: AnswerHead) -> Failure:
+    """An answer of status 2xx without an image: the error that it holds, or an ambiguous one."""
+    if mapping_of(answer).get("error") is not None:
+        return failure_of(error_of_json(answer), head, otherwise=FailureKind.AMBIGUOUS)
     keys = message_of(", ".join(sorted(map(str, mapping_of(answer)))), limit=200)
     what = f"an object with {keys}" if keys else f"{type(answer).__name__}"
-    return ambiguous(
-        "no_image", f"the answer holds no image but {what}", http_status=http_status, facts=facts
-    )
+    return ambiguous("no_image", f"the answer holds no image but {what}", facts)
 
 
-def _not_json(
-    body: bytes | bytearray, *, http_status: int, headers: Mapping[str, str], problem: str
-) -> Failure:
+def _not_json(body: bytes | bytearray, head: AnswerHead, *, problem: str) -> Failure:
     if not body:
-        return ambiguous("empty_body", "the answer is empty", http_status=http_status)
-    if _is_web_page(body, headers):
-        # No such endpoint makes images: a website, or a gateway's page for any unknown address.
+        return ambiguous("empty_body", "the answer is empty")
+    if _is_web_page(body, head.headers):
+        # Not an image endpoint: a website, or a gateway's page for every unknown address.
         page = read_error(body).message or "HTML page"
         return Failure(
             kind=FailureKind.MISCONFIGURED,
             code="html_answer",
-            message=f"a web page came where an image was expected ({page}); check base_url",
-            http_status=http_status,
+            message=f"the answer is a web page instead of an image ({page}); check base_url",
+            http_status=head.http_status,
         )
     start = message_of(repr(bytes(body[:32])), limit=120)
     return ambiguous(
         "broken_json",
-        f"{len(body)} bytes that are neither JSON nor an image: {start} ({message_of(problem)})",
-        http_status=http_status,
+        f"the answer is {len(body)} bytes of neither JSON nor an image: {start} "
+        f"({message_of(problem)})",
     )
 
 
 def _is_web_page(body: bytes | bytearray, headers: Mapping[str, str]) -> bool:
-    """Whether it looks like a page or is declared one; some servers declare their JSON so too."""
+    """Whether it looks like a page, or is declared one and is not JSON."""
     declared = headers.get("content-type", "").strip().lower().startswith(WEB_PAGE_TYPES)
     looks_like_json = body[:100].lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"["))
     return bool(WEB_PAGE.match(body[:2000])) or (declared and not looks_like_json)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 import pydantic_core
 
-from dagster_imagegen.engine.tokens import TokenUsage
+from dagster_imagegen.engine.attempt import TokenUsage
 
 MESSAGE_CHARACTERS = 500
 TEXT_CHARACTERS = 100_000

@@ -1,1 +1,1 @@
-"""What a request costs by a dated price list, and the most that it can cost."""
+"""The cost of a request by a dated price list, and its worst case."""

@@ -1,4 +1,4 @@
-"""What one model costs: `ModelPrice`, in tokens or by the image."""
+"""The price of one model, by tokens or by the image: `ModelPrice`."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,18 +10,19 @@ from pydantic import ConfigDict, Field, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
-from dagster_imagegen.engine.tokens import TokenUsage
+from dagster_imagegen.engine.attempt import TokenUsage
 
 PARTIAL_IMAGE_TOKENS = 100
-"""Output tokens of each partial image of a stream."""
+"""The output tokens of each partial image of a stream."""
 
 PROMPT_OVERHEAD_TOKENS = 64
-"""What a worst case allows for the tokens that servers put around a prompt; not published."""
+"""Allowed in a worst case for tokens that servers add to a prompt. No figure is published."""
 
 ANY = "*"
+"""Stands for every size or quality that a price does not name."""
 
 _STRICT = ConfigDict(extra="forbid")
-# Four decimals a million tokens are ten decimals a token: what the usage table's money holds.
+# Four decimals per million tokens are ten per token, as many as the usage table has.
 _Rate: TypeAlias = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=4)]
 _Price: TypeAlias = Annotated[Decimal, Field(ge=0, max_digits=16, decimal_places=10)]
 _Value = TypeVar("_Value")
@@ -29,7 +30,7 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TokenRates:
-    """USD per million tokens of each kind. A kind without a rate cannot be priced."""
+    """USD per million tokens of each kind. Usage of a kind without a rate has no known cost."""
 
     text_input: _Rate | None = None
     cached_text_input: _Rate | None = None
@@ -43,9 +44,10 @@ class TokenRates:
 class ModelPrice:
     """The price of a model: by tokens, or by the image for servers that report no tokens.
 
-    Tables go from size to quality; "*" stands for every size or quality that is not named.
-    `output_tokens` says how many an image has, without which there is no estimate and no worst
-    case, hence no budget. `usd_per_image` is the whole price, whatever usage an answer reports.
+    `output_tokens` has the tokens of an image by size and quality, `usd_per_image` its whole
+    price, whatever usage an answer reports; "*" is any other size or quality. Without one of
+    them there is no estimate and no worst case, and so no budget. `source` and `as_of` say where
+    the price comes from and when it was checked.
     """
 
     usd_per_million_tokens: TokenRates | None = None
@@ -61,13 +63,13 @@ class ModelPrice:
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         if self.usd_per_image and (self.usd_per_million_tokens or self.output_tokens):
-            raise ValueError("is either usd_per_image, or by tokens, not both")
+            raise ValueError("must be either by the image or by tokens, not both")
         if not (self.usd_per_image or self.usd_per_million_tokens or self.output_tokens):
-            raise ValueError("has no price; set usd_per_million_tokens or usd_per_image")
+            raise ValueError("must have a price; set usd_per_million_tokens or usd_per_image")
         return self
 
     def over(self, listed: "ModelPrice") -> "ModelPrice":
-        """This price, and what it leaves out as listed; a price by the image replaces it all."""
+        """This price, completed from `listed`. A price by the image replaces the listed one."""
         if self.usd_per_image or listed.usd_per_image:
             return self
         rates, known = self.usd_per_million_tokens, listed.usd_per_million_tokens
@@ -83,9 +85,9 @@ class ModelPrice:
         )
 
     def estimates(self, size: str | None, quality: str | None, partials: int) -> list[Decimal]:
-        """What an image of this size and quality can cost without its prompt; `[]` if unknown.
+        """The possible costs of an image without its prompt, in USD; empty if unknown.
 
-        One price where both are named, each possible one where one is None or `auto`.
+        There is one where size and quality are named, and one for each choice of None or `auto`.
         """
         if self.usd_per_image:
             return _choices(self.usd_per_image, size, quality)
@@ -98,26 +100,29 @@ class ModelPrice:
             for tokens in _choices(self.output_tokens, size, quality)
         ]
 
-    def prompt_at_most(self, prompt: str) -> Decimal | None:
-        """The most that the prompt itself costs: a tokenizer makes at most one token a byte."""
+    def prompt_bound(self, prompt: str) -> Decimal | None:
+        """The worst-case cost of a prompt, at one token per byte; None if unknown."""
         if self.usd_per_image:
             return Decimal(0)
         rates = self.usd_per_million_tokens
         if rates is None or rates.text_input is None:
             return None
-        # The cached rate too: nothing says that it is the lower one.
+        # A price list may have a cached rate that is higher.
         rate = max(rates.text_input, rates.cached_text_input or rates.text_input)
         size = len(prompt.encode("utf-8", "surrogatepass"))
         return _per_million(rate, size + PROMPT_OVERHEAD_TOKENS)
 
     def metered(self, tokens: TokenUsage, *, image_made: bool = True) -> Decimal | None:
-        """The price of the tokens that an answer counted; None if it cannot be told."""
+        """The cost in USD of the tokens that an answer reports; None if unknown.
+
+        If it has an image (`image_made`), a count without image tokens is unknown.
+        """
         rates = self.usd_per_million_tokens
         counts = _Counts.of(tokens)
         if rates is None or counts is None:
             return None
         if image_made and not counts.image_output:
-            return None  # an image of no tokens was not counted
+            return None  # the server does not count
         total = Decimal(0)
         for count, rate in counts.at(rates):
             if count and rate is None:
@@ -128,7 +133,7 @@ class ModelPrice:
 
 @dataclass(frozen=True, kw_only=True)
 class _Counts:
-    """An answer's tokens by the kind that they are billed as."""
+    """An answer's tokens by the kind that they are billed as, whose sum is all tokens."""
 
     text_input: int
     image_input: int
@@ -139,7 +144,7 @@ class _Counts:
 
     @classmethod
     def of(cls, tokens: TokenUsage) -> "_Counts | None":
-        """None where input or output is not told, or nothing was counted at all."""
+        """None if the input or the output is not reported, or all counts are 0."""
         if any(count is not None and count < 0 for count in vars(tokens).values()):
             return None
         image_in, text_in = tokens.input_image_tokens, tokens.input_text_tokens
@@ -152,13 +157,13 @@ class _Counts:
             made = max(tokens.total_tokens - given, 0)
         if given is None or made is None or given + made == 0:
             return None
-        # What no detail names is text going in, unless text was named, and image coming out.
+        # Without details, input is text and output is image.
         text_out = text_out or 0
         image_in = (
             image_in if image_in is not None else given - (given if text_in is None else text_in)
         )
         text_in = given - image_in
-        # The cache is not told by kind: text first, which spares least.
+        # Cached tokens are not reported by kind; text first gives the smallest discount.
         cached_text = min(tokens.input_cached_tokens or 0, text_in)
         cached_image = min((tokens.input_cached_tokens or 0) - cached_text, image_in)
         return cls(
@@ -171,8 +176,8 @@ class _Counts:
         )
 
     def at(self, rates: TokenRates) -> list[tuple[int, Decimal | None]]:
-        """Each count with its rate. Without a rate of its own, the cache costs what fresh input
-        costs, and text coming out what an image does, so that nothing goes free."""
+        """Each count with its rate, so that nothing is free for lack of a rate: cached input
+        without one costs what other input does, output text what an image does."""
         cached_text, cached_image = rates.cached_text_input, rates.cached_image_input
         return [
             (self.text_input, rates.text_input),
@@ -188,22 +193,22 @@ class _Counts:
 
 
 def _sum_of(total: int | None, *details: int | None) -> int | None:
-    """The total as told, or more if its details say more; their sum where it is not told."""
-    told = [detail for detail in details if detail is not None]
+    """The larger of the reported total and the sum of its reported details; None without any."""
+    reported = [detail for detail in details if detail is not None]
     if total is None:
-        return sum(told) if told else None
-    return max(total, sum(told))
+        return sum(reported) if reported else None
+    return max(total, sum(reported))
 
 
 def is_open(choice: str | None) -> bool:
-    """Whether the endpoint chooses, among sizes or qualities."""
+    """Whether a size or quality is left to the endpoint."""
     return choice in (None, "auto")
 
 
 def _choices(
     table: Mapping[str, Mapping[str, _Value]], size: str | None, quality: str | None
 ) -> list[_Value]:
-    """The entries that a size and a quality can come to; "*" is what nothing nearer names."""
+    """The entries for a size and a quality; "*" applies where neither is named."""
     rows = list(table.values())
     if size is not None and not is_open(size):
         rows = [table[key] for key in (size, ANY) if key in table]

@@ -1,55 +1,40 @@
-"""What images cost: a dated price list, and how each figure was come by."""
+"""The dated price list, and the cost of requests by it."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from functools import cache
 from importlib import resources
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from dagster_imagegen.engine.errors import ConfigurationError, did_you_mean
+from dagster_imagegen.engine.attempt import UNKNOWN_COST, Cost, CostBasis, TokenUsage
+from dagster_imagegen.engine.errors import ConfigurationError, abbreviate, did_you_mean
 from dagster_imagegen.engine.money.price import ANY, ModelPrice, TokenRates
 from dagster_imagegen.engine.request import ImageRequest
-from dagster_imagegen.engine.tokens import TokenUsage
 
 __all__ = ["Cost", "CostBasis", "ModelPrice", "PriceList", "TokenRates"]
 
-CostBasis: TypeAlias = Literal["reported", "metered", "estimated", "unknown", "sandbox"]
-"""The provider's own bill, the answer's usage times the price list, the token table or a price by
-the image, nobody's guess, or no money at all. `PriceList` does not say `sandbox`: the sandbox's
-list price is of interest too, and who knows the endpoint decides."""
-
 USER_SOURCE = "prices setting"
+"""The source of a user's price that names none."""
 
 _SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
-# Wide enough that no sum or product is ever rounded, whatever the process' own context is.
+# So wide that no sum or product is rounded, whatever the process's own context is.
 _EXACT = Context(prec=100)
-# What the usage table holds: ten decimals, and more dollars than anybody was billed.
+# The limits of the usage table: ten decimals, and more dollars than any real bill.
 _SMALLEST_USD = Decimal("1e-10")
 _ABSURD_USD = Decimal(10**9)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
-    """An amount and where it comes from. `usd` is None where nobody can tell, never 0."""
-
-    usd: Decimal | None
-    basis: CostBasis
-    source: str | None = None
-    as_of: date | None = None
-
-
-UNKNOWN = Cost(usd=None, basis="unknown")
-
-
-@dataclass(frozen=True, kw_only=True)
 class PriceList:
-    """Prices by model name, and the user's own before them."""
+    """Prices by model name. The user's own (`overrides`) take precedence over the `listed` ones.
+
+    `prefixes` are those of gateways, such as `openai/`, each with a note for the source.
+    """
 
     listed: Mapping[str, ModelPrice]
     prefixes: Mapping[str, str]
@@ -60,21 +45,24 @@ class PriceList:
 
     @staticmethod
     def default() -> "PriceList":
-        """The published prices of prices.yaml."""
+        """The published prices in prices.yaml."""
         return _published()
 
     def with_overrides(
         self, prices: Mapping[str, ModelPrice | Mapping[str, object]]
     ) -> "PriceList":
-        """The list with the user's prices, by model name (exact, or a family: `flux-*`).
+        """This list with the user's prices, by model name (exact, or a family: `flux-*`).
 
-        What a price leaves out stays as listed for its model. Raises `ConfigurationError`.
+        They take precedence; what a price leaves out stays as listed for its model.
+
+        Raises:
+            ConfigurationError: A price is not valid; the message names every problem.
         """
         overrides = {model: _validated(model, price) for model, price in prices.items()}
         return replace(self, overrides={**self.overrides, **overrides})
 
     def find(self, model: str) -> ModelPrice | None:
-        """The price of a model, if there is one; names that are merely alike do not count."""
+        """The price of a model, or None. A name that is only similar does not match."""
         if model not in self._found:
             self._found[model] = self._find(model)
         return self._found[model]
@@ -103,11 +91,11 @@ class PriceList:
         partial_images: int = 0,
         image_made: bool = True,
     ) -> Cost:
-        """The cost of an answered request, by the best that is known of it.
+        """The cost of an answered request, from the best source: reported, metered, estimated.
 
-        A reported 0 and all-zero usage are what servers say that do not count, so they are taken
-        for nothing said. An estimate is of the image alone: nobody counted the prompt. A failure
-        has no `image_made`: it may be billed for its prompt alone.
+        A `reported_usd` of 0 and `tokens` of all zeros come from servers that do not count, and
+        are ignored. An estimate needs a named `size` and `quality`, and leaves out the prompt. A
+        failure (not `image_made`) may be billed for its prompt only.
         """
         with localcontext(_EXACT):
             if reported_usd is not None and _is_bill(reported_usd):
@@ -115,32 +103,29 @@ class PriceList:
                 return Cost(usd=usd, basis="reported", source="reported by the endpoint")
             price = self.find(model)
             if price is None:
-                return UNKNOWN
+                return UNKNOWN_COST
             usd = None if tokens is None else price.metered(tokens, image_made=image_made)
             if usd is not None:
                 return _cost(usd, "metered", price)
             estimates = set(price.estimates(size, quality, partial_images))
-            return _cost(estimates.pop(), "estimated", price) if len(estimates) == 1 else UNKNOWN
+            return (
+                _cost(estimates.pop(), "estimated", price) if len(estimates) == 1 else UNKNOWN_COST
+            )
 
-    def worst_case(self, request: ImageRequest) -> Cost:
-        """The most that a request can cost, to be reserved before it is sent.
+    def bounds(self, request: ImageRequest) -> tuple[Cost, Cost]:
+        """The least that a request with an image can cost, and the most that any can: its worst
+        case, which is reserved before it is sent.
 
-        As far as the reference's own parameters decide it: `auto` is the dearest choice that is
-        known of the model, the prompt one token a byte, and every partial image is billed.
-        Unknown where the model, or a size or quality that is named, has no price.
+        For the worst case `auto` counts as the most expensive choice, the prompt as one token per
+        byte, and every partial image is billed. `extra_body` is not considered. Both are unknown
+        if the model, or the size or quality that the request names, has no price.
         """
         with localcontext(_EXACT):
             price = self.find(request.model)
             bounds = None if price is None else _range(price, request)
-            return (
-                UNKNOWN if price is None or bounds is None else _cost(bounds[1], "estimated", price)
-            )
-
-    def estimate_range(self, request: ImageRequest) -> tuple[Decimal, Decimal] | None:
-        """The least and the most that a request can cost if it brings an image."""
-        with localcontext(_EXACT):
-            price = self.find(request.model)
-            return None if price is None else _range(price, request)
+            if price is None or bounds is None:
+                return UNKNOWN_COST, UNKNOWN_COST
+            return _cost(bounds[0], "estimated", price), _cost(bounds[1], "estimated", price)
 
 
 def _is_bill(usd: Decimal) -> bool:
@@ -151,7 +136,7 @@ def _range(price: ModelPrice, request: ImageRequest) -> tuple[Decimal, Decimal] 
     # The final image can come before any partial one.
     least = price.estimates(request.size, request.quality, 0)
     most = price.estimates(request.size, request.quality, request.partial_images or 0)
-    prompt = price.prompt_at_most(request.prompt)
+    prompt = price.prompt_bound(request.prompt)
     if not least or not most or prompt is None:
         return None
     return min(least), max(most) + prompt
@@ -159,12 +144,12 @@ def _range(price: ModelPrice, request: ImageRequest) -> tuple[Decimal, Decimal] 
 
 def _cost(usd: Decimal, basis: CostBasis, price: ModelPrice) -> Cost:
     if usd >= _ABSURD_USD:
-        return UNKNOWN
+        return UNKNOWN_COST
     return Cost(usd=usd, basis=basis, source=price.source, as_of=price.as_of)
 
 
 def _look_up(prices: Mapping[str, ModelPrice], model: str) -> ModelPrice | None:
-    """By the whole name, by the name without a date, by the longest family."""
+    """The price by the whole name, else without its date, else by the longest family."""
     exact = prices.get(model) or prices.get(_SNAPSHOT.sub("", model))
     if exact is not None:
         return exact
@@ -212,14 +197,17 @@ def _validated(model: str, price: ModelPrice | Mapping[str, object]) -> ModelPri
 
 
 _FIELDS = (*ModelPrice.__dataclass_fields__, *TokenRates.__dataclass_fields__)
+_PYDANTIC_RULE = re.compile(r"^(\w+ )?[Ii]nput should|^Value error, must")
 
 
 def _complaint(model: str, error: ValidationError) -> str:
     lines: list[str] = []
     for each in error.errors(include_url=False):
-        place = ".".join(str(part) for part in each["loc"])
-        what = each["msg"].removeprefix("Value error, ")
+        place = "".join(f".{part}" for part in each["loc"])
+        rule = _PYDANTIC_RULE.sub("must", each["msg"])
         if each["type"] == "unexpected_keyword_argument":
-            what = "is not part of a price" + did_you_mean(str(each["loc"][-1]), _FIELDS)
-        lines.append(f'prices["{model}"]{"." if place else ""}{place}: {what}')
+            rule = "is not part of a price" + did_you_mean(str(each["loc"][-1]), _FIELDS)
+        elif each["type"] != "value_error":
+            rule += f", got {abbreviate(each['input'])}"
+        lines.append(f'prices["{model}"]{place} {rule}')
     return "\n".join(lines)

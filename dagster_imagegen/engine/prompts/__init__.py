@@ -1,1 +1,1 @@
-"""A prompt table, from anything tabular, turned into requests."""
+"""Reads prompt tables of any kind and turns their rows into requests."""

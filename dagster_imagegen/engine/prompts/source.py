@@ -1,4 +1,4 @@
-"""What a user hands over as a prompt table, as columns: Arrow tables, data frames, lists."""
+"""Reads whatever a user passes as a prompt table into columns."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,10 +17,10 @@ KINDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSource:
-    """The columns of a prompt table: in Arrow where it came so, else Python values as given.
+    """The columns of a prompt table: an Arrow `table`, or `lists` of Python values.
 
-    Python values stay as they are until a row is judged, so that a number among the prompts is
-    one bad row, not a table that Arrow refuses as a whole.
+    Python values are kept as they are until each row is checked, so that a number among the
+    prompts is one bad row, and not a table that Arrow rejects as a whole.
     """
 
     names: tuple[str, ...]
@@ -35,15 +35,16 @@ class PromptSource:
         return cast("list[object]", self.table[name].to_pylist())
 
     def carry(self, names: Iterable[str]) -> pa.Table:
-        """Some of the columns in Arrow: same type, values and order.
+        """Some columns as Arrow, with the same types, values and order.
 
-        One exception: the view layouts that polars hands over become plain ones, because Arrow
-        cannot yet take rows of them. Python values that no Arrow type holds are a
-        `PromptTableError`.
+        The view layouts of polars become plain ones, because Arrow cannot take rows of them yet.
+
+        Raises:
+            PromptTableError: No Arrow type holds a column of Python values.
         """
         if self.table is not None:
             return _without_views(self.table.select(list(names)))
-        # Rows are counted by a column, which the selection then leaves out.
+        # The column that selects nothing keeps the number of rows.
         rows = pa.table({"": pa.nulls(self.num_rows)}).select([])
         for name in names:
             rows = rows.append_column(name, _to_arrow(name, self.lists[name]))
@@ -51,42 +52,46 @@ class PromptSource:
 
 
 def read_source(source: object) -> PromptSource:
-    """Columns of whatever `source` is; `ConfigurationError` with the remedy if it is none."""
-    refusal = _refusal(source)
-    if refusal:
-        raise ConfigurationError(f"{refusal}. A prompt table is {KINDS}")
+    """Read a pyarrow, pandas, polars or DuckDB table, or an iterable of dicts or of prompts.
+
+    Raises:
+        ConfigurationError: It is not a prompt table; the message says what to do.
+        PromptTableError: Some rows are not dicts, as other rows are.
+    """
+    got, remedy = _not_a_table(source)
+    if got:
+        raise ConfigurationError(f"a prompt table must be {KINDS}, got {got}; {remedy}")
     if isinstance(source, pads.Dataset | pads.Scanner):
         return _from_arrow(source.to_table())
     if _is_arrow(source) or _is_pandas(source):
         return _from_frame(source)
     if isinstance(source, Iterable):
         return _from_items(list(cast("Iterable[object]", source)))
-    raise ConfigurationError(
-        f"{type(source).__qualname__} is not a prompt table. A prompt table is {KINDS}"
-    )
+    raise ConfigurationError(f"a prompt table must be {KINDS}, got {type(source).__qualname__}")
 
 
-def _refusal(source: object) -> str | None:
+def _not_a_table(source: object) -> tuple[str, str]:
+    """What a common mistake is, and its remedy; empty for what may be a table."""
     if source is None:
-        return "the prompt table is None; was a return statement forgotten?"
+        return "None", "check that the function has a return statement"
     if isinstance(source, str | bytes):
-        return "one string is not a prompt table; put it in a list"
+        return "one string", "put it in a list"
     if isinstance(source, set | frozenset):
-        return "a set has no order, so its rows would change places between runs; use sorted(...)"
+        return "a set, whose order differs between runs", "use sorted(...)"
     if type(source).__name__ == "LazyFrame":
-        return "a LazyFrame holds no rows yet; call .collect() on it"
-    if isinstance(source, Mapping):
-        values = list(cast("Mapping[object, object]", source).values())
-        if any(_is_table(value) for value in values):
-            return (
-                "a dict of partitions, as a run over several partitions hands it over, is not one "
-                "prompt table; join its tables, or run one partition at a time "
-                "(backfill_policy=BackfillPolicy.multi_run())"
-            )
-        if values and all(isinstance(value, list | tuple) or _is_arrow(value) for value in values):
-            return "a dict of columns is not a prompt table; pass pyarrow.table(...) of it"
-        return "a dict is not a prompt table; put one row in a list"
-    return None
+        return "a LazyFrame, which has no rows yet", "call .collect() on it"
+    if not isinstance(source, Mapping):
+        return "", ""
+    values = list(cast("Mapping[object, object]", source).values())
+    if any(_is_table(value) for value in values):
+        return (
+            "a dict of partitions, from a run over several partitions",
+            "join its tables, or run one partition at a time "
+            "(backfill_policy=BackfillPolicy.multi_run())",
+        )
+    if values and all(isinstance(value, list | tuple) or _is_arrow(value) for value in values):
+        return "a dict of columns", "pass pyarrow.table(...) of it"
+    return "a dict", "put one row in a list"
 
 
 def _is_arrow(source: object) -> bool:
@@ -94,12 +99,12 @@ def _is_arrow(source: object) -> bool:
 
 
 def _is_pandas(source: object) -> bool:
-    # pandas before 2.2 speaks no Arrow protocol, and iterates over its column names.
+    # pandas before 2.2 does not have the Arrow protocol, and iterates over its column names.
     return type(source).__module__.partition(".")[0] == "pandas"
 
 
 def _is_table(value: object) -> bool:
-    """Told from a column: it has columns or row dicts of its own."""
+    """Whether it has columns or row dicts of its own, so that it is not a column."""
     if isinstance(value, list | tuple):
         rows = cast("list[object] | tuple[object, ...]", value)
         return bool(rows) and isinstance(rows[0], Mapping)
@@ -121,7 +126,7 @@ def _from_frame(source: Any) -> PromptSource:
 
 
 def _series(source: Any) -> pa.Table | None:
-    """A table of one column, prompt, of what is a single column itself."""
+    """A single column as a table with one column `prompt`; None if it is no column."""
     try:
         return pa.table({"prompt": pa.chunked_array(source)})
     except (pa.ArrowException, TypeError, ValueError):
@@ -129,7 +134,7 @@ def _series(source: Any) -> pa.Table | None:
 
 
 def _from_pandas(source: Any, error: Exception) -> PromptSource:
-    """The Python values of a frame with mixed columns, which Arrow refuses; or of a Series."""
+    """The Python values of a Series, or of a frame with mixed columns, which Arrow rejects."""
     columns: list[tuple[str, Any]]
     if hasattr(source, "columns"):
         columns = [(str(name), source.iloc[:, at]) for at, name in enumerate(source.columns)]
@@ -137,7 +142,7 @@ def _from_pandas(source: Any, error: Exception) -> PromptSource:
         columns = [("prompt", source)]
     else:
         raise ConfigurationError(f"{type(source).__qualname__} cannot be read: {error}") from error
-    _refuse_repeats([name for name, _ in columns])
+    _check_unique([name for name, _ in columns])
     lists: dict[str, list[object]] = {
         name: column.astype(object).where(column.notna(), None).tolist() for name, column in columns
     }
@@ -145,9 +150,9 @@ def _from_pandas(source: Any, error: Exception) -> PromptSource:
 
 
 def _from_arrow(table: pa.Table) -> PromptSource:
-    # A pandas index without a name is row numbers left over from a filter, not a column.
+    # A pandas index without a name is the row numbers left after a filter, not a column.
     names = [name for name in table.column_names if not _is_index(name)]
-    _refuse_repeats(names)
+    _check_unique(names)
     metadata = {
         key: value for key, value in (table.schema.metadata or {}).items() if key != b"pandas"
     }
@@ -159,10 +164,10 @@ def _is_index(name: str) -> bool:
     return name.startswith("__index_level_") and name.endswith("__")
 
 
-def _refuse_repeats(names: list[str]) -> None:
+def _check_unique(names: list[str]) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise ConfigurationError(f"the prompt table has several columns called {repeated}")
+        raise ConfigurationError(f"column names must be unique, got {repeated} more than once")
 
 
 def _from_items(items: list[object]) -> PromptSource:
@@ -173,7 +178,12 @@ def _from_items(items: list[object]) -> PromptSource:
         )
     problems = [
         RowProblem(
-            position=at, prompt_id=None, column="row", value=item, remedy="is a dict in other rows"
+            position=at,
+            prompt_id=None,
+            column="row",
+            value=item,
+            rule="must be a dict, as other rows are",
+            got=type(item).__name__,
         )
         for at, item in enumerate(items)
         if not isinstance(item, Mapping)
@@ -184,7 +194,7 @@ def _from_items(items: list[object]) -> PromptSource:
     names = list(dict.fromkeys(name for row in rows for name in row))
     for name in names:
         if not isinstance(name, str) or has_lone_surrogate(name):
-            raise ConfigurationError(f"column names are strings that UTF-8 can carry, not {name!r}")
+            raise ConfigurationError(f"column names must be valid UTF-8 text, got {name!r}")
     lists = {str(name): [row.get(name) for row in rows] for name in names}
     return PromptSource(names=tuple(lists), num_rows=len(rows), lists=lists)
 
@@ -194,21 +204,21 @@ def _to_arrow(name: str, values: Any) -> Any:  # Any: the stubs type arrays by t
         return pa.array(values)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         whole = error
-    # Bisect for the first row without which Arrow would have taken the column.
-    taken, refused = 0, len(values)
-    while refused - taken > 1:
-        middle = (taken + refused) // 2
+    # Bisect for the first row that Arrow rejects.
+    taken, rejected = 0, len(values)
+    while rejected - taken > 1:
+        middle = (taken + rejected) // 2
         try:
             pa.array(values[:middle])
             taken = middle
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
-            refused = middle
+            rejected = middle
     problem = RowProblem(
         position=taken,
         prompt_id=None,
         column=name,
         value=values[taken],
-        remedy="does not fit the column's other values, or Arrow at all",
+        rule="must have an Arrow type, the same as the column's other values",
         detail=str(whole),
     )
     raise PromptTableError([problem]) from whole

@@ -1,4 +1,4 @@
-"""Prompt tables to requests: `read_prompts`."""
+"""Turns a prompt table into requests: `read_prompts`."""
 
 import hashlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -16,24 +16,31 @@ from dagster_imagegen.engine.errors import (
     did_you_mean,
 )
 from dagster_imagegen.engine.prompts.parameters import (
-    PARAMETERS,
     check_overrides,
     check_param,
     check_params,
+    check_value,
     is_null,
-    merge_extra_body,
+    merge_mappings,
     whole_number,
+    wrong_type,
 )
 from dagster_imagegen.engine.prompts.source import read_source
 from dagster_imagegen.engine.prompts.template import PromptTemplate
-from dagster_imagegen.engine.request import ImageParams, ImageRequest, has_lone_surrogate
+from dagster_imagegen.engine.request import (
+    PARAMETERS,
+    ImageParams,
+    ImageRequest,
+    Parameter,
+)
 
 OUR_PREFIX = "image_"
+PROMPT_ID = Parameter("text", name="prompt_id", nullable=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptRow:
-    """One row of a prompt table: its requests are variants 0 to n-1 of one image."""
+    """One row of a prompt table. Its `requests` are variants 0 to n-1 of one image."""
 
     position: int
     prompt_id: str
@@ -43,10 +50,10 @@ class PromptRow:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptTable:
-    """A prompt table that can be sent as it is.
+    """A prompt table whose every row can be sent.
 
-    `carried` has one row for each of `rows`, in their order, and every column that is not
-    `prompt`, `prompt_id` or an override. `warnings` are for the log.
+    `carried` has every column but `prompt`, `prompt_id` and the overrides, with one row for each
+    of `rows` in the same order. `warnings` are for the log.
     """
 
     carried: pa.Table
@@ -66,14 +73,20 @@ def read_prompts(
     extra_body: Mapping[str, Any] | None = None,
     streaming_needs_partials: bool = False,
 ) -> PromptTable:
-    """The requests of a prompt table, all of them sound, or an error and nothing to send.
+    """Read a prompt table; nothing can be sent unless every row is sound.
 
-    `model` and `extra_body` are the resource's; `params` win over them, a row's overrides over
-    both. Raises `ConfigurationError` for arguments or columns that cannot work for any row, and
-    else `PromptTableError` naming every bad row.
+    Args:
+        source: Anything tabular, see `read_source`. A generator or reader is used up.
+        endpoint_id: The endpoint that the images belong to.
+        model: The resource's model; `extra_body` is the resource's too.
+        template: A prompt with named columns. The filled template replaces a column `prompt`.
+        overrides: The columns that override a parameter for their row.
+        params: The asset's, which precede the resource's. Overrides precede both.
+        streaming_needs_partials: See `ImageRequest.problems`.
 
-    With a template, a column `prompt` can be named in it like any other; the filled template then
-    takes its place. A one-shot source (a generator, a record batch reader) is used up.
+    Raises:
+        PromptTableError: Rows are at fault; it names all of them.
+        ConfigurationError: Arguments or columns are at fault, for any row.
     """
     rules = _rules(
         {"endpoint_id": endpoint_id, "model": model, "n": 1, **check_params(params or {})},
@@ -105,26 +118,30 @@ def read_prompts(
 
 @dataclass(frozen=True, kw_only=True)
 class _RowRules:
-    """What holds for every row of one table. `base` has the parameters that a row can override."""
+    """What every row of a table has in common.
+
+    `base` has the asset's parameters, as a request takes them. `mappings` has the layers of those
+    that are mappings, over which a row's own are merged.
+    """
 
     template: PromptTemplate | None
     overrides: tuple[str, ...]
     base: Mapping[str, Any]
-    extra_body: tuple[Mapping[str, Any] | None, ...]
+    mappings: Mapping[str, tuple[Mapping[str, Any] | None, ...]]
     streaming_needs_partials: bool
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that a row is judged by."""
+        """The columns that are read; all others are carried along."""
         prompt = self.template.columns if self.template else ("prompt",)
         return tuple(dict.fromkeys(("prompt_id", *prompt, *self.overrides)))
 
     def request(self, prompt: str, changes: Mapping[str, Any]) -> ImageRequest:
-        """Variant 0 of a row. Its extra body is merged over the asset's."""
+        """Variant 0 of a row that sets `changes`."""
         settings = {**self.base, **changes}
         del settings["n"]
-        if "extra_body" in changes:
-            settings["extra_body"] = merge_extra_body(*self.extra_body, changes["extra_body"])
+        for name in changes.keys() & self.mappings.keys():
+            settings[name] = merge_mappings(name, *self.mappings[name], changes[name])
         return ImageRequest(prompt=prompt, **settings)
 
     def problems(self, request: ImageRequest) -> Iterator[InvalidRequest]:
@@ -140,15 +157,19 @@ def _rules(
     streaming_needs_partials: bool,
 ) -> _RowRules:
     check_overrides(overrides)
-    layers = (extra_body, params.get("extra_body"))
+    mappings = {
+        name: (extra_body if name == "extra_body" else None, params.get(name))
+        for name, parameter in PARAMETERS.items()
+        if parameter.kind == "mapping"
+    }
     rules = _RowRules(
         template=None if template is None else PromptTemplate.parse(template),
         overrides=tuple(dict.fromkeys(overrides)),
-        base={**params, "extra_body": merge_extra_body(*layers)},
-        extra_body=layers,
+        base={**params, **{name: merge_mappings(name, *mappings[name]) for name in mappings}},
+        mappings=mappings,
         streaming_needs_partials=streaming_needs_partials,
     )
-    # What no row can mend is one error, not one a row.
+    # What no row can change is one error, not one for each row.
     for problem in rules.problems(rules.request("any", {})):
         if not overrides:
             raise problem
@@ -177,23 +198,23 @@ def _check_columns(names: Sequence[str], rules: _RowRules) -> None:
     collisions = [name for name in names if name.startswith(OUR_PREFIX)]
     if collisions:
         raise ConfigurationError(
-            f"columns of the prompt table collide with those of the image table, which begin with "
-            f'"{OUR_PREFIX}": {", ".join(collisions)}; rename or drop them'
+            f'columns of the prompt table must not begin with "{OUR_PREFIX}", as those of the '
+            f"image table do, got {', '.join(collisions)}; rename or drop them"
         )
 
 
 def _warnings(names: Sequence[str], rules: _RowRules) -> tuple[str, ...]:
-    """Columns that look like overrides. One that the template uses is the table's own."""
+    """For columns with the name of a parameter that neither `overrides` nor the template names."""
     return tuple(
-        f'column "{name}" of the prompt table is carried along and overrides nothing; if it is '
-        f'meant for the request, name it: overrides=["{name}"]'
+        f'column "{name}" of the prompt table does not override the parameter of that name; if it '
+        f'should, add overrides=["{name}"]'
         for name in names
         if name in PARAMETERS and name not in rules.columns
     )
 
 
 class _RowReader:
-    """Reads a table's rows one by one, and collects what is wrong with any of them."""
+    """Reads rows one by one, and collects the problems of all of them."""
 
     def __init__(self, rules: _RowRules) -> None:
         self._rules = rules
@@ -201,13 +222,13 @@ class _RowReader:
         self.problems: list[RowProblem] = []
 
     def read(self, position: int, cells: Mapping[str, object]) -> PromptRow | None:
-        """The row, or None where something is wrong with it. Positions are read in order."""
+        """The row, or None if it has problems. Positions are read in order."""
         found: list[InvalidRequest] = []
         prompt_id = self._prompt_id(position, cells, found)
         prompt = self._prompt(cells, found)
         changes = self._changes(cells, found)
         request = self._rules.request(prompt or "", changes)
-        # A cell at fault is left out of the request, which is judged without it.
+        # A faulty cell is left out of the request, so its rules are not applied a second time.
         faulty = {problem.field for problem in found}
         if prompt is None:
             faulty.add("prompt")
@@ -232,9 +253,8 @@ class _RowReader:
                 prompt_id = _prompt_id(cells["prompt_id"])
                 first = self._positions.setdefault(prompt_id, position)
                 if first != position:
-                    raise InvalidRequest(
-                        "prompt_id", prompt_id, f"row {first} has the same one; ids are unique"
-                    )
+                    remedy = f"row {first} has the same one"
+                    raise InvalidRequest("prompt_id", prompt_id, "must be unique", remedy=remedy)
         return prompt_id
 
     def _prompt(self, cells: Mapping[str, object], found: list[InvalidRequest]) -> str | None:
@@ -244,7 +264,7 @@ class _RowReader:
         return None
 
     def _changes(self, cells: Mapping[str, object], found: list[InvalidRequest]) -> dict[str, Any]:
-        """What the row overrides: null, and NaN in its stead, overrides nothing."""
+        """The parameters that the row overrides; null or NaN overrides nothing."""
         changes: dict[str, Any] = {}
         for name in self._rules.overrides:
             with _noting(found):
@@ -261,6 +281,8 @@ class _RowReader:
                 prompt_id=prompt_id,
                 column=problem.field,
                 value=problem.value,
+                rule=problem.rule,
+                got=problem.got,
                 remedy=problem.remedy,
             )
             for problem in found
@@ -269,7 +291,7 @@ class _RowReader:
 
 @contextmanager
 def _noting(found: list[InvalidRequest]) -> Generator[None, None, None]:
-    """What is wrong inside is noted, so that the rest of the row is judged as well."""
+    """Notes the problem raised inside, so that the rest of the row is checked as well."""
     try:
         yield
     except InvalidRequest as problem:
@@ -278,25 +300,20 @@ def _noting(found: list[InvalidRequest]) -> Generator[None, None, None]:
 
 def _prompt(cell: object) -> str:
     if is_null(cell):
-        raise InvalidRequest("prompt", None, "every row needs one; fill it or drop the row")
+        raise InvalidRequest("prompt", None, "must be set", remedy="fill it or drop the row")
     if not isinstance(cell, str):
-        raise InvalidRequest("prompt", cell, f"is text, not {type(cell).__name__}")
+        raise wrong_type("prompt", cell, "text")
     return cell
 
 
 def _prompt_id(cell: object) -> str:
     if is_null(cell):
-        raise InvalidRequest(
-            "prompt_id", None, "every row needs one, or the table no such column at all"
-        )
+        remedy = "fill it in every row, or drop the column"
+        raise InvalidRequest("prompt_id", None, "must be set", remedy=remedy)
     whole = whole_number(cell)
-    if whole is not None:
-        return str(whole)
-    if not isinstance(cell, str):
-        raise InvalidRequest("prompt_id", cell, f"is text or an integer, not {type(cell).__name__}")
-    if not cell or has_lone_surrogate(cell):
-        raise InvalidRequest("prompt_id", cell, "is text that UTF-8 can carry, and not empty")
-    return cell
+    if whole is None and not isinstance(cell, str):
+        raise wrong_type("prompt_id", cell, "text or an integer")
+    return check_value(PROMPT_ID, cell if whole is None else str(whole))
 
 
 def _stand_in_id(position: int, prompt: str) -> str:

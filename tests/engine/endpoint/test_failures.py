@@ -1,7 +1,8 @@
-"""What an answer with an error means: its kind, whether it was billed, how long to wait."""
+"""Which kind of failure an answer is, what each kind means, and how long to wait."""
 
 import json
 import random
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -10,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dagster_imagegen.engine.endpoint.failures import Failure, FailureKind, classify
-from dagster_imagegen.engine.endpoint.retries import PERHAPS_BILLED_ATTEMPTS, RetryPolicy
+from dagster_imagegen.engine.attempt import TokenUsage, charge, redact_prompt
+from dagster_imagegen.engine.endpoint.failures import AnswerHead, Failure, classify
+from dagster_imagegen.engine.endpoint.kinds import FailureKind
+from dagster_imagegen.engine.endpoint.retries import RetryPolicy
 from dagster_imagegen.engine.endpoint.waits import read_headroom, seconds_in_message, server_wait
+from dagster_imagegen.engine.errors import EndpointMisconfigured
 from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.request import ImageRequest
-from dagster_imagegen.engine.rows import charge, redact_prompt
-from dagster_imagegen.engine.tokens import TokenUsage
 
 K = FailureKind
 NOW = 1_700_000_000.0
@@ -26,118 +28,168 @@ def classified(status: int, body: object = b"", **headers: str) -> Failure:
     """The failure of an answer; header names are given with underscores."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = httpx.Headers({name.replace("_", "-"): value for name, value in headers.items()})
-    return classify(http_status=status, headers=named, body=data, now=NOW)
+    return classify(data, AnswerHead(http_status=status, headers=named, now=NOW))
 
 
 def openai(code: str | None = None, kind: str | None = None, message: str = "no") -> Any:
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
-# By kind: the status of its usage row, whether it was billed, and the answers that are of it.
-TABLE: dict[K, tuple[str, str, list[tuple[int, object, dict[str, str]]]]] = {
-    K.RATE_LIMITED: (
-        "rate_limited",
-        "not_billed",
-        [
-            (429, openai("rate_limit_exceeded", "requests"), {}),
-            (429, openai("rate_limit_exceeded", "concurrent_requests"), {}),
-            (429, openai("rate_limit_exceeded", "insufficient_quota"), {}),
-            (429, b"", {}),
-            (503, openai("slow_down"), {}),
-        ],
-    ),
-    K.UNAVAILABLE: (
-        "failed",
-        "not_billed",
-        [
-            (503, b"", {"retry_after": "3"}),
-            (503, b"", {"retry_after_ms": "300"}),
-            (503, openai(None, "server_error"), {"retry_after": "3"}),
-            (529, b"", {}),
-        ],
-    ),
-    K.SERVER_ERROR: (
-        "failed",
-        "unknown",
-        [
-            (500, b"", {}),
-            (500, openai(None, "server_error"), {}),
-            (502, b"<html>", {}),
-            (503, b"", {}),
-            (400, openai("image_generation_failed", "image_generation_server_error"), {}),
-            (599, b"", {}),
-        ],
-    ),
-    K.AMBIGUOUS: (
-        "unknown",
-        "unknown",
-        [
-            (408, b"", {}),
-            (504, b"", {}),
-            (504, openai(None, "server_error"), {}),
-            (524, b"<html><title>A timeout occurred</title>", {}),
-        ],
-    ),
-    K.REFUSED: (
-        "refused",
-        "not_billed",
-        [
-            (400, openai("moderation_blocked"), {}),
-            (400, openai("content_policy_violation"), {}),
-            (400, openai("content_filter"), {}),
-            (400, openai("contentFilter"), {}),
-            (400, {"error": {"inner_error": {"code": "ResponsibleAIPolicyViolation"}}}, {}),
-            (400, {"error": {"code": "x", "innererror": {"code": "content_filter"}}}, {}),
-            (451, b"", {}),
-        ],
-    ),
-    K.MISCONFIGURED: (
-        "rejected",
-        "not_billed",
-        [
-            (401, openai("invalid_api_key"), {}),
-            (401, {"id": "unauthorized", "message": "no"}, {}),
-            (403, openai(message="Your organization must be verified"), {}),
-            (404, b"", {}),
-            (400, openai("model_not_found"), {}),
-            (400, openai("unknown_parameter"), {}),
-            (422, {"detail": "no"}, {}),
-            (307, b"", {"location": "https://elsewhere.example/v1"}),
-        ],
-    ),
-    K.OUT_OF_CREDIT: (
-        "rejected",
-        "not_billed",
-        [
-            (402, b"", {}),
-            (429, openai("insufficient_quota"), {}),
-            (429, openai(None, "insufficient_quota"), {}),
-            (429, openai("credit_balance_exhausted"), {}),
-            (429, openai("organization_spend_limit_exceeded"), {}),
-            (429, openai("project_spend_limit_exceeded"), {}),
-            (429, openai("organization_usage_limit_exceeded"), {}),
-            (400, openai("billing_hard_limit_reached"), {}),
-        ],
-    ),
-    K.REJECTED: (
-        "rejected",
-        "not_billed",
-        [(400, openai("invalid_value"), {}), (400, b"", {}), (413, b"", {})],
-    ),
+# The answers of each kind that an answer can be. The other two kinds are the client's.
+ANSWERS: dict[K, list[tuple[int, object, dict[str, str]]]] = {
+    K.RATE_LIMITED: [
+        (429, openai("rate_limit_exceeded", "requests"), {}),
+        (429, openai("rate_limit_exceeded", "concurrent_requests"), {}),
+        (429, openai("rate_limit_exceeded", "insufficient_quota"), {}),
+        (429, b"", {}),
+        (503, openai("slow_down"), {}),
+    ],
+    K.UNAVAILABLE: [
+        (503, b"", {"retry_after": "3"}),
+        (503, b"", {"retry_after_ms": "300"}),
+        (503, openai(None, "server_error"), {"retry_after": "3"}),
+        (529, b"", {}),
+    ],
+    K.SERVER_ERROR: [
+        (500, b"", {}),
+        (500, openai(None, "server_error"), {}),
+        (502, b"<html>", {}),
+        (503, b"", {}),
+        (400, openai("image_generation_failed", "image_generation_server_error"), {}),
+        (599, b"", {}),
+    ],
+    K.AMBIGUOUS: [
+        (408, b"", {}),
+        (504, b"", {}),
+        (504, openai(None, "server_error"), {}),
+        (524, b"<html><title>A timeout occurred</title>", {}),
+    ],
+    K.REFUSED: [
+        (400, openai("moderation_blocked"), {}),
+        (400, openai("content_policy_violation"), {}),
+        (400, openai("content_filter"), {}),
+        (400, openai("contentFilter"), {}),
+        (400, {"error": {"inner_error": {"code": "ResponsibleAIPolicyViolation"}}}, {}),
+        (400, {"error": {"code": "x", "innererror": {"code": "content_filter"}}}, {}),
+        (451, b"", {}),
+    ],
+    K.MISCONFIGURED: [
+        (401, openai("invalid_api_key"), {}),
+        (401, {"id": "unauthorized", "message": "no"}, {}),
+        (403, openai(message="Your organization must be verified"), {}),
+        (404, b"", {}),
+        (400, openai("model_not_found"), {}),
+        (400, openai("unknown_parameter"), {}),
+        (422, {"detail": "no"}, {}),
+        (307, b"", {"location": "https://elsewhere.example/v1"}),
+    ],
+    K.OUT_OF_CREDIT: [
+        (402, b"", {}),
+        (429, openai("insufficient_quota"), {}),
+        (429, openai(None, "insufficient_quota"), {}),
+        (429, openai("credit_balance_exhausted"), {}),
+        (429, openai("organization_spend_limit_exceeded"), {}),
+        (429, openai("project_spend_limit_exceeded"), {}),
+        (429, openai("organization_usage_limit_exceeded"), {}),
+        (400, openai("billing_hard_limit_reached"), {}),
+    ],
+    K.REJECTED: [(400, openai("invalid_value"), {}), (400, b"", {}), (413, b"", {})],
 }
 
 
 @pytest.mark.parametrize(
-    ("kind", "answer"), [(kind, answer) for kind, row in TABLE.items() for answer in row[2]]
+    ("kind", "answer"), [(kind, answer) for kind, answers in ANSWERS.items() for answer in answers]
 )
-def test_every_row_of_the_table(kind: K, answer: tuple[int, object, dict[str, str]]) -> None:
-    """Code goes before type and type before status, and the kind says what was billed."""
+def test_every_answer_has_its_kind(kind: K, answer: tuple[int, object, dict[str, str]]) -> None:
+    """The code takes precedence over the type, and the type over the status."""
     http_status, body, headers = answer
-    failure = classified(http_status, body, **headers)
-    assert failure.kind is kind
-    assert (failure.status, failure.billing) == TABLE[kind][:2]
-    assert failure.http_status == http_status
-    assert failure.message
+    failed = classified(http_status, body, **headers)
+    assert failed.kind is kind
+    assert failed.billing == kind.rules.billing
+    assert failed.http_status == http_status
+    assert failed.message
+
+
+# tries: how often a request is sent in all while it fails in this way, and in brackets if the
+# caller allows to send an unknown outcome again. In a 200: what the kind means with that status.
+MEANING = """
+kind           status        billing     in a 200    tries   sending   ends the run           step
+RATE_LIMITED   rate_limited  not_billed  not_billed  5       refused   -                      retry
+UNAVAILABLE    failed        not_billed  not_billed  5       refused   -                      retry
+UNREACHABLE    failed        not_billed  not_billed  5       unclear   last try: Unreachable  retry
+SERVER_ERROR   failed        unknown     unknown     3       accepted  -                      retry
+AMBIGUOUS      unknown       unknown     unknown     1 (3)   accepted  -                      -
+REFUSED        refused       not_billed  not_billed  1       accepted  -                      -
+REJECTED       rejected      not_billed  unknown     1       accepted  -                      retry
+MISCONFIGURED  rejected      not_billed  unknown     1       accepted  at once: Misconfigured -
+OUT_OF_CREDIT  rejected      not_billed  not_billed  1       accepted  at once: OutOfCredit   -
+SAVING_FAILED  failed        billed      billed      1       accepted  -                      retry
+"""
+COLUMNS = [0, 15, 29, 41, 53, 61, 71, 94]
+ROWS = {
+    row.split()[0]: [
+        row[start:end].strip() for start, end in zip(COLUMNS, [*COLUMNS[1:], None], strict=True)
+    ][1:]
+    for row in MEANING.strip().splitlines()[1:]
+}
+
+
+def sample(kind: K) -> Failure:
+    """An answer of a kind; of the two kinds that come from the client, a failure of it."""
+    if kind in ANSWERS:
+        http_status, body, headers = ANSWERS[kind][0]
+        return replace(classified(http_status, body, **headers), wait_seconds=None)
+    return failure(kind, http_status=None if kind is K.UNREACHABLE else 200)
+
+
+@pytest.mark.parametrize("kind", FailureKind)
+def test_what_each_kind_means(kind: K) -> None:
+    """Each row of the table, as status, billing, retries, pacing and the end of a run see it."""
+    status, billing, billing_in_200, told_tries, sending, told_end, step = ROWS[kind.name]
+    failed = sample(kind)
+    assert (failed.status, failed.billing, failed.admission) == (status, billing, sending)
+    assert replace(failed, http_status=200).billing == billing_in_200
+    tries, allowed = tries_of(failed), tries_of(failed, may_resend_unknown=True)
+    assert told_tries == (str(tries) if allowed == tries else f"{tries} ({allowed})")
+    at_once = failed.error_that_ends_run("e", out_of_tries=False)
+    at_last = failed.error_that_ends_run("e", out_of_tries=True)
+    end = f"{'at once' if at_once else 'last try'}: {type(at_last).__name__}" if at_last else "-"
+    assert end.replace(": Endpoint", ": ") == told_end
+    assert kind.rules.retry_can_help == (step == "retry")
+    assert at_last is None or at_last.retry_can_help == (step == "retry")
+
+
+def test_the_table_is_complete() -> None:
+    """A new kind has to say what it means, and its row has to be checked here."""
+    assert list(ROWS) == [kind.name for kind in FailureKind]
+    assert all(kind.rules.meaning.endswith(".") for kind in FailureKind)
+
+
+def tries_of(failed: Failure, *, may_resend_unknown: bool = False) -> int:
+    """How often a request is sent in all that always fails in this way."""
+    policy, rng = RetryPolicy(), random.Random(1)
+    waits = [
+        policy.wait_before_next(
+            failed, failed={failed.kind: n}, random=rng, may_resend_unknown=may_resend_unknown
+        )
+        for n in range(1, 9)
+    ]
+    assert sorted(waits, key=lambda wait: wait is None) == waits
+    return 1 + sum(wait is not None for wait in waits)
+
+
+def test_the_error_that_ends_a_run_names_the_place_and_the_remedy() -> None:
+    """The endpoint's message is left out where prompts must not be recorded."""
+    failed = classified(401, openai("invalid_api_key", message="Bad key for 'a mug'."))
+    error = failed.error_that_ends_run("api.example, model 'm'", out_of_tries=True)
+    assert isinstance(error, EndpointMisconfigured)
+    assert (error.http_status, error.code) == (401, "invalid_api_key")
+    assert str(error).startswith(
+        "api.example, model 'm': 401 (invalid_api_key): Bad key for 'a mug'. "
+    )
+    assert "check base_url, api_key, model" in str(error)
+    silent = failed.error_that_ends_run("e", out_of_tries=True, with_message=False)
+    assert str(silent).startswith("e: 401 (invalid_api_key). ")
 
 
 BODIES: list[tuple[int, object, str | None, str]] = [
@@ -180,8 +232,8 @@ BODIES: list[tuple[int, object, str | None, str]] = [
         "HTML page: 502 Bad Gateway",
     ),
     (502, b"<p>nginx <b>says</b> no</p>", None, "HTML page: nginx says no"),
-    (500, b"", None, "the endpoint answered 500 and no message"),
-    (500, b"null", None, "the endpoint answered 500 and no message"),
+    (500, b"", None, "the endpoint answered 500 without a message"),
+    (500, b"null", None, "the endpoint answered 500 without a message"),
     (500, b"\xff\xfen\x00o\x00", None, "no"),
     (500, b"caf\xe9", None, "caf\ufffd"),
     (500, b'{"error": {"message": "a\\ud800b"}}', None, "a b"),
@@ -191,7 +243,7 @@ BODIES: list[tuple[int, object, str | None, str]] = [
         b"",
         None,
         "the endpoint redirects to another path of the same host; set base_url to the"
-        " address that answers itself",
+        " final address",
     ),
 ]
 
@@ -375,52 +427,6 @@ def failure(kind: FailureKind, **facts: Any) -> Failure:
 
 
 @pytest.mark.parametrize(
-    ("kind", "tries"),
-    [
-        (K.RATE_LIMITED, 5),
-        (K.UNREACHABLE, 5),
-        (K.UNAVAILABLE, 5),
-        (K.SERVER_ERROR, PERHAPS_BILLED_ATTEMPTS),
-        (K.AMBIGUOUS, 1),
-        (K.REFUSED, 1),
-        (K.REJECTED, 1),
-        (K.MISCONFIGURED, 1),
-        (K.OUT_OF_CREDIT, 1),
-        (K.SAVING_FAILED, 1),
-    ],
-)
-def test_how_often_each_kind_is_sent(kind: FailureKind, tries: int) -> None:
-    """What was not accepted is sent five times, what may be billed less, the rest once."""
-    policy, rng = RetryPolicy(), random.Random(1)
-    waits = [
-        policy.wait_before_next(failure(kind), failed={kind: n}, random=rng) for n in range(1, 9)
-    ]
-    assert [wait is not None for wait in waits] == [n < tries for n in range(1, 9)]
-
-
-def test_unknown_outcomes_are_sent_again_only_on_request() -> None:
-    """`resend_unknown` is the user's word that paying twice is acceptable."""
-    once = {K.AMBIGUOUS: 1}
-    for insists in (True, False):
-        policy = RetryPolicy(resend_unknown=insists)
-        wait = policy.wait_before_next(failure(K.AMBIGUOUS), failed=once, random=random.Random(1))
-        assert (wait is not None) == insists
-
-
-@pytest.mark.parametrize("resends", [0, 1, 2])
-def test_what_was_in_doubt_before_is_sent_again(resends: int) -> None:
-    """So often, and never oftener than anything else that may have been billed."""
-    policy, rng = RetryPolicy(), random.Random(1)
-    waits = [
-        policy.wait_before_next(
-            failure(K.AMBIGUOUS), failed={K.AMBIGUOUS: n}, random=rng, resends=resends
-        )
-        for n in range(1, 9)
-    ]
-    assert [wait is not None for wait in waits] == [n <= resends for n in range(1, 9)]
-
-
-@pytest.mark.parametrize(
     ("failed", "again"),
     [
         ({K.RATE_LIMITED: 4, K.SERVER_ERROR: 1}, True),
@@ -430,7 +436,7 @@ def test_what_was_in_doubt_before_is_sent_again(resends: int) -> None:
 )
 def test_what_may_be_billed_is_counted_apart(failed: dict[FailureKind, int], again: bool) -> None:
     """Not being accepted is no reason to give up; and all that may be billed counts as one."""
-    policy = RetryPolicy(resend_unknown=True)
+    policy = RetryPolicy()
     wait = policy.wait_before_next(failure(K.SERVER_ERROR), failed=failed, random=random.Random(1))
     assert (wait is not None) == again
 
@@ -498,6 +504,7 @@ def test_a_summary_goes_on_in_a_sentence(message: str) -> None:
     """It ends without a full stop, for whoever puts it into a sentence puts one."""
     failed = classified(401, openai("invalid_api_key", message=message))
     assert failed.summary == "401 (invalid_api_key): Incorrect API key provided"
+    assert failed.summary_without_message == "401 (invalid_api_key)"
     assert failed.message == message
 
 

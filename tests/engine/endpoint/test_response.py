@@ -14,17 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, features
 
+from dagster_imagegen.engine.endpoint.failures import AnswerHead, Failure
+from dagster_imagegen.engine.endpoint.kinds import FailureKind
 from dagster_imagegen.engine.endpoint.response import (
-    Failure,
-    FailureKind,
     GeneratedImage,
     ImageLink,
+    Result,
     read_body,
     read_stream,
 )
 from dagster_imagegen.engine.image_header import read_header
 
 NOW = 1_700_000_000.0
+STREAM_HEAD = AnswerHead(http_status=200, headers={}, now=NOW)
 SVG = b'<?xml version="1.0"?>\n<!-- made -->\n<svg xmlns="x" stroke-width="9" viewBox="0 0 30 20"/>'
 
 
@@ -40,13 +42,12 @@ PNG = picture("PNG")
 B64 = base64.b64encode(PNG).decode()
 
 
-def answered(
-    body: object, http_status: int = 200, **headers: str
-) -> GeneratedImage | ImageLink | Failure:
+def answered(body: object, http_status: int = 200, **headers: str) -> Result:
     """What an answer holds; header names are given with underscores."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return read_body(http_status=http_status, headers=named, body=bytearray(data), now=NOW)
+    head = AnswerHead(http_status=http_status, headers=named, now=NOW)
+    return read_body(bytearray(data), head)
 
 
 def image(body: object) -> GeneratedImage:
@@ -273,7 +274,7 @@ def test_a_web_page_is_a_wrong_address() -> None:
     ],
 )
 def test_a_web_page_is_known_however_it_begins(body: bytes) -> None:
-    """A byte order mark, comments and an XML declaration may come first; its title is told."""
+    """A byte order mark, comments and an XML declaration may come first; its title is named."""
     failure = failed(body)
     assert (failure.kind, failure.billing) == (FailureKind.MISCONFIGURED, "unknown")
     assert "(HTML page: Welcome)" in failure.message
@@ -417,9 +418,7 @@ def error_event(code: str | None = None, kind: str | None = None) -> bytes:
     return f"event: error\ndata: {json.dumps({'type': 'error', 'error': error})}\n\n".encode()
 
 
-def streamed(
-    body: bytes, cuts: list[int] | None = None, error: Exception | None = None
-) -> GeneratedImage | ImageLink | Failure:
+def streamed(body: bytes, cuts: list[int] | None = None, error: Exception | None = None) -> Result:
     """The result of a stream that arrives in pieces and then ends, or fails."""
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -429,7 +428,7 @@ def streamed(
         if error is not None:
             raise error
 
-    return asyncio.run(read_stream(chunks(), http_status=200, headers={}, now=NOW))
+    return asyncio.run(read_stream(chunks(), STREAM_HEAD))
 
 
 def test_a_stream_with_partial_images() -> None:
@@ -462,12 +461,12 @@ STREAMS: list[tuple[bytes, str]] = [
 ]
 
 
-def outcome(result: GeneratedImage | ImageLink | Failure) -> str:
+def outcome(result: Result) -> str:
     if isinstance(result, GeneratedImage):
         assert result.data == PNG
         return "image"
     assert isinstance(result, Failure)
-    return result.code or result.kind.value
+    return result.code or result.kind.name.lower()
 
 
 @pytest.mark.parametrize(("body", "expected"), STREAMS)
@@ -519,7 +518,7 @@ def test_nothing_is_read_past_the_final_event() -> None:
         yield partial() + COMPLETED
         asked_again.append(True)
 
-    result = asyncio.run(read_stream(chunks(), http_status=200, headers={}, now=NOW))
+    result = asyncio.run(read_stream(chunks(), STREAM_HEAD))
     assert outcome(result) == "image"
     assert asked_again == []
 

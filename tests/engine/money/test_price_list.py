@@ -1,4 +1,4 @@
-"""The price list: whose price a model has, how a figure is come by, and what it can be at most."""
+"""The price list: which price a model has, where a cost comes from, and its worst case."""
 
 from datetime import date
 from decimal import Decimal, localcontext
@@ -10,15 +10,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dagster_imagegen.engine.attempt import TokenUsage
 from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.money.price import PARTIAL_IMAGE_TOKENS, PROMPT_OVERHEAD_TOKENS
 from dagster_imagegen.engine.money.price_list import Cost, ModelPrice, PriceList, TokenRates
 from dagster_imagegen.engine.request import ImageRequest
-from dagster_imagegen.engine.tokens import TokenUsage
 from dagster_imagegen.sandbox import metering
 
 PRICES = PriceList.default()
 UNKNOWN = Cost(usd=None, basis="unknown")
+
+
+def worst_case(prices: PriceList, request: ImageRequest) -> Cost:
+    return prices.bounds(request)[1]
+
+
+def range_usd(prices: PriceList, request: ImageRequest) -> tuple[Decimal, Decimal] | None:
+    least, most = prices.bounds(request)
+    return None if least.usd is None or most.usd is None else (least.usd, most.usd)
 
 
 def ask(model: str, **changes: Any) -> ImageRequest:
@@ -99,7 +108,7 @@ def test_the_published_tokens(model: str, size: str, tokens: list[int]):
     ],
 )
 def test_a_model_is_found_by_other_names_of_it(model: str, like: str):
-    """A snapshot, a gateway's or DigitalOcean's name for the same model."""
+    """A snapshot has the price of its model, and so has the name that a gateway gives it."""
     found, expected = PRICES.find(model), PRICES.find(like)
     assert found is not None
     assert expected is not None
@@ -125,15 +134,15 @@ def test_a_model_is_found_by_other_names_of_it(model: str, like: str):
         "",
     ],
 )
-def test_a_model_that_is_merely_alike_has_no_price(model: str):
+def test_a_model_whose_name_is_only_similar_has_no_price(model: str):
     """Unknown is unknown: no cost, no estimate and no worst case, never 0."""
     assert PRICES.cost(model, tokens=TokenUsage(input_tokens=9, output_tokens=9)) == UNKNOWN
-    assert PRICES.worst_case(ask(model)) == UNKNOWN
-    assert PRICES.estimate_range(ask(model)) is None
+    assert worst_case(PRICES, ask(model)) == UNKNOWN
+    assert range_usd(PRICES, ask(model)) is None
 
 
 def test_digitalocean_s_prices_are_not_presented_as_fact():
-    """Two public lists give OpenAI's; nobody here has seen a bill."""
+    """Two public lists give OpenAI's prices; no bill has confirmed them."""
     cost = PRICES.cost("openai-gpt-image-1", size="1024x1024", quality="low")
     assert cost.usd == usd("0.01088")
     assert cost.source == "OpenAI API pricing (unverified for DigitalOcean)"
@@ -142,8 +151,8 @@ def test_digitalocean_s_prices_are_not_presented_as_fact():
 COUNTED = TokenUsage(input_tokens=10, output_tokens=272, total_tokens=282)
 
 
-def test_the_best_that_is_known_decides():
-    """The provider's bill, then its count, then the table, then nothing."""
+def test_the_best_source_decides():
+    """The reported cost, else the reported tokens, else the table, else unknown."""
     known: dict[str, Any] = {"size": "1024x1024", "quality": "high"}
     cost = PRICES.cost("gpt-image-1", reported_usd=usd("0.02"), tokens=COUNTED, **known)
     assert (cost.usd, cost.basis) == (usd("0.02"), "reported")
@@ -184,14 +193,14 @@ def test_a_bill_is_kept_to_the_decimals_of_the_usage_table():
     ],
 )
 def test_usage_that_counts_nothing_is_not_free(tokens: TokenUsage):
-    """Proxies fabricate zeros; then the table says it, or nobody."""
+    """Some proxies report zeros; the table applies then, or the cost is unknown."""
     assert PRICES.cost("gpt-image-1", tokens=tokens) == UNKNOWN
     cost = PRICES.cost("gpt-image-1", tokens=tokens, size="1024x1024", quality="low")
     assert cost.basis == "estimated"
 
 
 def test_a_refusal_can_be_billed_for_its_prompt_alone():
-    """Without an image, no output tokens are an answer like any other."""
+    """An answer without an image needs no output tokens."""
     tokens = TokenUsage(input_tokens=20, output_tokens=0, total_tokens=20)
     assert PRICES.cost("gpt-image-1", tokens=tokens, image_made=False).usd == usd("0.0001")
     zeros = TokenUsage(input_tokens=0, output_tokens=0, total_tokens=0)
@@ -201,7 +210,7 @@ def test_a_refusal_can_be_billed_for_its_prompt_alone():
 @pytest.mark.parametrize(
     ("tokens", "expected"),
     [
-        # All input is text, all output image, unless told otherwise.
+        # All input is text and all output image, unless details say otherwise.
         ({"input_tokens": 100, "output_tokens": 1000}, 100 * 5 + 1000 * 32),
         ({"input_tokens": 100, "total_tokens": 1100}, 100 * 5 + 1000 * 32),
         ({"total_tokens": 1100, "output_tokens": 1000}, 100 * 5 + 1000 * 32),
@@ -249,7 +258,7 @@ def test_a_refusal_can_be_billed_for_its_prompt_alone():
         ),
     ],
 )
-def test_details_decide_where_they_are_told(tokens: dict[str, int], expected: Fraction):
+def test_details_decide_where_they_are_reported(tokens: dict[str, int], expected: Fraction):
     """USD millionths of gpt-image-1.5, by hand."""
     cost = PRICES.cost("gpt-image-1.5", tokens=TokenUsage(**tokens))
     assert cost.basis == "metered"
@@ -257,8 +266,8 @@ def test_details_decide_where_they_are_told(tokens: dict[str, int], expected: Fr
     assert Fraction(cost.usd) * 10**6 == expected
 
 
-def test_tokens_without_a_rate_do_not_go_free():
-    """Text coming out of gpt-image-1 costs what an image does; the cache what fresh input does."""
+def test_tokens_without_a_rate_are_not_free():
+    """Output text of gpt-image-1 costs what an image does; cached input what other input does."""
     tokens = TokenUsage(input_tokens=100, output_tokens=50, output_text_tokens=50)
     assert PRICES.cost("gpt-image-1", tokens=tokens, image_made=False).usd == usd("0.0025")
     prices = PRICES.with_overrides(
@@ -278,7 +287,7 @@ def test_2_6_is_metered_but_neither_estimated_nor_bounded():
     """Its tokens are not published, and a formula would be a guess."""
     assert PRICES.cost("gpt-image-2.6-x", tokens=COUNTED).usd == usd("0.00821")
     assert PRICES.cost("gpt-image-2.6-x", size="1024x1024", quality="low") == UNKNOWN
-    assert PRICES.worst_case(ask("gpt-image-2.6-x", size="1024x1024", quality="low")) == UNKNOWN
+    assert worst_case(PRICES, ask("gpt-image-2.6-x", size="1024x1024", quality="low")) == UNKNOWN
 
 
 PROMPT_COST = 5 * (5 + PROMPT_OVERHEAD_TOKENS)
@@ -298,26 +307,26 @@ PROMPT_COST = 5 * (5 + PROMPT_OVERHEAD_TOKENS)
         ("gpt-image-1", {"quality": "low", "stream": True, "partial_images": 3}, 708 * 40),
     ],
 )
-def test_the_worst_case_is_the_dearest_that_can_come(
+def test_the_worst_case_is_the_most_expensive_choice(
     model: str, changes: dict[str, Any], tokens: int
 ):
-    """What is left to the endpoint can be the dearest choice; partial images are all billed."""
-    cost = PRICES.worst_case(ask(model, **changes))
+    """The endpoint may take the most expensive choice, and bill every partial image."""
+    cost = worst_case(PRICES, ask(model, **changes))
     assert cost.usd == Decimal(tokens + PROMPT_COST).scaleb(-6)
     assert cost.basis == "estimated"
 
 
 @pytest.mark.parametrize("changes", [{"size": "512x512"}, {"quality": "ultra"}])
 def test_what_the_table_does_not_name_is_not_bounded(changes: dict[str, Any]):
-    """A size or quality that was asked for by name and is not published has no honest bound."""
-    assert PRICES.worst_case(ask("gpt-image-1", **changes)) == UNKNOWN
-    assert PRICES.estimate_range(ask("gpt-image-1", **changes)) is None
+    """A size or quality that the request names and no price list has is unknown."""
+    assert worst_case(PRICES, ask("gpt-image-1", **changes)) == UNKNOWN
+    assert range_usd(PRICES, ask("gpt-image-1", **changes)) is None
 
 
 def test_a_prompt_is_bounded_by_its_bytes():
     """Characters are no bound: one emoji can be four tokens."""
     short, long = (
-        PRICES.worst_case(ask("gpt-image-1", prompt=prompt)).usd for prompt in ("x", "🫖")
+        worst_case(PRICES, ask("gpt-image-1", prompt=prompt)).usd for prompt in ("x", "🫖")
     )
     assert short is not None
     assert long is not None
@@ -326,9 +335,9 @@ def test_a_prompt_is_bounded_by_its_bytes():
 
 def test_the_plan_s_range_goes_from_the_cheapest_to_the_worst_case():
     """One amount only where all is named."""
-    assert PRICES.estimate_range(ask("gpt-image-1", partial_images=1)) == (
+    assert range_usd(PRICES, ask("gpt-image-1", partial_images=1)) == (
         usd("0.01088"),
-        PRICES.worst_case(ask("gpt-image-1", partial_images=1)).usd,
+        worst_case(PRICES, ask("gpt-image-1", partial_images=1)).usd,
     )
 
 
@@ -352,7 +361,7 @@ PER_IMAGE = {
     ],
 )
 def test_a_price_by_the_image(size: str | None, quality: str | None, price: str | None):
-    """The nearest entry counts, whatever usage the server makes up; an open choice has several."""
+    """The most specific entry applies, whatever usage is reported; `auto` has several."""
     cost = PRICES.with_overrides(PER_IMAGE).cost(
         "flux-pro", tokens=COUNTED, size=size, quality=quality, partial_images=2
     )
@@ -365,11 +374,11 @@ def test_a_price_by_the_image(size: str | None, quality: str | None, price: str 
 
 
 def test_a_price_by_the_image_bounds_what_is_open():
-    """Dearest and cheapest of what is in question; the prompt costs nothing more."""
+    """The range is that of the possible entries; the prompt adds nothing."""
     prices = PRICES.with_overrides(PER_IMAGE)
-    assert prices.worst_case(ask("flux-pro")).usd == usd("0.1")
-    assert prices.worst_case(ask("flux-pro", size="512x512")).usd == usd("0.1")
-    assert prices.estimate_range(ask("flux-pro", quality="hd")) == (usd("0.08"), usd("0.1"))
+    assert worst_case(prices, ask("flux-pro")).usd == usd("0.1")
+    assert worst_case(prices, ask("flux-pro", size="512x512")).usd == usd("0.1")
+    assert range_usd(prices, ask("flux-pro", quality="hd")) == (usd("0.08"), usd("0.1"))
     flat = PRICES.with_overrides({"*": {"usd_per_image": {"*": {"*": "0.03"}}}})
     assert flat.cost("anything").usd == usd("0.03")
     assert flat.find("gpt-image-1") == flat.find("anything")
@@ -386,7 +395,7 @@ def test_a_user_s_price_leaves_the_rest_as_listed():
     cost = prices.cost("openai-gpt-image-1", tokens=COUNTED)
     assert cost.usd == usd("0.00549")
     assert cost.source == ("prices setting, else OpenAI API pricing (unverified for DigitalOcean)")
-    assert prices.worst_case(ask("gpt-image-1", size="1024x1024", quality="low")).usd == (
+    assert worst_case(prices, ask("gpt-image-1", size="1024x1024", quality="low")).usd == (
         Decimal(272 * 20 + PROMPT_COST).scaleb(-6)
     )
     known = prices.cost("gpt-image-2.6-x", size="1024x1024", quality="low")
@@ -398,26 +407,32 @@ def test_a_user_s_price_leaves_the_rest_as_listed():
 @pytest.mark.parametrize(
     ("price", "message"),
     [
-        ({}, r'prices\["m"\]: has no price'),
-        ({"usd_per_imag": {}}, r'\["m"\].usd_per_imag: .*did you mean "usd_per_image"'),
+        ({}, r'prices\["m"\] must have a price'),
+        ({"usd_per_imag": {}}, r'\["m"\].usd_per_imag is not .*did you mean "usd_per_image"'),
         (
             {"usd_per_million_tokens": {"image_out": 3}},
-            r'usd_per_million_tokens.image_out: .*did you mean "image_output"',
+            r'usd_per_million_tokens.image_out is not .*did you mean "image_output"',
         ),
-        ({"usd_per_million_tokens": {"text_input": -1}}, "text_input: .*greater than or equal"),
-        ({"usd_per_million_tokens": {"text_input": "NaN"}}, "text_input: .*finite"),
+        (
+            {"usd_per_million_tokens": {"text_input": -1}},
+            "text_input must be greater than or equal to 0, got -1",
+        ),
+        (
+            {"usd_per_million_tokens": {"text_input": "NaN"}},
+            "text_input must be a finite number, got 'NaN'",
+        ),
         ({"usd_per_million_tokens": {"text_input": "0.00001"}}, "4 decimal places"),
-        ({"usd_per_image": {"*": 0.04}}, r"usd_per_image.\*: "),
-        ({"output_tokens": {"*": {"*": 0}}}, r"output_tokens.\*.\*: "),
+        ({"usd_per_image": {"*": 0.04}}, r"usd_per_image.\* must be a .*, got 0.04"),
+        ({"output_tokens": {"*": {"*": 0}}}, r"output_tokens.\*.\* must be greater than 0, got 0"),
         (
             {"usd_per_image": {"*": {"*": 1}}, "usd_per_million_tokens": {"text_input": 1}},
             "not both",
         ),
-        (5, r'prices\["m"\]: '),
+        (5, r'prices\["m"\] must be .*, got 5'),
     ],
 )
-def test_a_price_that_cannot_be_is_named(price: Any, message: str):
-    """Place, value and remedy, before a run is priced by it."""
+def test_an_invalid_price_is_an_error(price: Any, message: str):
+    """The message has place, rule and value, before any run uses the price."""
     with pytest.raises(ConfigurationError, match=message):
         PRICES.with_overrides({"m": price})
 
@@ -474,7 +489,7 @@ def test_money_is_exact_in_any_process(model: str, given_tokens: int, made: int)
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_no_answer_within_the_table_costs_more_than_its_worst_case(data: st.DataObject):
-    """Reserved before sending is enough, whatever the endpoint chooses and however it tells it."""
+    """The amount reserved before sending is enough, whatever the endpoint chooses or reports."""
     model = data.draw(st.sampled_from(TABLED))
     price = PRICES.find(model)
     assert price is not None
@@ -509,8 +524,8 @@ def test_no_answer_within_the_table_costs_more_than_its_worst_case(data: st.Data
             ]
         )
     )
-    cost, worst = PRICES.cost(model, tokens=tokens).usd, PRICES.worst_case(request).usd
-    bounds = PRICES.estimate_range(request)
+    cost, worst = PRICES.cost(model, tokens=tokens).usd, worst_case(PRICES, request).usd
+    bounds = range_usd(PRICES, request)
     assert cost is not None
     assert worst is not None
     assert bounds is not None
@@ -523,7 +538,7 @@ def test_no_answer_within_the_table_costs_more_than_its_worst_case(data: st.Data
 @settings(max_examples=80, deadline=None)
 @given(st.sampled_from(TABLED), COUNTS, COUNTS)
 def test_the_sandbox_bills_as_the_price_list_does(model: str, put_in: int, made: int):
-    """Two lists written apart from one another agree on every amount."""
+    """Two lists written independently agree on every amount."""
     assert metered(model, input_tokens=put_in, output_tokens=made) == metering.cost_usd(
         model, input_count=put_in, output_count=made
     )

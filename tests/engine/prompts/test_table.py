@@ -104,13 +104,13 @@ def test_prompts_alone_are_a_table(source: object):
         ({"a": [{"prompt": "a mug"}], "b": []}, "dict of partitions"),
         ({"prompt": ["a mug"]}, r"pyarrow.table\(...\)"),
         ({"prompt": "a mug"}, "put one row in a list"),
-        (7, "int is not a prompt table"),
+        (7, "got int"),
         (pa.array([1, 2]), None),
     ],
 )
 def test_what_is_no_table_says_what_to_do(source: object, remedy: str | None):
     """The commonest slips have a remedy in their message; nothing was sent."""
-    with pytest.raises(ConfigurationError, match=remedy or "prompt 1: is text"):
+    with pytest.raises(ConfigurationError, match=remedy or "prompt must be text, got int 1"):
         read(source)
 
 
@@ -216,7 +216,7 @@ def test_pandas_integers_beside_nulls_are_integers():
 
 
 def test_a_likely_override_that_is_not_named_is_warned_of():
-    """A product's size is carried; whoever meant the image's is told how to say so."""
+    """A product's size is carried; the warning says how to make it the image's."""
     source = [{"prompt": "a", "size": "XL", "note": "x"}]
     table = read(source)
     assert table.rows[0].requests[0].size == "auto"
@@ -229,26 +229,26 @@ def test_a_likely_override_that_is_not_named_is_warned_of():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"overrides": ["sise"]}, 'not a parameter.*did you mean "size"'),
-        ({"overrides": ["prompt"]}, "not a parameter"),
+        ({"overrides": ["sise"]}, 'unknown request parameter "sise"; did you mean "size"'),
+        ({"overrides": ["prompt"]}, "unknown request parameter"),
         ({"overrides": "size"}, r'overrides=\["size"\]'),
         ({"overrides": ["quality"]}, 'no column "quality"; did you mean "qualty"'),
         ({"params": {"qualty": "low"}}, 'did you mean "quality"'),
-        ({"params": {"n": 0}}, "n 0: is at least 1"),
-        ({"params": {"n": 2.5}}, "is an integer"),
+        ({"params": {"n": 0}}, "n must be at least 1, got 0"),
+        ({"params": {"n": 2.5}}, "n must be an integer, got float 2.5"),
         ({"extra_body": {"n": 2}}, "parameter of its own"),
-        ({"model": ""}, "a model has to be named"),
+        ({"model": ""}, "model must not be empty"),
         (
             {"params": {"stream": True}, "streaming_needs_partials": True},
-            "only with partial_images",
+            "partial_images must be at least 1 to stream",
         ),
-        ({"template": "a {nmae}"}, 'no column "nmae"; did you mean "name"'),
+        ({"template": "a {nmae}"}, 'unknown column "nmae"; did you mean "name"'),
         ({"template": "a {name}"}, "name it in the template as {prompt}"),
         ({"template": "a {"}, "write {{ and }} for braces"),
     ],
 )
 def test_arguments_that_cannot_work_are_one_error(arguments: dict[str, Any], message: str):
-    """What no row can mend is told once, however many rows there are."""
+    """An error that no row can change is reported once, however many rows there are."""
     with pytest.raises(ConfigurationError, match=message) as caught:
         read([{"prompt": "a", "qualty": "low", "name": "x"}] * 3, **arguments)
     assert not isinstance(caught.value, PromptTableError)
@@ -259,11 +259,11 @@ def test_columns_of_ours_are_refused():
     with pytest.raises(ConfigurationError, match="image_uri, image_x; rename or drop them"):
         read([{"prompt": "a", "image_uri": "x", "image_x": "y"}])
     twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["prompt", "prompt"])
-    with pytest.raises(ConfigurationError, match="several columns called"):
+    with pytest.raises(ConfigurationError, match="must be unique"):
         read(twice)
-    with pytest.raises(ConfigurationError, match="several columns called"):
+    with pytest.raises(ConfigurationError, match="must be unique"):
         read(pd.DataFrame([["a", 1, 2]], columns=["prompt", "x", "x"]))
-    with pytest.raises(ConfigurationError, match="column names are strings"):
+    with pytest.raises(ConfigurationError, match="column names must be valid UTF-8 text"):
         read([{"prompt": "a", 1: 2}])
 
 
@@ -292,16 +292,18 @@ def test_all_bad_rows_are_reported_at_once():
         (4, "prompt_id"),
         (4, "prompt"),
         (4, "n"),
-        (5, "prompt"),
         (5, "output_compression"),
+        (5, "prompt"),
         (6, "prompt_id"),
         (7, "prompt_id"),
         (8, "prompt_id"),
     ]
     text = str(caught.value)
     assert "13 problems in the prompt table" in text
-    assert """row 4 (prompt_id 'a'): prompt_id 'a': row 0 has the same one""" in text
-    assert "row 6 (prompt_id '8'): prompt_id '8': row 5 has the same one" in text
+    duplicate = "prompt_id must be unique, got 'a'; row 0 has the same one"
+    assert f"row 4 (prompt_id 'a'): {duplicate}" in text
+    assert "row 3 (prompt_id 'c'): n must be at least 1, got 0" in text
+    assert "row 4 (prompt_id 'a'): prompt must be text, got int 7" in text
     # The same rows in pandas, as objects that Arrow refuses.
     frame = pd.DataFrame(
         {key: [row.get(key) for row in source] for key in ("prompt", "prompt_id", *overrides)},
@@ -330,8 +332,8 @@ def test_rows_that_are_no_rows_and_values_that_are_no_column_are_named():
     assert problems_of([{"prompt": "a", "x": "ok"}, {"prompt": "b", "x": "\ud800"}]) == [(1, "x")]
 
 
-def test_a_row_can_mend_what_its_asset_leaves_open():
-    """With overrides, a hard limit is judged row by row."""
+def test_a_row_can_complete_the_parameters_of_its_asset():
+    """With overrides, hard limits are checked row by row."""
     source = [{"prompt": "a", "partial_images": 2}, {"prompt": "b", "partial_images": None}]
     assert problems_of(
         source,
@@ -480,6 +482,7 @@ def test_problems_hang_on_the_error():
         "size",
         5,
     )
-    assert problem.remedy == "is text, not int"
+    assert problem.rule == "must be text"
+    assert str(problem) == "row 0 (prompt_id 'x'): size must be text, got int 5"
     with pytest.raises(InvalidRequest):
         read(["a"], params={"user": "u" * 257})

@@ -18,7 +18,7 @@ hero = build_image_asset(
 )
 
 
-@dg.asset_check(asset="hero", additional_ins={"catalogue": dg.AssetIn("catalogue")})
+@dg.asset_check(asset=hero, additional_ins={"catalogue": dg.AssetIn("catalogue")})
 def every_product_has_a_picture(hero: pa.Table, catalogue: pa.Table) -> dg.AssetCheckResult:
     """No product of the catalogue is without a picture."""
     pictured = {row["sku"] for row in hero.to_pylist() if row["image_path"] is not None}

@@ -3,7 +3,7 @@
 import dagster as dg
 
 hero_pictures = dg.define_asset_job(
-    "hero_pictures", selection="hero", description="The pictures alone: `hero` without its usage."
+    "hero_pictures", selection="hero", description="The pictures alone, without the contact sheet."
 )
 
 # Stopped until someone starts it in the UI: against a real endpoint a run can cost money. It asks

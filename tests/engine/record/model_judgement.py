@@ -1,8 +1,9 @@
-"""What became of a world: each promise, held against the parts, the images and the books."""
+"""What became of a world: each promise, held against parts, images and requests."""
 
+from dagster_imagegen.engine.attempt import Attempt
 from dagster_imagegen.engine.errors import StoreInconsistent
-from dagster_imagegen.engine.usage import PARTS_FOLDER, Row
-from tests.engine.model_world import Post, World, image_of
+from dagster_imagegen.engine.record.parts import PARTS_FOLDER
+from tests.engine.record.model_world import Post, World, image_of
 
 
 def judge(world: World) -> None:
@@ -29,8 +30,8 @@ def judge(world: World) -> None:
             world.break_rule("refused", f"{handle.name}: {handle.error!r}")
 
 
-def _judge_rows(world: World, rows: list[Row]) -> None:
-    by_attempt = {row["attempt_id"]: row for row in rows}
+def _judge_rows(world: World, rows: list[Attempt]) -> None:
+    by_attempt = {row.attempt_id: row for row in rows}
     posts = {post.attempt_id for post in world.posts}
     if len(by_attempt) != len(rows):
         world.break_rule("row", "an attempt has two rows")
@@ -42,19 +43,22 @@ def _judge_rows(world: World, rows: list[Row]) -> None:
         jid = attempt_id.rpartition("-")[0]
         owner = world.owner(jid)
         excused = owner is not None and owner.may_leave_phantoms
-        if attempt_id not in posts and (row["status"] != "unknown" or not excused):
-            world.break_rule("phantom", f"{attempt_id} is {row['status']} and was never sent")
-        if row["status"] == "succeeded":
-            _judge_image(world, row["image_path"], f"of row {attempt_id}")
+        if attempt_id not in posts and (row.status != "unknown" or not excused):
+            world.break_rule("phantom", f"{attempt_id} is {row.status} and was never sent")
+        if row.status == "succeeded":
+            assert row.result is not None
+            assert row.result.image is not None
+            _judge_image(world, row.result.image.path, f"of row {attempt_id}")
     for handle in world.writers:
         for attempt_id, status in handle.settled.items():
-            recorded = by_attempt.get(attempt_id, {}).get("status")
+            row = by_attempt.get(attempt_id)
+            recorded = None if row is None else row.status
             if recorded != status:
                 world.break_rule("settled", f"{attempt_id} as {status}, recorded as {recorded}")
 
 
-def _judge_recovery(world: World, rows: list[Row]) -> None:
-    status_of = {row["attempt_id"]: row["status"] for row in rows}
+def _judge_recovery(world: World, rows: list[Attempt]) -> None:
+    status_of = {row.attempt_id: row.status for row in rows}
     for attempt_id, at in (each for images in world.images.values() for each in images):
         owner = world.owner(attempt_id.rpartition("-")[0])
         if owner is None or owner.presumed_dead or owner.killed_at is None:

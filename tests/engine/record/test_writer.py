@@ -1,4 +1,4 @@
-"""One ledger at a time, on real storage and among real processes. The schedules are elsewhere."""
+"""One writer at a time, on real storage and among real processes. The schedules are elsewhere."""
 
 import asyncio
 import itertools
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -18,29 +19,43 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pytest
 
+from dagster_imagegen.engine.attempt import (
+    NO_COST,
+    NO_IDENTITY,
+    UNKNOWN_COST,
+    Attempt,
+    Cost,
+    Identity,
+    ImageFile,
+    RequestRecord,
+    Result,
+    Status,
+    TokenUsage,
+)
 from dagster_imagegen.engine.errors import Fenced, StorageError, StoreInconsistent
-from dagster_imagegen.engine.journal import Identity, object_path, record_line, seal_path
-from dagster_imagegen.engine.ledger import (
+from dagster_imagegen.engine.record import (
     AlreadyThere,
-    Books,
     Contended,
     Granted,
-    Ledger,
     Limits,
-    read_books,
+    Record,
+    RecordWriter,
+    read_record,
 )
-from dagster_imagegen.engine.storage import Storage, StoredObject, WriterLock
-from dagster_imagegen.engine.usage import Row, decode_part, part_path
+from dagster_imagegen.engine.record.journal import intent_line, object_path, seal_path
+from dagster_imagegen.engine.record.parts import decode_part, part_path
+from dagster_imagegen.engine.record.schema import Row, row_of
+from dagster_imagegen.engine.storage import Patience, Storage, StoredObject, WriterLock
 from tests.virtual_time import run_virtual
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
-LIMITS = Limits(lease=20.0, poll=0.1, store_attempts=2, store_backoff=0.01)
+LIMITS = Limits(lease=20.0, poll=0.1, patience=Patience(attempts=2, backoff_seconds=0.01))
 FOREIGN = "20261122T110000000000Z-foreign"
 
 tokens = itertools.count()
 
 
-class Shelf:
+class Images:
     """Images as `images/<fingerprint>.<attempt>`."""
 
     def __init__(self, storage: Storage) -> None:
@@ -50,12 +65,12 @@ class Shelf:
         listed = await self.storage.list("images", prefix=f"{fingerprint}.")
         return {path.rpartition(".")[2]: path for path in listed}
 
-    async def recover(self, intent: Row, path: str) -> Row:
+    async def recover(self, attempt: Attempt, path: str) -> Result:
         size = len(await self.storage.get(path))
-        return {"status": "succeeded", "image_path": path, "image_size_bytes": size}
+        return Result(status="succeeded", image=ImageFile(path=path, size_bytes=size))
 
-    def lost(self, intent: Row) -> Row:
-        return {"status": "unknown", "billing": "unknown"}
+    def lost(self, attempt: Attempt) -> Result:
+        return Result(status="unknown", billing="unknown")
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -66,10 +81,10 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
     opened.close()
 
 
-def new_ledger(storage: Storage, *, limits: Limits = LIMITS) -> Ledger:
-    return Ledger(
+def new_writer(storage: Storage, *, limits: Limits = LIMITS) -> RecordWriter:
+    return RecordWriter(
         store=storage,
-        shelf=Shelf(storage),
+        images=Images(storage),
         identity=Identity(run_id="run-1", root_run_id="run-1"),
         now=lambda: NOW,
         token=lambda: f"{next(tokens):06d}",
@@ -77,15 +92,26 @@ def new_ledger(storage: Storage, *, limits: Limits = LIMITS) -> Ledger:
     )
 
 
-async def opened_ledger(storage: Storage, *, limits: Limits = LIMITS) -> Ledger:
-    ledger = new_ledger(storage, limits=limits)
-    await ledger.start()
-    await ledger.open()
-    return ledger
+async def opened_writer(storage: Storage, *, limits: Limits = LIMITS) -> RecordWriter:
+    writer = new_writer(storage, limits=limits)
+    await writer.start()
+    await writer.open()
+    return writer
 
 
-async def granted(ledger: Ledger, fingerprint: str = "aa") -> str:
-    decision = await ledger.intend({"fingerprint": fingerprint, "model": "m"})
+def wanted(fingerprint: str, *, worst_case: Cost = UNKNOWN_COST) -> Attempt:
+    """An attempt as it is put on record."""
+    request = RequestRecord(fingerprint=fingerprint, parameters={"model": "m"})
+    return Attempt(attempt_id="", identity=NO_IDENTITY, request=request, worst_case=worst_case)
+
+
+def ended(status: Status) -> Result:
+    """A result of which only the status matters."""
+    return Result(status=status)
+
+
+async def granted(writer: RecordWriter, fingerprint: str = "aa") -> str:
+    decision = await writer.intend(wanted(fingerprint))
     assert isinstance(decision, Granted)
     return decision.attempt_id
 
@@ -96,7 +122,7 @@ def everything(storage: Storage) -> list[str]:
 
 def rows(storage: Storage) -> dict[str, Row]:
     parts = [decode_part(storage.get_now(path)) for path in storage.list_now("usage")]
-    found = {row["attempt_id"]: row for part in parts for row in part}
+    found = {attempt.attempt_id: row_of(attempt) for part in parts for attempt in part}
     assert len(found) == sum(map(len, parts)), "an attempt has two rows"
     return found
 
@@ -105,10 +131,12 @@ def test_an_attempt_ends_as_one_row(storage: Storage):
     """Intent and outcome become a row of a part, and the journal is gone."""
 
     async def main() -> str:
-        ledger = await opened_ledger(storage)
-        attempt_id = await granted(ledger)
-        await ledger.settle(attempt_id, {"status": "succeeded", "input_tokens": 3})
-        await ledger.close()
+        writer = await opened_writer(storage)
+        attempt_id = await granted(writer)
+        await writer.settle(
+            attempt_id, Result(status="succeeded", tokens=TokenUsage(input_tokens=3))
+        )
+        await writer.close()
         return attempt_id
 
     attempt_id = run_virtual(main())
@@ -119,14 +147,14 @@ def test_an_attempt_ends_as_one_row(storage: Storage):
 
 
 def test_nothing_sent_leaves_nothing(storage: Storage):
-    """Reading the books, or opening and asking for nothing, leaves no object behind."""
+    """Reading the record, or opening and asking for nothing, leaves no object behind."""
 
     async def main() -> None:
-        await new_ledger(storage).start()
+        await new_writer(storage).start()
         assert everything(storage) == []
-        ledger = await opened_ledger(storage)
-        assert await ledger.reserve(Decimal(1), room=lambda _: Decimal(1)) == 1
-        await ledger.close()
+        writer = await opened_writer(storage)
+        assert await writer.reserve(Decimal(1), remaining=lambda _: Decimal(1)) == 1
+        await writer.close()
 
     run_virtual(main())
     assert everything(storage) == []
@@ -137,28 +165,28 @@ def test_what_was_taken_back_does_not_come_back(storage: Storage, dead: bool):
     """A part without rows stands for a journal in which all was withdrawn, whatever of it a store
     brings back later: a write that was given up and done, the header's and an intent's."""
 
-    async def main() -> tuple[str, Books]:
-        ledger = await opened_ledger(storage)
-        attempt_id = await granted(ledger)
+    async def main() -> tuple[str, Record]:
+        writer = await opened_writer(storage)
+        attempt_id = await granted(writer)
         late = {path: storage.get_now(path) for path in storage.list_now("_journal")}
-        await ledger.withdraw(attempt_id)
+        await writer.withdraw(attempt_id)
         if dead:
             await asyncio.sleep(LIMITS.lease / 4)  # By then it is on record.
-            storage.put_now(seal_path(ledger.journal_ids[0]), b"")
-            await new_ledger(storage).start()
+            storage.put_now(seal_path(writer.journal_ids[0]), b"")
+            await new_writer(storage).start()
             with pytest.raises(Fenced):
-                await ledger.close()
+                await writer.close()
         else:
-            await ledger.close()
+            await writer.close()
         for path, data in late.items():
             storage.put_now(path, data)
-        assert (await read_books(storage)).open_rows == ()
-        return attempt_id, await new_ledger(storage).start()
+        assert (await read_record(storage)).open_attempts == ()
+        return attempt_id, await new_writer(storage).start()
 
-    attempt_id, books = run_virtual(main())
-    assert books.open_rows == ()
+    attempt_id, record = run_virtual(main())
+    assert record.open_attempts == ()
     assert rows(storage) == {}
-    assert books.parts == (part_path(attempt_id.rpartition("-")[0]),)
+    assert record.parts == (part_path(attempt_id.rpartition("-")[0]),)
 
 
 def test_a_part_without_rows_is_read_like_any_other(tmp_path: Path):
@@ -166,13 +194,13 @@ def test_a_part_without_rows_is_read_like_any_other(tmp_path: Path):
 
     async def main() -> None:
         for fingerprint, sends in (("aa", False), ("bb", True)):
-            ledger = await opened_ledger(Storage(str(tmp_path)))
-            attempt_id = await granted(ledger, fingerprint)
+            writer = await opened_writer(Storage(str(tmp_path)))
+            attempt_id = await granted(writer, fingerprint)
             if sends:
-                await ledger.settle(attempt_id, {"status": "refused"})
+                await writer.settle(attempt_id, ended("refused"))
             else:
-                await ledger.withdraw(attempt_id)
-            await ledger.close()
+                await writer.withdraw(attempt_id)
+            await writer.close()
             read.append((counts(tmp_path / "usage"), sends))
 
     read: list[tuple[tuple[int, int, int], bool]] = []
@@ -191,28 +219,26 @@ def counts(folder: Path) -> tuple[int, int, int]:
 def test_the_intent_is_on_record_before_it_is_granted(storage: Storage):
     """At the moment of the grant a reader finds the attempt, without an outcome."""
 
-    async def main() -> tuple[str, Books]:
-        ledger = await opened_ledger(storage)
-        attempt_id = await granted(ledger)
-        books = await read_books(storage)
-        await ledger.settle(attempt_id, {"status": "failed"})
-        await ledger.close()
-        return attempt_id, books
+    async def main() -> tuple[str, Record]:
+        writer = await opened_writer(storage)
+        attempt_id = await granted(writer)
+        record = await read_record(storage)
+        await writer.settle(attempt_id, ended("failed"))
+        await writer.close()
+        return attempt_id, record
 
-    attempt_id, books = run_virtual(main())
-    assert books.parts == ()
-    assert [(row["attempt_id"], row.get("status")) for row in books.open_rows] == [
-        (attempt_id, None)
-    ]
+    attempt_id, record = run_virtual(main())
+    assert record.parts == ()
+    assert [(each.attempt_id, each.status) for each in record.open_attempts] == [(attempt_id, None)]
 
 
 def test_what_is_unresolved_at_the_end_is_unknown(storage: Storage):
     """Closing gives an attempt without an outcome a row all the same."""
 
     async def main() -> None:
-        ledger = await opened_ledger(storage)
-        await granted(ledger)
-        await ledger.close()
+        writer = await opened_writer(storage)
+        await granted(writer)
+        await writer.close()
 
     run_virtual(main())
     assert [row["status"] for row in rows(storage).values()] == ["unknown"]
@@ -222,11 +248,11 @@ def test_an_image_that_is_there_is_not_asked_for(storage: Storage):
     """The decision names the image; the attempt leaves no row."""
 
     async def main() -> None:
-        ledger = await opened_ledger(storage)
+        writer = await opened_writer(storage)
         storage.put_now("images/aa.some-attempt", b"picture")
-        decision = await ledger.intend({"fingerprint": "aa"})
+        decision = await writer.intend(wanted("aa"))
         assert decision == AlreadyThere(attempt_id="some-attempt", path="images/aa.some-attempt")
-        await ledger.close()
+        await writer.close()
 
     run_virtual(main())
     assert rows(storage) == {}
@@ -235,15 +261,15 @@ def test_an_image_that_is_there_is_not_asked_for(storage: Storage):
 def test_a_second_writer_waits_for_the_first_one_s_outcome(storage: Storage):
     """What one asks for, the other waits for, and learns what became of it."""
 
-    async def main() -> Row | None:
-        first, second = await opened_ledger(storage), await opened_ledger(storage)
+    async def main() -> Attempt | None:
+        first, second = await opened_writer(storage), await opened_writer(storage)
         attempt_id = await granted(first)
-        decision = await second.intend({"fingerprint": "aa"})
+        decision = await second.intend(wanted("aa"))
         assert decision == Contended(rival=attempt_id)
         waiting = asyncio.create_task(second.outcome_of(attempt_id))
         await asyncio.sleep(5)
         assert not waiting.done()
-        await first.settle(attempt_id, {"status": "refused", "error_code": "no"})
+        await first.settle(attempt_id, Result(status="refused", error_code="no"))
         await first.close()
         row = await waiting
         await second.close()
@@ -251,24 +277,25 @@ def test_a_second_writer_waits_for_the_first_one_s_outcome(storage: Storage):
 
     row = run_virtual(main())
     assert row is not None
-    assert (row["status"], row["error_code"]) == ("refused", "no")
+    assert row.result is not None
+    assert (row.status, row.result.error_code) == ("refused", "no")
     assert len(rows(storage)) == 1
 
 
 def test_a_journal_is_rolled_and_published_on_the_way(storage: Storage):
     """With a journal full, the next attempt goes to a new one, and the old one becomes a part."""
 
-    async def main() -> Ledger:
-        ledger = await opened_ledger(storage, limits=Limits(roll_attempts=2))
+    async def main() -> RecordWriter:
+        writer = await opened_writer(storage, limits=Limits(roll_attempts=2))
         for number in range(5):
-            attempt_id = await granted(ledger, f"f{number}")
-            await ledger.settle(attempt_id, {"status": "succeeded"})
+            attempt_id = await granted(writer, f"f{number}")
+            await writer.settle(attempt_id, ended("succeeded"))
         assert len(storage.list_now("usage")) >= 1
-        await ledger.close()
-        return ledger
+        await writer.close()
+        return writer
 
-    ledger = run_virtual(main())
-    assert len(ledger.journal_ids) == 3
+    writer = run_virtual(main())
+    assert len(writer.journal_ids) == 3
     assert len(rows(storage)) == 5
     assert len(everything(storage)) == 3
 
@@ -277,22 +304,22 @@ def test_a_writer_that_was_closed_by_another_stops(storage: Storage):
     """With its seal in place it settles nothing, grants nothing and publishes nothing."""
 
     async def main() -> str:
-        ledger = await opened_ledger(storage)
-        attempt_id = await granted(ledger)
-        storage.put_now(seal_path(ledger.journal_ids[0]), b"")
-        with pytest.raises(Fenced, match="took this one for dead"):
-            await ledger.settle(attempt_id, {"status": "succeeded"})
+        writer = await opened_writer(storage)
+        attempt_id = await granted(writer)
+        storage.put_now(seal_path(writer.journal_ids[0]), b"")
+        with pytest.raises(Fenced, match="presumed this one dead"):
+            await writer.settle(attempt_id, ended("succeeded"))
         with pytest.raises(Fenced):
-            await granted(ledger, "bb")
+            await granted(writer, "bb")
         with pytest.raises(Fenced):
-            await ledger.close()
+            await writer.close()
         return attempt_id
 
     attempt_id = run_virtual(main())
     assert rows(storage) == {}
 
     async def recover() -> None:
-        await new_ledger(storage).start()
+        await new_writer(storage).start()
 
     run_virtual(recover())
     assert [(key, row["status"]) for key, row in rows(storage).items()] == [
@@ -312,7 +339,7 @@ def test_a_store_that_does_not_list_what_was_written_is_refused(tmp_path: Path):
 
     async def main() -> None:
         with pytest.raises(StoreInconsistent, match="listings lag behind"):
-            await opened_ledger(Forgetful(str(tmp_path)))
+            await opened_writer(Forgetful(str(tmp_path)))
 
     run_virtual(main())
 
@@ -335,11 +362,11 @@ def test_a_listing_that_was_overtaken_is_taken_again(tmp_path: Path):
     storage = Blinking(str(tmp_path))
 
     async def main() -> None:
-        ledger = await opened_ledger(storage)
-        storage.blinds = f"_journal/{ledger.journal_ids[0]}"
-        await ledger.settle(await granted(ledger), {"status": "failed"})
+        writer = await opened_writer(storage)
+        storage.blinds = f"_journal/{writer.journal_ids[0]}"
+        await writer.settle(await granted(writer), ended("failed"))
         assert storage.blinds is None
-        await ledger.close()
+        await writer.close()
 
     run_virtual(main())
     assert [row["status"] for row in rows(storage).values()] == ["failed"]
@@ -350,13 +377,13 @@ def test_a_seal_that_the_first_listing_missed_is_a_seal(tmp_path: Path):
     storage = Blinking(str(tmp_path))
 
     async def main() -> None:
-        ledger = await opened_ledger(storage)
-        attempt_id = await granted(ledger)
-        storage.put_now(seal_path(ledger.journal_ids[0]), b"")
-        await new_ledger(storage).start()
+        writer = await opened_writer(storage)
+        attempt_id = await granted(writer)
+        storage.put_now(seal_path(writer.journal_ids[0]), b"")
+        await new_writer(storage).start()
         storage.blinds = "_journal"
-        with pytest.raises(Fenced, match="took this one for dead"):
-            await ledger.settle(attempt_id, {"status": "succeeded"})
+        with pytest.raises(Fenced, match="presumed this one dead"):
+            await writer.settle(attempt_id, ended("succeeded"))
 
     run_virtual(main())
 
@@ -381,21 +408,21 @@ def test_a_journal_whose_beginning_is_cancelled_is_deleted_at_the_end(
     storage = Slow(str(tmp_path) if scheme == "local" else f"memory://{tmp_path}-slow")
 
     async def main() -> None:
-        ledger = new_ledger(storage, limits=Limits(roll_attempts=1))
-        await ledger.start()
+        writer = new_writer(storage, limits=Limits(roll_attempts=1))
+        await writer.start()
         if first:
-            beginning = asyncio.create_task(ledger.open())
+            beginning = asyncio.create_task(writer.open())
         else:
-            await ledger.open()
-            await ledger.reserve(Decimal(2), room=lambda _: Decimal(2))
-            await ledger.settle(await granted(ledger), {"status": "failed"})
-            beginning = asyncio.ensure_future(ledger.intend({"fingerprint": "bb"}))
+            await writer.open()
+            await writer.reserve(Decimal(2), remaining=lambda _: Decimal(2))
+            await writer.settle(await granted(writer), ended("failed"))
+            beginning = asyncio.ensure_future(writer.intend(wanted("bb")))
         await asyncio.sleep(at)
         beginning.cancel()
-        await ledger.close()
+        await writer.close()
         with pytest.raises(asyncio.CancelledError):
             await beginning
-        assert (await read_books(storage)).reservations == ()
+        assert (await read_record(storage)).reservations == ()
 
     run_virtual(main())
     assert storage.list_now("_journal") == {}
@@ -416,44 +443,44 @@ class Overtaken(Storage):
 
 
 def test_what_is_reserved_is_seen_when_it_moves_to_a_new_journal(tmp_path: Path):
-    """A writer rolls while the books are read: what it reserves is found in the old or the new."""
+    """A writer rolls while the record are read: what it reserves is found in the old or the new."""
     storage = Overtaken(str(tmp_path))
 
     async def main() -> Decimal:
-        ledger = await opened_ledger(storage, limits=Limits(roll_attempts=1))
-        await ledger.reserve(Decimal(2), room=lambda _: Decimal(2))
-        await ledger.settle(await granted(ledger), {"status": "failed"})
+        writer = await opened_writer(storage, limits=Limits(roll_attempts=1))
+        await writer.reserve(Decimal(2), remaining=lambda _: Decimal(2))
+        await writer.settle(await granted(writer), ended("failed"))
 
         async def roll() -> None:
-            await ledger.withdraw(await granted(ledger, "bb"))
+            await writer.withdraw(await granted(writer, "bb"))
             await asyncio.sleep(LIMITS.lease)
 
         storage.happens = roll
-        books = await read_books(storage)
-        await ledger.close()
-        return reserved_in(books)
+        record = await read_record(storage)
+        await writer.close()
+        return reserved_in(record)
 
     assert run_virtual(main()) == 2
 
 
 def test_what_is_reserved_stays_so_while_journals_roll(tmp_path: Path):
-    """Whenever the books are read: the new header says it before the old journal lets go of it,
+    """Whenever the record are read: the new header says it before the old journal lets go of it,
     and what an attempt under way in the old one may leave over is reserved in the new one."""
     storage = Slow(str(tmp_path))
 
     async def main() -> list[Decimal]:
-        ledger = await opened_ledger(storage, limits=Limits(roll_attempts=1))
-        await ledger.reserve(Decimal(3), room=lambda _: Decimal(9))
-        first = await asking(ledger, "aa")
-        rolling = asyncio.create_task(asking(ledger, "bb"))
+        writer = await opened_writer(storage, limits=Limits(roll_attempts=1))
+        await writer.reserve(Decimal(3), remaining=lambda _: Decimal(9))
+        first = await asking(writer, "aa")
+        rolling = asyncio.create_task(asking(writer, "bb"))
         reserved: list[Decimal] = []
         while not rolling.done():
-            reserved.append(reserved_in(await read_books(storage)))
+            reserved.append(reserved_in(await read_record(storage)))
             await asyncio.sleep(0.1)
-        await ledger.settle(first, {"status": "failed", "cost_usd": Decimal(0)})
+        await writer.settle(first, Result(status="failed", cost=NO_COST))
         await asyncio.sleep(LIMITS.lease)
-        reserved.append(reserved_in(await read_books(storage)))
-        await ledger.close()
+        reserved.append(reserved_in(await read_record(storage)))
+        await writer.close()
         return reserved
 
     # Of three dollars one is under way in the old journal, and then, for all that we know, free.
@@ -467,30 +494,32 @@ def test_what_is_reserved_while_a_journal_begins_stays_reserved(tmp_path: Path):
     storage = Slow(str(tmp_path))
 
     async def main() -> Decimal:
-        ledger = await opened_ledger(storage, limits=Limits(roll_attempts=1))
-        await ledger.reserve(Decimal(1), room=lambda _: Decimal(9))
-        await ledger.settle(await granted(ledger), {"status": "failed"})
-        rolling = asyncio.create_task(granted(ledger, "bb"))
+        writer = await opened_writer(storage, limits=Limits(roll_attempts=1))
+        await writer.reserve(Decimal(1), remaining=lambda _: Decimal(9))
+        await writer.settle(await granted(writer), ended("failed"))
+        rolling = asyncio.create_task(granted(writer, "bb"))
         await asyncio.sleep(0.5)
-        await ledger.reserve(Decimal(5), room=lambda _: Decimal(9))
+        await writer.reserve(Decimal(5), remaining=lambda _: Decimal(9))
         await rolling
         await asyncio.sleep(LIMITS.lease)
-        books = await read_books(storage)
-        await ledger.close()
-        return reserved_in(books)
+        record = await read_record(storage)
+        await writer.close()
+        return reserved_in(record)
 
     assert run_virtual(main()) == 5
 
 
-async def asking(ledger: Ledger, fingerprint: str) -> str:
+async def asking(writer: RecordWriter, fingerprint: str) -> str:
     """An attempt under way that may cost a dollar."""
-    decision = await ledger.intend({"fingerprint": fingerprint, "worst_case_usd": Decimal(1)})
+    decision = await writer.intend(
+        wanted(fingerprint, worst_case=Cost(usd=Decimal(1), basis="estimated"))
+    )
     assert isinstance(decision, Granted)
     return decision.attempt_id
 
 
-def reserved_in(books: Books) -> Decimal:
-    return sum((each.usd for each in books.reservations), Decimal(0))
+def reserved_in(record: Record) -> Decimal:
+    return sum((each.usd for each in record.reservations), Decimal(0))
 
 
 class Keeping(Storage):
@@ -505,20 +534,22 @@ def test_without_the_right_to_delete_all_is_said_once(scheme: str, tmp_path: Pat
     """Journals that cannot be deleted count for nothing once their part is there."""
     storage = Keeping(str(tmp_path) if scheme == "local" else f"memory://{tmp_path}-keeping")
 
-    async def main() -> Books:
-        dead = await opened_ledger(storage)
-        await dead.settle(await granted(dead, "bb"), {"status": "failed"})
+    async def main() -> Record:
+        dead = await opened_writer(storage)
+        await dead.settle(await granted(dead, "bb"), ended("failed"))
         lost = await granted(dead)
         storage.put_now(seal_path(dead.journal_ids[0]), b"")
-        ledger = await opened_ledger(storage)
-        assert (await ledger.outcome_of(lost) or {})["status"] == "unknown"
+        writer = await opened_writer(storage)
+        closed = await writer.outcome_of(lost)
+        assert closed is not None
+        assert closed.status == "unknown"
         for fingerprint in ("aa", "bb"):
-            await ledger.settle(await granted(ledger, fingerprint), {"status": "succeeded"})
-        await ledger.close()
-        return await read_books(storage)
+            await writer.settle(await granted(writer, fingerprint), ended("succeeded"))
+        await writer.close()
+        return await read_record(storage)
 
-    books = run_virtual(main())
-    assert (len(books.parts), books.open_rows) == (2, ())
+    record = run_virtual(main())
+    assert (len(record.parts), record.open_attempts) == (2, ())
     assert sorted(row["status"] for row in rows(storage).values()) == [
         "failed",
         "succeeded",
@@ -531,15 +562,15 @@ def test_after_the_end_nothing_is_granted_and_nobody_hangs(storage: Storage):
     """Calls that come too late are errors."""
 
     async def main() -> None:
-        ledger = await opened_ledger(storage)
-        attempt_id = await granted(ledger)
-        await ledger.close()
+        writer = await opened_writer(storage)
+        attempt_id = await granted(writer)
+        await writer.close()
         with pytest.raises(StorageError, match="closed"):
-            await granted(ledger, "bb")
+            await granted(writer, "bb")
         with pytest.raises(StorageError):
-            await ledger.settle(attempt_id, {"status": "succeeded"})
+            await writer.settle(attempt_id, ended("succeeded"))
         with pytest.raises(StorageError, match="closed"):
-            await ledger.outcome_of("20261122T120000000000Z-x-0")
+            await writer.outcome_of("20261122T120000000000Z-x-0")
 
     run_virtual(main())
     assert [row["status"] for row in rows(storage).values()] == ["unknown"]
@@ -553,14 +584,14 @@ def test_a_journal_of_a_newer_version_is_left_alone(storage: Storage):
     storage.put_now(object_path(FOREIGN, 0), newer.encode())
     storage.put_now(object_path(FOREIGN, 1), b"\x00\x01 a binary encoding of the year 2031")
 
-    async def main() -> Books:
-        ledger = await opened_ledger(storage)
-        await ledger.settle(await granted(ledger), {"status": "succeeded"})
-        await ledger.close()
-        return await read_books(storage)
+    async def main() -> Record:
+        writer = await opened_writer(storage)
+        await writer.settle(await granted(writer), ended("succeeded"))
+        await writer.close()
+        return await read_record(storage)
 
-    books = run_virtual(main())
-    assert (len(books.parts), books.open_rows) == (1, ())
+    record = run_virtual(main())
+    assert (len(record.parts), record.open_attempts) == (1, ())
     assert [path for path in everything(storage) if "_journal" in path] == [
         object_path(FOREIGN, 0),
         object_path(FOREIGN, 1),
@@ -569,15 +600,15 @@ def test_a_journal_of_a_newer_version_is_left_alone(storage: Storage):
 
 def test_what_is_left_of_a_deleted_journal_is_no_row(storage: Storage):
     """Without its header a journal was published, or had no rows; its rest is only removed."""
-    record = record_line("intent", f"{FOREIGN}-0", {"fingerprint": "aa"})
+    record = intent_line(replace(wanted("aa"), attempt_id=f"{FOREIGN}-0"))
     storage.put_now(object_path(FOREIGN, 1), record.encode())
 
-    async def main() -> Books:
-        before = await read_books(storage)
-        assert before.open_rows == ()
-        return await new_ledger(storage).start()
+    async def main() -> Record:
+        before = await read_record(storage)
+        assert before.open_attempts == ()
+        return await new_writer(storage).start()
 
-    assert run_virtual(main()) == Books(parts=(), open_rows=())
+    assert run_virtual(main()) == Record(parts=(), open_attempts=())
     assert everything(storage) == []
 
 
@@ -594,36 +625,36 @@ def test_a_journal_that_is_deleted_while_it_is_read_is_no_row(tmp_path: Path):
     """Its part stands for it, or it had no rows; the half that could be read stands for nothing."""
     storage = Vanishing(str(tmp_path))
 
-    async def main() -> Books:
-        ledger = await opened_ledger(storage)
-        await ledger.withdraw(await granted(ledger))
-        await ledger.intend({"fingerprint": "bb"})
-        assert object_path(ledger.journal_ids[0], 2) in storage.list_now("_journal")
-        return await read_books(storage)
+    async def main() -> Record:
+        writer = await opened_writer(storage)
+        await writer.withdraw(await granted(writer))
+        await writer.intend(wanted("bb"))
+        assert object_path(writer.journal_ids[0], 2) in storage.list_now("_journal")
+        return await read_record(storage)
 
-    assert run_virtual(main()).open_rows == ()
+    assert run_virtual(main()).open_attempts == ()
 
 
 @pytest.mark.parametrize("left", range(16))
 def test_once_its_part_exists_a_journal_counts_for_nothing(storage: Storage, left: int):
     """Whatever subset of its objects is still there: readers and the next writer see the part."""
 
-    async def main() -> Books:
-        ledger = await opened_ledger(storage)
+    async def main() -> Record:
+        writer = await opened_writer(storage)
         kept: dict[str, bytes] = {}
-        for fingerprint, status in (("aa", "succeeded"), ("bb", "failed")):
-            await ledger.settle(await granted(ledger, fingerprint), {"status": status})
+        for fingerprint, result in (("aa", ended("succeeded")), ("bb", ended("failed"))):
+            await writer.settle(await granted(writer, fingerprint), result)
             kept |= {path: storage.get_now(path) for path in storage.list_now("_journal")}
-        await ledger.close()
+        await writer.close()
         for number, path in enumerate(sorted(kept)[:4]):
             if left >> number & 1:
                 storage.put_now(path, kept[path])
-        storage.put_now(seal_path(ledger.journal_ids[0]), b"")
-        assert (await read_books(storage)).open_rows == ()
-        return await new_ledger(storage).start()
+        storage.put_now(seal_path(writer.journal_ids[0]), b"")
+        assert (await read_record(storage)).open_attempts == ()
+        return await new_writer(storage).start()
 
-    books = run_virtual(main())
-    assert (len(books.parts), books.open_rows) == (1, ())
+    record = run_virtual(main())
+    assert (len(record.parts), record.open_attempts) == (1, ())
     assert {row["fingerprint"]: row["status"] for row in rows(storage).values()} == {
         "aa": "succeeded",
         "bb": "failed",
@@ -636,13 +667,13 @@ def test_odd_texts_survive_the_journal_and_the_fold(storage: Storage):
     odd = 'tab\t nl\n ls\u2028 nel\x85 nul\0 quote" 🦊 \ud800'
 
     async def main() -> None:
-        ledger = await opened_ledger(storage)
-        attempt_id = await granted(ledger)
-        await ledger.settle(attempt_id, {"status": "failed", "error_message": odd})
-        storage.put_now(seal_path(ledger.journal_ids[0]), b"")
+        writer = await opened_writer(storage)
+        attempt_id = await granted(writer)
+        await writer.settle(attempt_id, Result(status="failed", error_message=odd))
+        storage.put_now(seal_path(writer.journal_ids[0]), b"")
         with pytest.raises(Fenced):
-            await ledger.close()
-        await new_ledger(storage).start()
+            await writer.close()
+        await new_writer(storage).start()
 
     run_virtual(main())
     (row,) = rows(storage).values()
@@ -655,25 +686,26 @@ CHILD = """
 import asyncio, sys
 from dagster_imagegen.engine.errors import Fenced
 from dagster_imagegen.engine.storage import Storage
-from tests.engine.test_ledger import granted, new_ledger
-from dagster_imagegen.engine.ledger import Limits
+from tests.engine.record.test_writer import granted, new_writer
+from dagster_imagegen.engine.attempt import Result
+from dagster_imagegen.engine.record import Limits
 
 async def main():
     storage = Storage(sys.argv[1])
     limits = Limits(lease=float(sys.argv[2]))
-    ledger = new_ledger(storage, limits=limits)
-    await ledger.start()
-    await ledger.open()
-    done = await granted(ledger, "done")
-    await ledger.settle(done, {"status": "refused"})
-    saved = await granted(ledger, "saved")
+    writer = new_writer(storage, limits=limits)
+    await writer.start()
+    await writer.open()
+    done = await granted(writer, "done")
+    await writer.settle(done, Result(status="refused"))
+    saved = await granted(writer, "saved")
     storage.put_now(f"images/saved.{saved}", b"picture")
-    await granted(ledger, "asked")
+    await granted(writer, "asked")
     print("asked", flush=True)
     try:
         while True:
             await asyncio.sleep(0.1)
-            await ledger.withdraw(await granted(ledger, "more"))
+            await writer.withdraw(await granted(writer, "more"))
     except Fenced:
         print("fenced", flush=True)
 
@@ -690,7 +722,7 @@ def child(tmp_path: Path) -> Iterator[Callable[[float], "subprocess.Popen[bytes]
         process = subprocess.Popen(
             [sys.executable, "-c", CHILD, str(tmp_path), str(lease)],
             stdout=subprocess.PIPE,
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
         )
         started.append(process)
         assert process.stdout is not None
@@ -710,16 +742,16 @@ def test_a_killed_process_is_closed_by_the_next_writer(
     """At once, its lock being free: settled, saved and asked attempts each end as one row."""
     process = child(600.0)
     storage = Storage(str(tmp_path))
-    assert len(asyncio.run(new_ledger(storage).start()).open_rows) >= 3, "it lives: left alone"
+    assert len(asyncio.run(new_writer(storage).start()).open_attempts) >= 3, "it lives: left alone"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    books = asyncio.run(new_ledger(storage).start())
-    assert books.open_rows == ()
+    record = asyncio.run(new_writer(storage).start())
+    assert record.open_attempts == ()
     found = {row["fingerprint"]: row["status"] for row in rows(storage).values()}
     found.pop("more", None)  # It may have been caught between its record and its withdrawal.
     assert found == {"done": "refused", "saved": "succeeded", "asked": "unknown"}
     assert not storage.list_now("_journal").keys() - {
-        seal_path(Path(path).stem) for path in books.parts
+        seal_path(Path(path).stem) for path in record.parts
     }
 
 
@@ -732,20 +764,20 @@ def test_a_process_that_was_paused_past_its_lease_stops(
     storage = Storage(str(tmp_path))
     os.kill(process.pid, signal.SIGSTOP)
 
-    async def close_it() -> Row | None:
-        ledger = await opened_ledger(storage, limits=Limits(lease=1.0, poll=0.05))
-        decision = await ledger.intend({"fingerprint": "asked"})
+    async def close_it() -> Attempt | None:
+        writer = await opened_writer(storage, limits=Limits(lease=1.0, poll=0.05))
+        decision = await writer.intend(wanted("asked"))
         assert isinstance(decision, Contended)
-        row = await ledger.outcome_of(decision.rival)
-        await ledger.close()
+        row = await writer.outcome_of(decision.rival)
+        await writer.close()
         return row
 
     row = asyncio.run(close_it())
     assert row is not None
-    assert row["status"] == "unknown"
+    assert row.status == "unknown"
     os.kill(process.pid, signal.SIGCONT)
     assert process.stdout is not None
     assert process.stdout.readline() == b"fenced\n"
     before = rows(storage)
-    asyncio.run(new_ledger(storage).start())
+    asyncio.run(new_writer(storage).start())
     assert rows(storage) == before

@@ -17,19 +17,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dagster_imagegen.engine.usage import (
-    MONEY,
-    SCHEMA,
-    TIME,
-    Row,
+from dagster_imagegen.engine.record.parts import (
+    bound_usd,
     decode_part,
-    decode_values,
     encode_part,
-    encode_values,
     journal_of,
     open_parts,
     part_path,
     rows_about,
+)
+from dagster_imagegen.engine.record.schema import (
+    MONEY,
+    SCHEMA,
+    TIME,
+    Row,
+    attempt_of,
+    decode_values,
+    encode_values,
+    row_of,
     to_table,
 )
 
@@ -44,9 +49,14 @@ VALUES: dict[pa.DataType, st.SearchStrategy[Any]] = {
     MONEY: st.decimals(-(10**9), 10**9, places=10),
     TIME: st.datetimes(timezones=st.just(timezone.utc)),
 }
-ROWS: st.SearchStrategy[Row] = st.fixed_dictionaries(
-    {}, optional={field.name: VALUES[field.type] for field in SCHEMA}
+ALWAYS = ("run_id", "root_run_id", "fingerprint", "status", "cost_basis", "image_path")
+COLUMNS = {field.name: VALUES[field.type] for field in SCHEMA}
+ROWS: st.SearchStrategy[Row] = st.fixed_dictionaries({}, optional=COLUMNS)
+WHOLE_ROWS: st.SearchStrategy[Row] = st.fixed_dictionaries(
+    {name: st.text("abc", min_size=1) for name in ALWAYS},
+    optional={name: values for name, values in COLUMNS.items() if name not in ALWAYS},
 )
+"""Rows of attempts that brought an image."""
 
 
 def row(**values: Any) -> Row:
@@ -73,17 +83,19 @@ def test_any_row_survives_a_journal_line(values: Row):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(ROWS, min_size=1, max_size=3))
-def test_any_rows_survive_a_part(rows: list[Row]):
+@given(st.lists(WHOLE_ROWS, min_size=1, max_size=3))
+def test_any_attempts_survive_a_part(rows: list[Row]):
     """Parquet gives every value back, with its type, and null where there was none."""
     numbered = [{**each, "started_at": NOON, "attempt_id": f"{n}"} for n, each in enumerate(rows)]
-    read = decode_part(encode_part(numbered))
+    attempts = [attempt_of(each) for each in numbered]
+    read = pq.read_table(pa.BufferReader(encode_part(attempts))).to_pylist()
     assert read == [{name: each.get(name) for name in SCHEMA.names} for each in numbered]
+    assert decode_part(encode_part(attempts)) == attempts
 
 
 def test_a_part_carries_its_schema_and_version():
     """The columns, their order, their descriptions and the version are in the file."""
-    schema = pq.read_schema(pa.BufferReader(encode_part([row()])))
+    schema = pq.read_schema(pa.BufferReader(encode_part([attempt_of(row())])))
     assert schema.names == SCHEMA.names
     assert schema.types == SCHEMA.types
     assert (schema.metadata or {})[b"dagster_imagegen.usage_schema"] == b"1"
@@ -93,7 +105,8 @@ def test_a_part_carries_its_schema_and_version():
 def test_a_part_is_in_the_order_of_sending():
     """Rows are sorted by when they were put on record, whatever order they came in."""
     rows = [row(attempt_id=str(n), started_at=NOON + timedelta(seconds=n)) for n in (2, 0, 1)]
-    assert [each["attempt_id"] for each in decode_part(encode_part(rows))] == ["0", "1", "2"]
+    part = encode_part(map(attempt_of, rows))
+    assert [each.attempt_id for each in decode_part(part)] == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +123,8 @@ def test_a_part_is_in_the_order_of_sending():
 )
 def test_no_value_keeps_a_part_from_being_written(column: str, value: object, kept: object):
     """What a column cannot hold is escaped, rounded or left out; the row and the others stay."""
-    (read,) = decode_part(encode_part([row(**{column: value})]))
+    part = encode_part([attempt_of(row(**{column: value}))])
+    (read,) = pq.read_table(pa.BufferReader(part)).to_pylist()
     assert read[column] == kept
     assert read["price_as_of"] == date(2026, 11, 1)
     assert read["attempt_id"] == "20261122T120000000000Z-ab-0"
@@ -129,7 +143,8 @@ def test_others_can_read_a_folder_of_parts(tmp_path: Path):
     for day in (20, 21, 22):
         path = tmp_path / part_path(f"202611{day}T000000000000Z-ab")
         path.parent.mkdir(parents=True)
-        path.write_bytes(encode_part([row(attempt_id=f"{day}-{n}") for n in range(3)]))
+        rows = [attempt_of(row(attempt_id=f"{day}-{n}")) for n in range(3)]
+        path.write_bytes(encode_part(rows))
     folder = tmp_path / "usage"
     expected = 9 * Decimal("0.0421234567")
 
@@ -152,7 +167,8 @@ def test_an_older_part_reads_with_gaps(tmp_path: Path):
     """A part without today's columns is read as null there; a stranger's file is not opened."""
     old = to_table([row(attempt_id="old")]).drop_columns(["price_as_of", "image_width"])
     pq.write_table(old, tmp_path / "old.parquet")
-    (tmp_path / "new.parquet").write_bytes(encode_part([row(attempt_id="new", fingerprint="g")]))
+    new = attempt_of(row(attempt_id="new", fingerprint="g"))
+    (tmp_path / "new.parquet").write_bytes(encode_part([new]))
     (tmp_path / "notes.txt").write_text("not a part")
     paths = [str(tmp_path / name) for name in ("old.parquet", "new.parquet")]
     parts = open_parts(paths, filesystem=pyarrow.fs.LocalFileSystem())
@@ -160,6 +176,19 @@ def test_an_older_part_reads_with_gaps(tmp_path: Path):
     assert parts.to_table()["price_as_of"].to_pylist() == [None, date(2026, 11, 1)]
     about = rows_about(parts, ["g"], columns=["attempt_id"])
     assert about.to_pylist() == [{"attempt_id": "new"}]
+
+
+def test_what_counts_against_a_budget_is_the_same_in_a_table():
+    """Cost, else worst case, else nothing: of attempts one by one, and summed over their rows."""
+    attempts = [
+        attempt_of(row(attempt_id="a", worst_case_usd=Decimal(5))),
+        attempt_of(row(attempt_id="b", cost_usd=None, worst_case_usd=Decimal("0.5"))),
+        attempt_of(row(attempt_id="c", cost_usd=None)),
+        attempt_of(row(attempt_id="d", status=None, worst_case_usd=Decimal(2), cost_usd=None)),
+    ]
+    bounds = [each.bound_usd for each in attempts]
+    assert bounds == [Decimal("0.0421234567"), Decimal("0.5"), 0, 2]
+    assert bound_usd(to_table(map(row_of, attempts))) == sum(bounds)
 
 
 def test_the_values_cover_every_column():

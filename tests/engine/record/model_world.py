@@ -1,6 +1,7 @@
 """The world in which writers meet: a store with moods, and an endpoint that keeps books."""
 
 import asyncio
+import pickle
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -11,20 +12,13 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
+from dagster_imagegen.engine.attempt import Attempt, ImageFile, Result
 from dagster_imagegen.engine.errors import StorageError
-from dagster_imagegen.engine.journal import JOURNAL_FOLDER, Attempts
-from dagster_imagegen.engine.ledger import Books, Ledger, Limits
-from dagster_imagegen.engine.storage import StoredObject, WriterLock
-from dagster_imagegen.engine.usage import (
-    PARTS_FOLDER,
-    Row,
-    decode_part,
-    decode_values,
-    encode_values,
-    journal_of,
-    worth,
-)
-from tests.engine.model_loop import ModelLoop
+from dagster_imagegen.engine.record import Limits, Record, RecordWriter
+from dagster_imagegen.engine.record.journal import JOURNAL_FOLDER, JournalContent
+from dagster_imagegen.engine.record.parts import PARTS_FOLDER, decode_part, journal_of
+from dagster_imagegen.engine.storage import Patience, PatientStore, StoredObject, WriterLock
+from tests.engine.record.model_loop import ModelLoop
 
 T = TypeVar("T")
 
@@ -95,7 +89,7 @@ class World:
         self.loop = loop
         self.rng = random.Random(seed)
         self.code: Any = code
-        """The ledger's module, or one with a rule left out."""
+        """The package of the record, or a copy with a rule left out."""
         rng = self.rng
         self.moods = Moods(
             error=rng.choice((0.0, 0.0, 0.02, 0.08)),
@@ -114,8 +108,7 @@ class World:
             roll_objects=rng.choice((3, 6, 256)),
             roll_seconds=rng.choice((5.0, 20.0, 300.0)),
             rival_grace=rng.choice((0.5, 2.0)),
-            store_attempts=5,
-            store_backoff=0.1,
+            patience=Patience(attempts=5, backoff_seconds=0.1),
         )
         self.epoch = datetime(2026, 11, 22, 23, 59, 59, tzinfo=timezone.utc) - timedelta(
             seconds=rng.choice((0.0, 2.0, 10.0, 40.0, 40_000.0))
@@ -135,7 +128,7 @@ class World:
         """Journals of which the store lost objects once their part was there."""
         self.changes = 0
         """How often anything was written or deleted."""
-        self._decoded: dict[bytes, list[Row]] = {}
+        self._decoded: dict[bytes, list[Attempt]] = {}
 
     def now(self) -> datetime:
         return self.epoch + timedelta(seconds=self.clock())
@@ -147,7 +140,7 @@ class World:
         assert rule in RULES
         self.violations.append(f"{rule}: {text} (at {self.clock():.2f})")
 
-    def rows_of(self, path: str) -> list[Row]:
+    def rows_of(self, path: str) -> list[Attempt]:
         """What a part holds now."""
         data, _ = self.objects[path]
         if data not in self._decoded:
@@ -157,12 +150,12 @@ class World:
     def owner(self, journal_id: str) -> "Handle | None":
         return next((w for w in self.writers if w.owns(journal_id)), None)
 
-    def room(self, books: Books) -> Decimal:
-        """What the books of others leave of the budget."""
+    def remaining(self, record: Record) -> Decimal:
+        """What the record of others leaves of the budget."""
         assert self.budget_usd is not None
-        published = [row for path in books.parts for row in self.rows_of(path)]
-        spent = sum((worth(row) for row in (*books.open_rows, *published)), Decimal(0))
-        reserved = sum((each.usd for each in books.reservations), Decimal(0))
+        published = [row for path in record.parts for row in self.rows_of(path)]
+        spent = sum((row.bound_usd for row in (*record.open_attempts, *published)), Decimal(0))
+        reserved = sum((each.usd for each in record.reservations), Decimal(0))
         return self.budget_usd - spent - reserved
 
     def sent(self, post: Post) -> None:
@@ -221,17 +214,17 @@ class World:
                 self.changes += 1
                 del self.objects[path]
 
-    def _compare_with_journal(self, jid: str, rows: list[Row]) -> None:
+    def _compare_with_journal(self, jid: str, rows: list[Attempt]) -> None:
         folder = f"{JOURNAL_FOLDER}/{jid}"
         paths = sorted(path for path in self.objects if path.startswith(f"{folder}/"))
         whole = bool(paths) and len(paths) == int(paths[-1][-12:-6]) + 1
         if not whole or f"{folder}.sealed" in self.objects:
             return
-        journal = Attempts()
+        journal = JournalContent()
         for path in paths:
             journal.apply(self.objects[path][0])
-        recorded = {each: row.get("status") for each, row in journal.rows.items()}
-        published = {row["attempt_id"]: row.get("status") for row in rows}
+        recorded = {each: row.status for each, row in journal.attempts.items()}
+        published = {row.attempt_id: row.status for row in rows}
         if recorded != published:
             self.break_rule("agreed", f"{jid} is published as {published}, recorded as {recorded}")
 
@@ -304,7 +297,7 @@ class Handle:
     presumed_dead: bool = False
     error: BaseException | None = None
     ended: bool = False
-    ledger: Ledger | None = None
+    writer: RecordWriter | None = None
     past_journals: list[str] = field(default_factory=list[str])
     locked: set[str] = field(default_factory=set[str])
     settled: dict[str, Status] = field(default_factory=dict[str, Status])
@@ -317,10 +310,10 @@ class Handle:
 
     def is_open(self, jid: str) -> bool:
         """Whether it still writes this journal, as far as it knows."""
-        if self.killed_at is not None or self.ended or self.ledger is None:
+        if self.killed_at is not None or self.ended or self.writer is None:
             return False
-        inside: Any = self.ledger
-        if inside._broken is not None and not inside._closing:
+        inside: Any = self.writer
+        if inside._journals.broken is not None and not inside._journals._closing:
             return False
         return jid in inside._own or jid not in inside.journal_ids
 
@@ -473,19 +466,6 @@ class Handle:
             if error is not None:
                 raise error
 
-    # -- ImageShelf -----------------------------------------------------------------------------
-
-    async def find(self, fingerprint: str) -> Mapping[str, str]:
-        listed = await self.list(f"images/{fingerprint}")
-        return {path.rpartition("/")[2]: path for path in listed}
-
-    async def recover(self, intent: Row, path: str) -> Row:
-        await self.get(path)
-        return {"status": "succeeded", "image_path": path}
-
-    def lost(self, intent: Row) -> Row:
-        return {"status": "unknown"}
-
     # -- the endpoint ---------------------------------------------------------------------------
 
     async def post(self, attempt_id: str, fingerprint: str, *, intended_at: float) -> Post:
@@ -516,6 +496,24 @@ class Handle:
         return post
 
 
+class Images:
+    """The images, as one writer sees them; patient with the store, as the real ones are."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._store = PatientStore(handle, handle.world.limits.patience)
+
+    async def find(self, fingerprint: str) -> Mapping[str, str]:
+        listed = await self._store.list(f"images/{fingerprint}")
+        return {path.rpartition("/")[2]: path for path in listed}
+
+    async def recover(self, attempt: Attempt, path: str) -> Result:
+        await self._store.get(path)
+        return Result(status="succeeded", image=ImageFile(path=path))
+
+    def lost(self, attempt: Attempt) -> Result:
+        return Result(status="unknown")
+
+
 @dataclass(frozen=True)
 class _Lock:
     handle: Handle
@@ -532,12 +530,11 @@ def image_of(attempt_id: str) -> bytes:
 PARQUET_MAGIC = b"PAR1"
 
 
-def encode_light(rows: Iterable[Row]) -> bytes:
-    """A part as lines of JSON: the protocol does not care, and it takes a hundredth of the time."""
-    return "\n".join(encode_values(row) for row in rows).encode()
+def encode_light(attempts: Iterable[Attempt]) -> bytes:
+    """A part as a pickle: the protocol does not care, and it takes a hundredth of the time."""
+    return pickle.dumps(list(attempts))
 
 
-def decode_either(data: bytes) -> list[Row]:
-    if data.startswith(PARQUET_MAGIC):
-        return decode_part(data)
-    return [decode_values(line) for line in data.decode().splitlines()]
+def decode_either(data: bytes) -> list[Attempt]:
+    """The attempts of a part, however it was written."""
+    return decode_part(data) if data.startswith(PARQUET_MAGIC) else pickle.loads(data)

@@ -1,4 +1,4 @@
-"""Random schedules over the real ledger, on virtual time.
+"""Random schedules over the real record, on virtual time.
 
 One seed is one schedule. `run_schedule(seed)` lets two or three writers ask for overlapping images
 on one store, with deaths, pauses longer than the lease, terminations, store errors before and after
@@ -15,14 +15,14 @@ from collections.abc import Generator
 from types import ModuleType
 from typing import Any
 
-from dagster_imagegen.engine import ledger
-from tests.engine.model_judgement import judge
-from tests.engine.model_loop import ModelLoop
-from tests.engine.model_world import Handle, Moment, World, decode_either, encode_light
-from tests.engine.model_writer import Writer
+from dagster_imagegen.engine import record
+from tests.engine.record.model_judgement import judge
+from tests.engine.record.model_loop import ModelLoop
+from tests.engine.record.model_world import Handle, Moment, World, decode_either, encode_light
+from tests.engine.record.model_writer import Writer
 
 
-def run_schedule(seed: int, code: ModuleType = ledger) -> World:
+def run_schedule(seed: int, code: ModuleType = record) -> World:
     """One schedule, the same every time. Look at `violations`."""
     loop = ModelLoop()
     world = World(seed, code, loop)
@@ -106,7 +106,7 @@ def _by_task(
 
 
 async def watch(world: World, reader: Handle) -> None:
-    """Read the books again and again; complain when an attempt is missed, doubled or vanishes."""
+    """Read the record again and again; complain when an attempt is missed, doubled or vanishes."""
     seen: set[str] = set()
     pause = world.rng.choice((0.2, 1.0, 5.0))
     changes = -1
@@ -117,25 +117,26 @@ async def watch(world: World, reader: Handle) -> None:
             continue  # All is as it was.
         changes = world.changes
         sent = {post.attempt_id for post in world.posts}
-        books = await world.code.read_books(reader)
+        found = await world.code.read_record(reader)
         # Whole at any time, so they need no calls of their own.
-        published = [row for path in books.parts for row in world.rows_of(path)]
-        ids = [row["attempt_id"] for row in (*books.open_rows, *published)]
+        published = [row for path in found.parts for row in world.rows_of(path)]
+        ids = [row.attempt_id for row in (*found.open_attempts, *published)]
         if len(ids) != len(set(ids)):
             world.break_rule("reader", f"twice: {sorted(i for i in ids if ids.count(i) > 1)}")
         if missing := seen - set(ids):
             world.break_rule("reader", f"vanished: {sorted(missing)}")
         if missing := sent - set(ids):
             world.break_rule("reader", f"sent and not seen: {sorted(missing)}")
-        seen |= {row["attempt_id"] for row in (*books.open_rows, *published) if row.get("status")}
+        seen |= {row.attempt_id for row in (*found.open_attempts, *published) if row.status}
 
 
 @contextlib.contextmanager
 def light_parts(code: Any) -> Generator[None]:
-    """Have the ledger write parts as JSON, for schedules by the thousand."""
-    real = code.encode_part, code.decode_part
-    code.encode_part, code.decode_part = encode_light, decode_either
+    """Have the writers pickle their parts, for schedules by the thousand."""
+    parts, writer = code.parts, code.writer
+    real = parts.encode_part, writer.decode_part
+    parts.encode_part, writer.decode_part = encode_light, decode_either
     try:
         yield
     finally:
-        code.encode_part, code.decode_part = real
+        parts.encode_part, writer.decode_part = real

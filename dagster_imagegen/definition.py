@@ -1,0 +1,344 @@
+"""What an image asset is declared to be: its spec, its step and its run config."""
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, get_args
+
+import dagster as dg
+from typing_extensions import Self
+
+from dagster_imagegen.engine.attempt import OutcomeStatus
+from dagster_imagegen.engine.errors import ConfigurationError, did_you_mean
+from dagster_imagegen.engine.prompts.parameters import check_overrides, check_params
+from dagster_imagegen.engine.request import ImageParams
+from dagster_imagegen.execution import StepEvents, TableOptions, materialize
+from dagster_imagegen.metadata import Lineage
+from dagster_imagegen.resource import ImageGenResource
+from dagster_imagegen.run_config import ImageRunConfig, own_config, with_run_config
+
+PromptFunction: TypeAlias = Callable[..., object]
+
+FAIL_ON: tuple[OutcomeStatus, ...] = ("failed", "unknown")
+CONTEXT_NAMES = ("context", "_context", "_", "context_")  # Dagster's own set.
+OUR_ARGUMENTS = ("definition", "fail_on", "overrides", "resource_key")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSource:
+    """Where a prompt table comes from: a function, and what Dagster reads of its signature."""
+
+    call: Callable[[dg.AssetExecutionContext, dict[str, Any]], object]
+    parameters: tuple[inspect.Parameter, ...]
+    """Those after the context."""
+    module: str = __name__
+    doc: str | None = None
+
+    @classmethod
+    def of_function(cls, function: PromptFunction) -> Self:
+        """A function as users decorate it, async or not. Raises `ConfigurationError`."""
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise ConfigurationError(
+                f"image_asset: {getattr(function, '__name__', function)} must return the whole "
+                "prompt table, e.g. a list, and not yield"
+            )
+        parameters = _parameters(function)
+        has_context = bool(parameters) and parameters[0].name in CONTEXT_NAMES
+        context = parameters.pop(0) if has_context else None
+
+        def call(step: dg.AssetExecutionContext, inputs: dict[str, Any]) -> object:
+            plain = context is not None and context.annotation is dg.OpExecutionContext
+            first = () if context is None else (step.op_execution_context if plain else step,)
+            result = function(*first, **inputs)
+            # A coroutine runs here to its end, as the step of an async asset does.
+            return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+
+        return cls(
+            call=call,
+            parameters=tuple(parameters),
+            module=function.__module__,
+            doc=inspect.getdoc(function),
+        )
+
+    @classmethod
+    def of_input(cls, name: str) -> Self:
+        """The value of an input."""
+
+        def call(_: dg.AssetExecutionContext, inputs: dict[str, Any]) -> object:
+            return inputs[name]
+
+        parameter = inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        return cls(call=call, parameters=(parameter,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageAssetDefinition:
+    """An image asset as it was declared. Subclass it to change the spec or what the step does.
+
+    class ShopImages(ImageAssetDefinition):
+        def get_asset_spec(self, spec):
+            return spec.replace_attributes(owners=["team:shop"])
+
+        def execute(self, context, imagegen, prompts, config):
+            yield from super().execute(context, imagegen, lambda: prompts()[:100], config)
+
+    @image_asset(definition=ShopImages, quality="low")
+    def hero(): ...
+    """
+
+    name: str
+    source: PromptSource
+    options: TableOptions
+    """How the rows become requests: the request's parameters, template and overrides."""
+    fail_on: tuple[str, ...] = FAIL_ON
+    resource_key: str = "imagegen"
+    lineage: Lineage | None = None
+    asset_arguments: Mapping[str, Any]
+    """Arguments of `dg.asset`, passed on as they are."""
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        source: PromptSource,
+        arguments: Mapping[str, Any],
+        *,
+        template: str | None = None,
+        lineage: Lineage | None = None,
+    ) -> Self:
+        """The definition with these arguments of `image_asset`, whose names were checked before.
+
+        Raises `ConfigurationError` for values that cannot work.
+        """
+        rest = {each: value for each, value in arguments.items() if each != "definition"}
+        params = {each: rest.pop(each) for each in ImageParams.__annotations__ if each in rest}
+        return cls(
+            name=name,
+            source=source,
+            options=TableOptions(
+                params=check_params(params),
+                template=template,
+                overrides=_overrides(rest.pop("overrides", ())),
+            ),
+            fail_on=_fail_on(rest.pop("fail_on", FAIL_ON)),
+            resource_key=_resource_key(rest.pop("resource_key", "imagegen")),
+            lineage=lineage,
+            asset_arguments={"kinds": {"image"}, **rest},
+        )
+
+    # -- for users to override -----------------------------------------------------------------
+
+    def get_asset_spec(self, spec: dg.AssetSpec) -> dg.AssetSpec:
+        """The asset's spec; `spec` is the one that the arguments make.
+
+        Override it to set attributes, the key included, for all assets of a project.
+        """
+        return spec
+
+    def execute(
+        self,
+        context: dg.AssetExecutionContext,
+        imagegen: ImageGenResource,
+        prompts: Callable[[], object],
+        config: ImageRunConfig,
+    ) -> StepEvents:
+        """The step. Override it to change the prompt table or to add to what the step yields.
+
+        Args:
+            context: The step's. Take keys and partitions from it: an asset can be renamed after
+                its definition.
+            imagegen: The resource under `resource_key`.
+            prompts: Returns the prompt table, by calling the decorated function or from the
+                upstream asset. If nobody calls it, nothing is sent.
+            config: The run config of the step.
+
+        Yields:
+            The `dg.MaterializeResult` with the image table; a `dg.AssetObservation` if it stopped
+            early.
+        """
+        yield from materialize(
+            context,
+            imagegen,
+            prompts,
+            config,
+            options=self.options,
+            fail_on=self.fail_on,
+            lineage=self.lineage,
+        )
+
+    # -- for Dagster ---------------------------------------------------------------------------
+
+    def to_assets_definition(self) -> dg.AssetsDefinition:
+        """The asset for `dg.Definitions`, made by `dg.asset`."""
+        arguments = dict(self.asset_arguments)
+        # Dagster takes resources by key or as typed arguments, not both.
+        by_name = "required_resource_keys" in arguments
+        if by_name:
+            arguments["required_resource_keys"] = {
+                *arguments["required_resource_keys"],
+                self.resource_key,
+            }
+        asset = dg.asset(**arguments)(self.step(add_resource=not by_name))
+        (before,) = asset.specs
+        spec = self.get_asset_spec(before)
+        if spec is before:
+            return asset
+        asset = asset.with_attributes(asset_key_replacements={before.key: spec.key})
+
+        def replaced(_: dg.AssetSpec) -> dg.AssetSpec:
+            return spec
+
+        return asset.map_asset_specs(replaced)
+
+    def config_class(self) -> type[ImageRunConfig]:
+        """The class of the step's run config: ours, with the fields of the function's own."""
+        own = self._own_config_class()
+        return with_run_config(own, asset=self.name) if own else ImageRunConfig
+
+    def step(self, *, add_resource: bool = True) -> Callable[..., StepEvents]:
+        """The step with the signature for Dagster to read: the source's parameters, and ours.
+
+        The resource is one of them if `add_resource`. `functools.wraps` would not do: Dagster reads
+        the signature of what is wrapped.
+        """
+        own = {each.name: each for each in self.source.parameters}
+        takes_resource = self.resource_key in own
+        if takes_resource and not _is_image_resource(own[self.resource_key].annotation):
+            raise ConfigurationError(
+                f'{self.name}: the argument "{self.resource_key}" has the name of the resource, so '
+                "it must be annotated as ImageGenResource; rename it, or set resource_key"
+            )
+        own_class = self._own_config_class()
+
+        def step(context: dg.AssetExecutionContext, **inputs: Any) -> StepEvents:
+            config = inputs.pop("config")
+            imagegen = getattr(context.resources, self.resource_key)
+            if not takes_resource:
+                inputs.pop(self.resource_key, None)
+            if own_class is not None:
+                given = context.op_execution_context.op_config
+                inputs["config"] = own_config(own_class, given)
+            yield from self.execute(
+                context, imagegen, lambda: self.source.call(context, inputs), config
+            )
+
+        parameters = self._step_parameters(add_resource=add_resource and not takes_resource)
+        step.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]  # inspect reads it
+        typed = (each for each in parameters if each.annotation is not inspect.Parameter.empty)
+        step.__annotations__ = {each.name: each.annotation for each in typed}
+        step.__name__ = step.__qualname__ = self.name
+        step.__module__ = self.source.module
+        step.__doc__ = self.source.doc
+        return step
+
+    def _step_parameters(self, *, add_resource: bool) -> list[inspect.Parameter]:
+        """All are positional or keyword: a keyword-only one is no input to Dagster."""
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        source = self.source.parameters
+        rest = [each for each in source if each.kind is inspect.Parameter.VAR_KEYWORD]
+        named = [
+            each.replace(kind=kind) for each in source if each not in rest and each.name != "config"
+        ]
+        named.append(inspect.Parameter("config", kind, annotation=self.config_class()))
+        if add_resource:
+            named.append(inspect.Parameter(self.resource_key, kind, annotation=ImageGenResource))
+        # In a signature those with a default come last.
+        named.sort(key=lambda each: each.default is not inspect.Parameter.empty)
+        context = inspect.Parameter("context", kind, annotation=dg.AssetExecutionContext)
+        return [context, *named, *rest]
+
+    def _own_config_class(self) -> type[dg.Config] | None:
+        for parameter in self.source.parameters:
+            if parameter.name == "config":
+                return _config_class(self.name, parameter)
+        return None
+
+
+# -- checks of what users write --------------------------------------------------------------------
+
+
+@functools.cache
+def argument_names() -> frozenset[str]:
+    """What `image_asset` takes: the request's parameters, the installed `dg.asset`'s, and ours."""
+    dagster = inspect.signature(dg.asset).parameters.values()
+    named = {each.name for each in dagster if each.kind is inspect.Parameter.KEYWORD_ONLY}
+    return frozenset({*named, *ImageParams.__annotations__, *OUR_ARGUMENTS} - {"config_schema"})
+
+
+def check_names(where: str, given: Mapping[str, object], *, without: Sequence[str] = ()) -> None:
+    """Raise `ConfigurationError` with the nearest name for an argument that there is not."""
+    if "config_schema" in given:
+        raise ConfigurationError(
+            f"{where} has no config_schema; annotate an argument `config` of the function with a "
+            "class derived from dg.Config"
+        )
+    known = argument_names().difference(without)
+    for name in given:
+        if name not in known:
+            raise ConfigurationError(
+                f'{where} has no argument "{name}", nor is it a parameter of an image request'
+                + did_you_mean(name, sorted(known))
+            )
+
+
+def _overrides(names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise ConfigurationError(f'overrides must be a list of columns: overrides=["{names}"]')
+    check_overrides(names)
+    return tuple(names)
+
+
+def _fail_on(statuses: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(statuses, str):
+        raise ConfigurationError(f'fail_on must be a list of statuses: fail_on=["{statuses}"]')
+    known = get_args(OutcomeStatus)
+    for status in statuses:
+        if status not in known:
+            raise ConfigurationError(
+                f'fail_on: "{status}" is not a status' + did_you_mean(status, known)
+            )
+    return tuple(statuses)
+
+
+def _resource_key(key: str) -> str:
+    if not key.isidentifier() or key in ("config", *CONTEXT_NAMES):
+        raise ConfigurationError(
+            f"resource_key must be a name that an argument can have beside context and config, got "
+            f'"{key}"; use e.g. imagegen'
+        )
+    return key
+
+
+def _parameters(function: PromptFunction) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function, eval_str=True).parameters.values())
+    except NameError as error:
+        raise ConfigurationError(
+            f"{getattr(function, '__name__', function)}: every annotation must exist at run time "
+            f"({error}); import it outside of `if TYPE_CHECKING`"
+        ) from error
+
+
+def _config_class(asset: str, parameter: inspect.Parameter) -> type[dg.Config]:
+    annotation = parameter.annotation
+    if parameter.default is not inspect.Parameter.empty:
+        raise ConfigurationError(
+            f"{asset}: its argument `config` must have no default, because Dagster never uses one; "
+            "give the fields of its class their defaults"
+        )
+    if not (isinstance(annotation, type) and issubclass(annotation, dg.Config)):
+        raise ConfigurationError(
+            f"{asset}: annotate its argument `config` with a class derived from dg.Config, or from "
+            "dg.PermissiveConfig to accept any field; max_usd and redo are added to its fields"
+        )
+    return annotation
+
+
+def _is_image_resource(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, ImageGenResource)
+
+
+async def _awaited(value: Any) -> object:
+    return await value

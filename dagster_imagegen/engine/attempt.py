@@ -1,0 +1,252 @@
+"""One attempt: a request that was put on record, and what became of it.
+
+`Attempt` is the one value for this, from the plan to the image table; in Parquet and in journals it
+is a row (record/schema.py). All words for status, billing and cost basis are here.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any, Literal, TypeAlias
+
+from dagster_imagegen.engine.request import ImageRequest
+
+Status: TypeAlias = Literal["succeeded", "refused", "rejected", "rate_limited", "failed", "unknown"]
+"""What became of one request. `unknown`: nobody can tell whether it was billed."""
+
+Billing: TypeAlias = Literal["billed", "not_billed", "unknown"]
+
+CostBasis: TypeAlias = Literal["reported", "metered", "estimated", "unknown", "sandbox"]
+"""Where a cost comes from: the provider's own bill, the answer's usage times the price list, the
+token table or a price per image, nowhere, or the sandbox, which costs nothing."""
+
+OutcomeStatus: TypeAlias = Literal[
+    "generated", "reused", "refused", "failed", "unknown", "deferred"
+]
+"""What became of one wanted image. `deferred`: a later run requests it."""
+
+OUTCOME_OF: Mapping[Status, OutcomeStatus] = {
+    "succeeded": "generated",
+    "refused": "refused",
+    "rejected": "failed",
+    "rate_limited": "failed",
+    "failed": "failed",
+    "unknown": "unknown",
+}
+
+SANDBOX = "sandbox"
+"""The `endpoint_id` of requests that cost no money."""
+
+# Error codes of ours, beside those of endpoints.
+IMAGE_NOT_SAVED = "image_not_saved"
+"""The image was made, and the storage did not take it."""
+IMAGE_MISSING = "image_missing"
+"""The image was stored, and is no longer there."""
+OUTCOME_LOST = "outcome_lost"
+"""The process ended before the outcome was on record."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenUsage:
+    """Token counts as a provider answers them. `None` is "not said", never 0."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    total_tokens: int | None = None
+    input_text_tokens: int | None = None
+    input_image_tokens: int | None = None
+    input_cached_tokens: int | None = None
+    output_text_tokens: int | None = None
+    output_image_tokens: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """An amount and where it comes from. `usd` is None where nobody can tell, never 0."""
+
+    usd: Decimal | None
+    basis: CostBasis
+    source: str | None = None
+    as_of: date | None = None
+
+
+UNKNOWN_COST = Cost(usd=None, basis="unknown")
+NO_COST = Cost(usd=Decimal(0), basis="estimated")
+SANDBOX_COST = Cost(usd=Decimal(0), basis="sandbox")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """On whose behalf requests are sent. Every attempt of one pass has the same."""
+
+    run_id: str
+    root_run_id: str
+    asset_key: str | None = None
+    partition_key: str | None = None
+    step_key: str | None = None
+
+
+NO_IDENTITY = Identity(run_id="", root_run_id="")
+"""Of an attempt of which only its image is left."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestRecord:
+    """What is on record about a request. `parameters` are the request's own, by name, as sent.
+
+    Where prompts are not recorded, `prompt` is None and `parameters` lacks what can repeat it.
+    """
+
+    fingerprint: str
+    variant: int | None = None
+    endpoint_id: str | None = None
+    prompt_sha256: str | None = None
+    prompt: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @classmethod
+    def of(cls, request: ImageRequest, *, record_prompt: bool = True) -> "RequestRecord":
+        """The record of a request; without `record_prompt` nothing that can repeat the prompt."""
+        recorded = request.recorded(prompts=record_prompt)
+        return cls(
+            fingerprint=request.fingerprint,
+            variant=request.variant,
+            endpoint_id=request.endpoint_id,
+            prompt_sha256=hashlib.sha256(request.prompt.encode()).hexdigest(),
+            prompt=request.prompt if record_prompt else None,
+            parameters={name: value for name, value in recorded.items() if value is not None},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What an answer says of itself, apart from its image and its tokens."""
+
+    http_status: int | None = None
+    request_id: str | None = None
+    revised_prompt: str | None = None
+    answered_at: datetime | None = None
+    answered_size: str | None = None
+    answered_quality: str | None = None
+    answered_background: str | None = None
+    answered_format: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFile:
+    """A stored image: `path` is relative to the storage, width and height are pixels."""
+
+    path: str
+    sha256: str | None = None
+    size_bytes: int | None = None
+    format: str | None = None
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What became of one request."""
+
+    status: Status
+    billing: Billing | None = None
+    finished_at: datetime | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    reply: Reply = Reply()
+    tokens: TokenUsage = TokenUsage()
+    cost: Cost = UNKNOWN_COST
+    image: ImageFile | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One request on record. `result` is None while its outcome is not on record.
+
+    `number` is 1 for the first try of an image in a pass. `worst_case` is the most that the
+    request could cost, by the price list, before it was sent.
+    """
+
+    attempt_id: str
+    request: RequestRecord
+    identity: Identity
+    prompt_id: str | None = None
+    number: int | None = None
+    worst_case: Cost = UNKNOWN_COST
+    started_at: datetime | None = None
+    result: Result | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the image that was requested."""
+        return self.request.fingerprint
+
+    @property
+    def status(self) -> Status | None:
+        """The status of its result, if there is one."""
+        return None if self.result is None else self.result.status
+
+    @property
+    def bound_usd(self) -> Decimal:
+        """What counts against a budget: its cost, else its worst case, else 0.
+
+        `record.parts.bound_usd` is the same rule for a table.
+        """
+        cost = None if self.result is None else self.result.cost.usd
+        return (self.worst_case.usd or Decimal(0)) if cost is None else cost
+
+    @property
+    def may_be_billed_without_image(self) -> bool:
+        """Whether it may have been paid for and left no image: unknown, or made and not saved."""
+        result = self.result
+        if result is None:
+            return False
+        if result.status == "unknown":
+            return True
+        # In the sandbox nothing is billed; a lost image counts there as it would elsewhere.
+        return result.status == "failed" and (
+            result.billing == "billed" or result.error_code == IMAGE_NOT_SAVED
+        )
+
+    def with_result(self, result: Result) -> "Attempt":
+        """The same attempt with this outcome."""
+        return replace(self, result=result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one wanted image.
+
+    `attempt` is the request behind it, where there is one. `error_code` and `error_message` say
+    why there is no image.
+    """
+
+    fingerprint: str
+    status: OutcomeStatus
+    attempt: Attempt | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+
+    @classmethod
+    def of(cls, attempt: Attempt, *, reused: bool = False) -> "Outcome":
+        """The outcome that an attempt with a result stands for."""
+        result = attempt.result
+        if result is None:
+            raise ValueError(f"attempt {attempt.attempt_id} has no result")
+        status = OUTCOME_OF[result.status]
+        return cls(
+            fingerprint=attempt.fingerprint,
+            status="reused" if reused and status == "generated" else status,
+            attempt=attempt,
+            error_code=result.error_code,
+            error_message=result.error_message,
+        )
+
+    @property
+    def image(self) -> ImageFile | None:
+        """The image, where this outcome has one."""
+        if self.status not in ("generated", "reused") or self.attempt is None:
+            return None
+        return None if self.attempt.result is None else self.attempt.result.image

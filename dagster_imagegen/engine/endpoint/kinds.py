@@ -1,0 +1,160 @@
+"""The kinds of failure and what each one means: one row a kind, and no other place says so.
+
+`Failure` (failures.py) reads the status, the billing and the end of the run from it, `RetryPolicy`
+(retries.py) the retries. A circuit breaker that weighs answers will read `ends_run` as evidence.
+"""
+
+import enum
+from dataclasses import dataclass
+from typing import Literal
+
+from dagster_imagegen.engine.attempt import Billing, Status
+from dagster_imagegen.engine.errors import (
+    EndpointError,
+    EndpointMisconfigured,
+    EndpointUnreachable,
+    OutOfCredit,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEnd:
+    """How a failure ends the run: by `error`, whose message ends with `advice`.
+
+    The first such failure ends it; with `after_last_try`, only one that may not be sent again.
+    """
+
+    error: type[EndpointError]
+    advice: str
+    after_last_try: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindRules:
+    """What one kind of failure means.
+
+    Attributes:
+        meaning: What happened, in one sentence.
+        status: The status of the usage row.
+        billing: Whether the request was billed. An answer that counts tokens or names a cost was
+            billed, whatever its kind.
+        unknown_if: When `billing` is "unknown" instead: the answer's status was 2xx, so work may
+            have been done; or moderation blocked the finished image.
+        retry: Whether the same run sends it again, and together with which failures its tries are
+            counted: those that were "not_accepted" or those that are "perhaps_billed".
+        only_if_allowed: Whether sending it again needs the caller's permission, because the image
+            may then be paid for twice.
+        slows_sending: Whether the endpoint refused to take the request on, so that less is sent.
+        ends_run: How it ends the run; None: it concerns this one request.
+        retry_can_help: Whether running the same step again can bring the image.
+    """
+
+    meaning: str
+    status: Status
+    billing: Billing
+    unknown_if: Literal["answered_2xx", "blocked_finished_image"] | None = None
+    retry: Literal["not_accepted", "perhaps_billed"] | None = None
+    only_if_allowed: bool = False
+    slows_sending: bool = False
+    ends_run: RunEnd | None = None
+    retry_can_help: bool
+
+
+@enum.unique
+class FailureKind(enum.Enum):
+    """What went wrong, by what has to be done about it. The value is the row of the table."""
+
+    RATE_LIMITED = KindRules(
+        meaning="Too many requests: not accepted.",
+        status="rate_limited",
+        billing="not_billed",
+        retry="not_accepted",
+        slows_sending=True,
+        retry_can_help=True,
+    )
+    UNAVAILABLE = KindRules(
+        meaning="The server is overloaded and did not take the request on.",
+        status="failed",
+        billing="not_billed",
+        retry="not_accepted",
+        slows_sending=True,
+        retry_can_help=True,
+    )
+    UNREACHABLE = KindRules(
+        meaning="The request was not delivered.",
+        status="failed",
+        billing="not_billed",
+        retry="not_accepted",
+        ends_run=RunEnd(
+            error=EndpointUnreachable,
+            advice="Nobody answers there; check base_url and the network",
+            after_last_try=True,
+        ),
+        retry_can_help=True,
+    )
+    SERVER_ERROR = KindRules(
+        meaning="The server failed while it worked on the request.",
+        status="failed",
+        billing="unknown",
+        retry="perhaps_billed",
+        retry_can_help=True,
+    )
+    AMBIGUOUS = KindRules(
+        meaning="The answer was lost or unreadable; the image may have been made and billed.",
+        status="unknown",
+        billing="unknown",
+        retry="perhaps_billed",
+        only_if_allowed=True,
+        retry_can_help=False,
+    )
+    REFUSED = KindRules(
+        meaning="Moderation refused this prompt or its image, and would do so again.",
+        status="refused",
+        billing="not_billed",
+        unknown_if="blocked_finished_image",
+        retry_can_help=False,
+    )
+    REJECTED = KindRules(
+        meaning="Something in this one request is not accepted.",
+        status="rejected",
+        billing="not_billed",
+        unknown_if="answered_2xx",
+        retry_can_help=True,
+    )
+    MISCONFIGURED = KindRules(
+        meaning="Key, address, model or parameter is not accepted: every request would fail.",
+        status="rejected",
+        billing="not_billed",
+        unknown_if="answered_2xx",
+        ends_run=RunEnd(
+            error=EndpointMisconfigured,
+            advice="Every request would be answered like this, so no more are sent; check "
+            "base_url, api_key, model and the parameters",
+        ),
+        retry_can_help=False,
+    )
+    OUT_OF_CREDIT = KindRules(
+        meaning="The account cannot pay: every request would fail until it can.",
+        status="rejected",
+        billing="not_billed",
+        ends_run=RunEnd(
+            error=OutOfCredit,
+            advice="What was paid for is saved; run again when the account has credit, and the "
+            "rest is requested",
+        ),
+        retry_can_help=False,
+    )
+    SAVING_FAILED = KindRules(
+        meaning="The image was made and paid for, and could not be downloaded.",
+        status="failed",
+        billing="billed",
+        retry_can_help=True,
+    )
+
+    @property
+    def rules(self) -> KindRules:
+        """The row of the table."""
+        return self.value
+
+    def __repr__(self) -> str:
+        return f"<FailureKind.{self.name}>"

@@ -1,0 +1,325 @@
+"""`Engine`: prompt tables in, images and usage rows out. The only place that wires the parts."""
+
+import asyncio
+import hashlib
+import random
+import secrets
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timezone
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+import pyarrow as pa
+import pyarrow.compute as pc
+from typing_extensions import Self
+
+from dagster_imagegen.engine.attempt import SANDBOX, Identity, Outcome
+from dagster_imagegen.engine.endpoint.client import ImageClient
+from dagster_imagegen.engine.errors import PromptTableError
+from dagster_imagegen.engine.image_table import image_table
+from dagster_imagegen.engine.images import Images
+from dagster_imagegen.engine.money.budget import Budget
+from dagster_imagegen.engine.money.price_list import PriceList
+from dagster_imagegen.engine.pacing.pacer import Pacer
+from dagster_imagegen.engine.prompts.table import PromptTable, read_prompts
+from dagster_imagegen.engine.record import Record, RecordWriter, read_record
+from dagster_imagegen.engine.record.parts import PARTS_FOLDER, open_parts
+from dagster_imagegen.engine.record.schema import row_of, to_table
+from dagster_imagegen.engine.request import PARAMETERS, ImageParams
+from dagster_imagegen.engine.run.context import PassContext, Stop
+from dagster_imagegen.engine.run.plan import Plan, check_prices, make_plan
+from dagster_imagegen.engine.run.spending import remaining_usd
+from dagster_imagegen.engine.run.thread import Generation
+from dagster_imagegen.engine.run.verdict import Redo
+from dagster_imagegen.engine.run.workers import Pass
+from dagster_imagegen.engine.settings import Settings
+from dagster_imagegen.engine.storage import Storage
+
+T = TypeVar("T")
+
+REFERENCE_HOST = "inference.do-ai.run"
+"""DigitalOcean's, whose reference streams only with partial images."""
+
+
+class Engine:
+    """Prompt tables in, images and usage rows out, with these settings.
+
+    Raises `ConfigurationError` at once for settings that cannot work. `transport`, `now` and
+    `rng` are seams for tests.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+        rng: random.Random | None = None,
+    ) -> None:
+        self.settings = settings
+        self._transport = transport
+        self._now = now
+        self._rng = rng or random.Random()  # noqa: S311  # spreads retries; not a secret
+        self._prices = PriceList.default().with_overrides(settings.prices)
+        self._storage = Storage(settings.storage_uri, settings.storage_options)
+        # With threads of its own, also in the same place: a heartbeat must not wait for uploads.
+        self._usage = Storage(settings.usage_uri or settings.storage_uri, settings.storage_options)
+        # One folder for each storage: what is spilled from one must not be restored to another.
+        place = f"{settings.storage_options.get('endpoint_url', '')} {self._storage.uri('')}"
+        digest = hashlib.sha256(place.encode()).hexdigest()[:16]
+        self._spill = Storage(str(Path(settings.spill_folder) / digest))
+        self._images = Images(
+            self._storage,
+            spill=self._spill,
+            prices=self._prices,
+            now=self._now,
+            patience=settings.limits.patience,
+        )
+
+    def close(self) -> None:
+        """Release threads; whatever was reported is durable long before."""
+        self._storage.close()
+        self._usage.close()
+        self._spill.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- a pass --------------------------------------------------------------------------------
+
+    def read_prompts(
+        self,
+        source: object,
+        *,
+        params: ImageParams,
+        template: str | None = None,
+        overrides: Sequence[str] = (),
+    ) -> PromptTable:
+        """The requests of a prompt table. Raises `PromptTableError` naming every bad row.
+
+        Without `record_prompts` the error shows no values but those of parameters that cannot
+        repeat the prompt.
+        """
+        settings = self.settings
+        try:
+            return read_prompts(
+                source,
+                template=template,
+                overrides=overrides,
+                params=params,
+                endpoint_id=settings.endpoint_id,
+                model=settings.model,
+                extra_body=settings.extra_body,
+                streaming_needs_partials=urlsplit(settings.base_url).hostname == REFERENCE_HOST,
+            )
+        except PromptTableError as error:
+            if settings.record_prompts:
+                raise
+            shown = {name for name in overrides if not PARAMETERS[name].repeats_prompt}
+            raise error.without_values(except_of=shown) from None
+
+    def plan(
+        self, prompts: PromptTable, *, identity: Identity, redo: Collection[Redo] = ()
+    ) -> Plan:
+        """What `generate` would do, given all that is on record. Sends and writes nothing."""
+
+        async def plan() -> Plan:
+            record = await read_record(self._usage)
+            return await self._plan(prompts, record, identity=identity, redo=redo)
+
+        return _run_apart(plan)
+
+    def generate(
+        self,
+        prompts: PromptTable,
+        *,
+        identity: Identity,
+        redo: Collection[Redo] = (),
+        max_usd: Decimal | None = None,
+    ) -> Generation:
+        """Begin a pass: what is on record is not requested again, the rest is sent and recorded.
+
+        `max_usd` tightens the budget for this run.
+        """
+        budgets = self._budgets(max_usd)
+
+        async def run(generation: Generation) -> None:
+            context = self._context(budgets, identity, generation)
+            try:
+                await self._images.restore_spilled()
+                plan = await self._plan_as_writer(
+                    context.record, prompts, identity=identity, redo=redo, priced=bool(budgets)
+                )
+                work = Pass(context, report=generation.report)
+                generation.begin(work, plan)
+                # Twice as many as may be in flight: saving and waiting hold no slot.
+                await work.run(plan, workers=2 * self.settings.max_concurrency)
+            finally:
+                await context.endpoint.aclose()
+
+        return Generation(run)
+
+    def _context(
+        self, budgets: Sequence[Budget], identity: Identity, generation: Generation
+    ) -> PassContext:
+        settings = self.settings
+        return PassContext(
+            record=RecordWriter(
+                store=self._usage,
+                images=self._images,
+                identity=identity,
+                now=self._now,
+                token=lambda: secrets.token_hex(4),
+                limits=settings.limits,
+            ),
+            images=self._images,
+            endpoint=ImageClient(
+                base_url=settings.base_url,
+                api_key=settings.api_key,
+                timeout_seconds=settings.timeout_seconds,
+                extra_headers=settings.extra_headers,
+                transport=self._transport,
+            ),
+            pacer=Pacer(
+                max_concurrency=settings.max_concurrency,
+                requests_per_minute=settings.requests_per_minute,
+                max_pause_seconds=settings.retry.max_wait_seconds,
+                clock=asyncio.get_running_loop().time,
+                sleep=asyncio.sleep,
+            ),
+            prices=self._prices,
+            identity=identity,
+            retry=settings.retry,
+            record_prompts=settings.record_prompts,
+            sandbox=settings.endpoint_id == SANDBOX,
+            drain_seconds=settings.drain_seconds,
+            now=self._now,
+            rng=self._rng,
+            totals=generation.totals,
+            stop=Stop(),
+            remaining=self._remaining(budgets, identity) if budgets else None,
+            defers=bool(budgets) and budgets[0].when_exhausted == "defer",
+        )
+
+    async def _plan_as_writer(
+        self,
+        writer: RecordWriter,
+        prompts: PromptTable,
+        *,
+        identity: Identity,
+        redo: Collection[Redo],
+        priced: bool,
+    ) -> Plan:
+        """The plan, once dead writers are closed; `priced`: all that is sent has to have a price.
+
+        On object stores only a writer can tell who is dead, so where an attempt was left open,
+        this one opens first and then plans again. Otherwise what was in flight when a run died
+        would be requested again by that run's own retry. With nothing to send it opens where
+        anything is left, to publish what the dead had on record.
+        """
+        record = await writer.start()
+        plan = await self._plan(prompts, record, identity=identity, redo=redo)
+        if priced:
+            check_prices(plan)
+        if plan.to_send:
+            left = any(attempt.result is None for attempt in record.open_attempts)
+        else:
+            left = bool(record.journals)
+        if not left:
+            return plan
+        try:
+            await writer.open()
+            record = await read_record(self._usage, without=writer.journal_ids)
+            return await self._plan(prompts, record, identity=identity, redo=redo)
+        except BaseException:
+            await writer.close()
+            raise
+
+    def _budgets(self, max_usd: Decimal | None) -> tuple[Budget, ...]:
+        budget = self.settings.budget
+        own = () if budget is None else (budget,)
+        if max_usd is None:
+            return own
+        this_run = Budget(max_usd=max_usd, per="run", scope="asset")
+        return (*own, replace(budget or this_run, max_usd=max_usd, per="run", scope="asset"))
+
+    def _remaining(
+        self, budgets: Sequence[Budget], identity: Identity
+    ) -> Callable[[Record], Decimal]:
+        return lambda record: remaining_usd(
+            budgets, record, identity, storage=self._usage, now=self._now()
+        )
+
+    async def _plan(
+        self,
+        prompts: PromptTable,
+        record: Record,
+        *,
+        identity: Identity,
+        redo: Collection[Redo],
+    ) -> Plan:
+        return await make_plan(
+            prompts,
+            record,
+            storage=self._usage,
+            images=self._images,
+            prices=self._prices,
+            root_run_id=identity.root_run_id,
+            redo=redo,
+            resend_unknown=self.settings.retry.resend_unknown,
+        )
+
+    # -- what is there -------------------------------------------------------------------------
+
+    @property
+    def storage_uri(self) -> str:
+        """The root of the storage, absolute."""
+        return self._storage.uri("")
+
+    @property
+    def usage_uri(self) -> str:
+        """The folder of the usage table's parts, absolute."""
+        return self._usage.uri(PARTS_FOLDER)
+
+    def image_uri(self, path: str) -> str:
+        """The absolute address of an image whose path is relative to the storage."""
+        return self._storage.uri(path)
+
+    def read_image(self, path: str) -> bytes:
+        """The stored bytes. Raises `FileNotFoundError`."""
+        return self._storage.get_now(path)
+
+    def image_table(self, plan: Plan, outcomes: Mapping[str, Outcome]) -> pa.Table:
+        """The image table: one row for each prompt row and variant."""
+        return image_table(plan, outcomes, uri=self.image_uri)
+
+    def usage(self, *, asset_key: str | None = None) -> pa.Table:
+        """Every row on record, published or not yet; with `asset_key` of that asset only."""
+        record = _run_apart(lambda: read_record(self._usage))
+        settled = [row_of(each) for each in record.open_attempts if each.result is not None]
+        tables = [to_table(settled)]
+        if record.parts:
+            paths = [self._usage.full_path(path) for path in record.parts]
+            tables.insert(0, open_parts(paths, filesystem=self._usage.filesystem).to_table())
+        rows = pa.concat_tables(tables)
+        return rows if asset_key is None else rows.filter(pc.field("asset_key") == asset_key)
+
+
+def _run_apart(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine to its end on a thread of its own: the caller may be inside a loop."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(work())).result()

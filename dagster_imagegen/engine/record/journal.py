@@ -1,0 +1,222 @@
+"""Journals, the write-ahead record of attempts: what their objects hold, and what that means.
+
+    _journal/<jid>/<seq>.jsonl   whole objects of one record a line; seq 0 begins with the header
+    _journal/<jid>.sealed        its writer is presumed dead; a writer that finds its own seal stops
+
+Records: `intent` (what is on record before a request is sent), `result` (its outcome), `withdrawn`
+(it was not sent after all), `reserve` (what the pass may spend on attempts of this journal),
+`heartbeat`. docs/write-protocol.md explains the whole protocol.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal, TypeAlias
+
+from dagster_imagegen.engine.attempt import Attempt, Identity, Result
+from dagster_imagegen.engine.record.schema import (
+    Row,
+    attempt_of,
+    decode_values,
+    encode_values,
+    request_columns,
+    result_columns,
+    result_of,
+)
+from dagster_imagegen.engine.storage import StoredObject, WriterLock
+
+JOURNAL_FOLDER = "_journal"
+SCHEMA_VERSION = 1
+
+_ENTRY = re.compile(rf"{JOURNAL_FOLDER}/([^/.]+)(?:/(\d{{6}})\.jsonl|\.sealed)")
+
+Kind: TypeAlias = Literal["intent", "result", "withdrawn", "reserve", "heartbeat"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """The first line of a journal."""
+
+    journal_id: str
+    schema: int
+    identity: Identity
+
+    def line(self) -> str:
+        """The header as a line of JSON."""
+        return json.dumps({"record": "header", **asdict(self)}, separators=(",", ":"))
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Header":
+        """The inverse of `line`, parsed. Names that a later schema adds are left out."""
+        known = Identity.__annotations__
+        return cls(
+            journal_id=values["journal_id"],
+            schema=values["schema"],
+            identity=Identity(**{k: v for k, v in values["identity"].items() if k in known}),
+        )
+
+
+def new_journal_id(now: datetime, *, token: str) -> str:
+    """`<UTC day and time>-<random>`: sorts by age, and names the day of its part."""
+    return f"{now:%Y%m%dT%H%M%S%f}Z-{token}"
+
+
+def journal_id_of(attempt_id: str) -> str:
+    """The journal that an attempt is in."""
+    return attempt_id.rpartition("-")[0]
+
+
+def object_path(journal_id: str, seq: int) -> str:
+    """Where one object of a journal lies."""
+    return f"{JOURNAL_FOLDER}/{journal_id}/{seq:06d}.jsonl"
+
+
+def seal_path(journal_id: str) -> str:
+    """Where the seal of a journal lies."""
+    return f"{JOURNAL_FOLDER}/{journal_id}.sealed"
+
+
+def intent_line(attempt: Attempt) -> str:
+    """The record that puts an attempt on record."""
+    return _line("intent", attempt.attempt_id, request_columns(attempt))
+
+
+def result_line(attempt_id: str, result: Result) -> str:
+    """The record of an attempt's outcome."""
+    return _line("result", attempt_id, result_columns(result))
+
+
+def withdrawn_line(attempt_id: str) -> str:
+    """The record that an attempt was not sent after all."""
+    return _line("withdrawn", attempt_id)
+
+
+def reserve_line(usd: Decimal) -> str:
+    """The record of what a pass may spend on attempts of this journal."""
+    return _line("reserve", values={"worst_case_usd": usd})
+
+
+def heartbeat_line() -> str:
+    """A sign of life."""
+    return _line("heartbeat")
+
+
+def _line(kind: Kind, attempt_id: str | None = None, values: Row | None = None) -> str:
+    """`{"record":kind,"attempt_id":…}`, then the values as a JSON object of their own."""
+    head = json.dumps({"record": kind, "attempt_id": attempt_id}, separators=(",", ":"))
+    return head if values is None else f"{head}\t{encode_values(values)}"
+
+
+@dataclass(kw_only=True)
+class JournalContent:
+    """What a journal's records add up to."""
+
+    header: Header | None = None
+    had_intents: bool = False
+    """Whether there ever was an intent, withdrawn or not."""
+    reserved_usd: Decimal = Decimal(0)
+    attempts: dict[str, Attempt] = field(default_factory=dict[str, Attempt])
+    """By id, each with its result once there is one. Withdrawn ones are gone."""
+    unresolved: dict[str, str] = field(default_factory=dict[str, str])
+    """The ids of attempts without a result, and the fingerprint that each requests."""
+
+    def intend(self, attempt: Attempt) -> None:
+        """Add an attempt without a result."""
+        self.had_intents = True
+        self.attempts[attempt.attempt_id] = attempt
+        self.unresolved[attempt.attempt_id] = attempt.fingerprint
+
+    def resolve(self, attempt_id: str, result: Result) -> None:
+        """Give an attempt its result."""
+        if attempt_id in self.attempts:
+            self.attempts[attempt_id] = self.attempts[attempt_id].with_result(result)
+        self.unresolved.pop(attempt_id, None)
+
+    def withdraw(self, attempt_id: str) -> None:
+        """Remove an attempt that was not sent."""
+        self.attempts.pop(attempt_id, None)
+        self.unresolved.pop(attempt_id, None)
+
+    def apply(self, data: bytes) -> None:
+        """Add the records of one object of the journal."""
+        for line in data.decode().splitlines():
+            head, _, tail = line.partition("\t")
+            record = json.loads(head)
+            values = decode_values(tail) if tail else {}
+            match record["record"]:
+                case "header":
+                    self.header = Header.of(record)
+                case "intent":
+                    self.intend(attempt_of({**values, "attempt_id": record["attempt_id"]}))
+                case "result":
+                    self.resolve(record["attempt_id"], result_of(values))
+                case "withdrawn":
+                    self.withdraw(record["attempt_id"])
+                case "reserve":
+                    self.reserved_usd = values["worst_case_usd"]
+                case _:
+                    pass
+
+    @property
+    def bound_usd(self) -> Decimal:
+        """What its attempts count against a budget."""
+        return sum((attempt.bound_usd for attempt in self.attempts.values()), Decimal(0))
+
+    @property
+    def is_of_newer_schema(self) -> bool:
+        """Whether a newer version wrote it, so that it is left alone."""
+        return self.header is not None and self.header.schema > SCHEMA_VERSION
+
+    def rivals(self, fingerprint: str) -> tuple[str, ...]:
+        """Its unresolved attempts at one image."""
+        return tuple(a for a, wanted in self.unresolved.items() if wanted == fingerprint)
+
+
+@dataclass(kw_only=True)
+class OwnJournal:
+    """A journal that this writer opened and has not published."""
+
+    journal_id: str
+    content: JournalContent
+    lock: WriterLock | None
+    opened_at: float
+    last_put_at: float
+    next_seq: int = 1
+    next_attempt: int = 0
+    state: Literal["open", "draining", "publishing"] = "open"
+    pending: list[str] = field(default_factory=list[str])
+    """Lines that the next object of the journal holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalListing:
+    """What one listing of the journal folder shows of one journal."""
+
+    objects: Mapping[int, StoredObject]
+    sealed: bool
+
+    @property
+    def newest(self) -> float | None:
+        """The store's time of the newest object; None where the store has no times."""
+        times = [entry.modified for entry in self.objects.values() if entry.modified is not None]
+        return max(times, default=None)
+
+
+def parse_listing(entries: Iterable[StoredObject]) -> dict[str, JournalListing]:
+    """The journals in one listing of `JOURNAL_FOLDER`, in the order of their ids."""
+    objects: dict[str, dict[int, StoredObject]] = {}
+    seals: set[str] = set()
+    for entry in entries:
+        if match := _ENTRY.fullmatch(entry.path):
+            jid, seq = match.groups()
+            if seq is None:
+                seals.add(jid)
+            else:
+                objects.setdefault(jid, {})[int(seq)] = entry
+    return {
+        jid: JournalListing(objects=objects.get(jid, {}), sealed=jid in seals)
+        for jid in sorted(objects.keys() | seals)
+    }

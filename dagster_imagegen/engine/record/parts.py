@@ -1,0 +1,92 @@
+"""Parts: the immutable Parquet files of the usage table, one for each published journal."""
+
+import io
+from collections.abc import Iterable, Sequence
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from dagster_imagegen.engine.attempt import Attempt
+from dagster_imagegen.engine.record.schema import MONEY, SCHEMA, attempt_of, row_of, to_table
+from dagster_imagegen.engine.storage import ObjectStore
+
+PARTS_FOLDER = "usage"
+BOUND_COLUMNS = ("cost_usd", "worst_case_usd")
+
+
+def part_path(journal_id: str) -> str:
+    """Where the part of a journal lies: in the folder of the day on which it began (UTC)."""
+    day = f"{journal_id[:4]}-{journal_id[4:6]}-{journal_id[6:8]}"
+    return f"{PARTS_FOLDER}/date={day}/{journal_id}.parquet"
+
+
+def part_day(path: str) -> date:
+    """The day (UTC) on which the journal of a part began."""
+    return date.fromisoformat(path.split("/date=", 1)[1][:10])
+
+
+def journal_of(path: str) -> str | None:
+    """The journal whose part lies at `path`; None where the file is not a part."""
+    name = path.rsplit("/", 1)[-1]
+    return name.removesuffix(".parquet") if name.endswith(".parquet") else None
+
+
+async def list_parts(store: ObjectStore) -> dict[str, str]:
+    """The parts' paths, by journal."""
+    listed = await store.list(PARTS_FOLDER)
+    return {jid: path for path in listed if (jid := journal_of(path)) is not None}
+
+
+async def has_part(store: ObjectStore, journal_id: str) -> bool:
+    """Whether the part of a journal exists."""
+    folder, _, name = part_path(journal_id).rpartition("/")
+    return bool(await store.list(folder, prefix=name))
+
+
+async def put_part(store: ObjectStore, journal_id: str, attempts: Iterable[Attempt]) -> None:
+    """Publish the attempts of a journal as its part.
+
+    A part without rows is written too: if the store later completes an old write and attempts of
+    this journal come back, the part says that they do not count.
+    """
+    await store.put(part_path(journal_id), encode_part(attempts))
+
+
+def encode_part(attempts: Iterable[Attempt]) -> bytes:
+    """A Parquet file of the attempts, in the order in which they were put on record."""
+    table = to_table(row_of(attempt) for attempt in attempts)
+    table = table.sort_by([("started_at", "ascending"), ("attempt_id", "ascending")])
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def decode_part(data: bytes) -> list[Attempt]:
+    """The attempts of a part."""
+    return [attempt_of(row) for row in pq.read_table(io.BytesIO(data)).to_pylist()]
+
+
+def open_parts(paths: Sequence[str], *, filesystem: Any) -> ds.Dataset:
+    """The rows of the parts at `paths`, with the columns of `SCHEMA`; columns that an older part
+    lacks are null. Naming the files one by one leaves out temporaries and foreign files."""
+    files: Any = list(paths)
+    return ds.dataset(files, schema=SCHEMA, format="parquet", filesystem=filesystem)
+
+
+def rows_about(
+    dataset: ds.Dataset, fingerprints: Sequence[str], *, columns: Sequence[str]
+) -> pa.Table:
+    """The rows of these fingerprints, with these columns."""
+    wanted = pa.array(fingerprints, pa.string())
+    return dataset.to_table(columns=list(columns), filter=pc.field("fingerprint").isin(wanted))
+
+
+def bound_usd(table: pa.Table) -> Decimal:
+    """The sum of `Attempt.bound_usd` over the rows of a table with `BOUND_COLUMNS`."""
+    each = pc.coalesce(table["cost_usd"], table["worst_case_usd"], pa.scalar(Decimal(0), MONEY))
+    return pc.sum(each).as_py() or Decimal(0)

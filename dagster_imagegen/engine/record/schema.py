@@ -1,0 +1,261 @@
+"""The columns of the usage table, and how an attempt becomes a row and is read from one."""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+
+from dagster_imagegen.engine.attempt import (
+    Attempt,
+    Cost,
+    Identity,
+    ImageFile,
+    Reply,
+    RequestRecord,
+    Result,
+    TokenUsage,
+)
+from dagster_imagegen.engine.request import PARAMETERS
+
+SCHEMA_VERSION = 1
+
+Row: TypeAlias = dict[str, Any]
+"""One attempt at the edge of Parquet and JSON: a value, or nothing, for each column."""
+
+MONEY = pa.decimal128(20, 10)
+TIME = pa.timestamp("us", tz="UTC")
+_MONEY_STEP = Decimal(1).scaleb(-10)
+
+_IDENTITY: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("attempt_id", pa.string(), "the request: <journal>-<number>; unique in the storage"),
+    ("run_id", pa.string(), "Dagster run"),
+    ("root_run_id", pa.string(), "the run that this one retries, or the run itself"),
+    ("asset_key", pa.string(), "asset that requested the image, as a/b"),
+    ("partition_key", pa.string(), "partition that requested it"),
+    ("step_key", pa.string(), "step that requested it"),
+    ("prompt_id", pa.string(), "row of the prompt table"),
+    ("variant", pa.int32(), "0 to n-1"),
+    ("fingerprint", pa.string(), "sha256 of what decides the image"),
+)
+_TYPES: Mapping[str, pa.DataType] = {
+    "string": pa.string(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "bool": pa.bool_(),
+}
+_MODEL, *_PARAMETERS = (
+    (each.name, _TYPES[each.column_type], each.description)
+    for each in PARAMETERS.values()
+    if each.column_type
+)
+_RECORDED = tuple(name for name, _, _ in (_MODEL, *_PARAMETERS))
+_REQUEST: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("endpoint_id", pa.string(), "who received the request; 'sandbox' never costs money"),
+    _MODEL,
+    ("prompt_sha256", pa.string(), "sha256 of the prompt's UTF-8 bytes"),
+    ("prompt", pa.string(), "as sent; null where prompts are not recorded"),
+    *_PARAMETERS,
+    ("worst_case_usd", MONEY, "the most it could cost, by the price list, before it was sent"),
+)
+_RESULT: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("status", pa.string(), "succeeded, refused, rejected, rate_limited, failed, unknown"),
+    ("billing", pa.string(), "billed, not_billed, unknown"),
+    ("http_status", pa.int32(), "of the answer"),
+    ("error_code", pa.string(), "the endpoint's, or this package's"),
+    ("error_message", pa.string(), "the endpoint's, or this package's"),
+    ("request_id", pa.string(), "the provider's"),
+    ("attempt", pa.int32(), "1 for the first try of this image in this run"),
+    ("started_at", TIME, "when it was put on record, before it was sent"),
+    ("finished_at", TIME, "when its outcome was known"),
+    ("revised_prompt", pa.string(), "as answered"),
+    ("answered_at", TIME, "`created` of the answer"),
+    ("answered_size", pa.string(), "as answered; says what an `auto` became"),
+    ("answered_quality", pa.string(), "as answered"),
+    ("answered_background", pa.string(), "as answered"),
+    ("answered_format", pa.string(), "as answered"),
+    ("input_tokens", pa.int64(), "as answered; null where the answer does not say"),
+    ("input_text_tokens", pa.int64(), "as answered"),
+    ("input_image_tokens", pa.int64(), "as answered"),
+    ("input_cached_tokens", pa.int64(), "as answered"),
+    ("output_tokens", pa.int64(), "as answered"),
+    ("output_text_tokens", pa.int64(), "as answered"),
+    ("output_image_tokens", pa.int64(), "as answered"),
+    ("total_tokens", pa.int64(), "as answered"),
+    ("cost_usd", MONEY, "what it cost; where billing is unknown, the most it can have cost"),
+    ("cost_basis", pa.string(), "reported, metered, estimated, unknown, sandbox"),
+    ("price_source", pa.string(), "where the price comes from"),
+    ("price_as_of", pa.date32(), "when the price was checked"),
+    ("image_path", pa.string(), "relative to the storage"),
+    ("image_sha256", pa.string(), "of the stored bytes, which are the provider's"),
+    ("image_size_bytes", pa.int64(), "of the stored bytes"),
+    ("image_format", pa.string(), "as detected from the bytes"),
+    ("image_width", pa.int32(), "pixels"),
+    ("image_height", pa.int32(), "pixels"),
+)
+
+SCHEMA: pa.Schema = pa.schema(
+    [
+        pa.field(name, kind, metadata={"description": text})
+        for name, kind, text in (*_IDENTITY, *_REQUEST, *_RESULT)
+    ],
+    metadata={"dagster_imagegen.usage_schema": str(SCHEMA_VERSION)},
+)
+
+_DECODERS = {MONEY: Decimal, TIME: datetime.fromisoformat, pa.date32(): date.fromisoformat}
+_FROM_JSON = {field.name: _DECODERS[field.type] for field in SCHEMA if field.type in _DECODERS}
+
+# -- attempts and rows -----------------------------------------------------------------------------
+
+_IMAGE = tuple(ImageFile.__dataclass_fields__)
+
+
+def request_columns(attempt: Attempt) -> Row:
+    """The columns that are on record before a request is sent."""
+    request, worst_case = attempt.request, attempt.worst_case
+    return {
+        **vars(attempt.identity),
+        "prompt_id": attempt.prompt_id,
+        "variant": request.variant,
+        "fingerprint": request.fingerprint,
+        "endpoint_id": request.endpoint_id,
+        "prompt_sha256": request.prompt_sha256,
+        "prompt": request.prompt,
+        **request.parameters,
+        "attempt": attempt.number,
+        "worst_case_usd": worst_case.usd,
+        "price_source": worst_case.source,
+        "price_as_of": worst_case.as_of,
+        "started_at": attempt.started_at,
+    }
+
+
+def result_columns(result: Result) -> Row:
+    """The columns that a result adds."""
+    image = {} if result.image is None else vars(result.image)
+    return {
+        "status": result.status,
+        "billing": result.billing,
+        "finished_at": result.finished_at,
+        "error_code": result.error_code,
+        "error_message": result.error_message,
+        **vars(result.reply),
+        **vars(result.tokens),
+        "cost_usd": result.cost.usd,
+        "cost_basis": result.cost.basis,
+        "price_source": result.cost.source,
+        "price_as_of": result.cost.as_of,
+        **{f"image_{name}": value for name, value in image.items()},
+    }
+
+
+def row_of(attempt: Attempt) -> Row:
+    """An attempt as a row of the usage table."""
+    result = {} if attempt.result is None else result_columns(attempt.result)
+    return {"attempt_id": attempt.attempt_id, **request_columns(attempt), **result}
+
+
+def attempt_of(row: Mapping[str, Any]) -> Attempt:
+    """The attempt that a row stands for. Columns that are absent read as null."""
+    return Attempt(
+        attempt_id=row["attempt_id"],
+        identity=Identity(
+            run_id=row.get("run_id") or "",
+            root_run_id=row.get("root_run_id") or "",
+            **_present(row, ("asset_key", "partition_key", "step_key")),
+        ),
+        prompt_id=row.get("prompt_id"),
+        request=RequestRecord(
+            fingerprint=row["fingerprint"],
+            parameters=_present(row, _RECORDED),
+            **_present(row, ("variant", "endpoint_id", "prompt_sha256", "prompt")),
+        ),
+        number=row.get("attempt"),
+        worst_case=Cost(
+            usd=row.get("worst_case_usd"),
+            basis="unknown" if row.get("worst_case_usd") is None else "estimated",
+            source=row.get("price_source"),
+            as_of=row.get("price_as_of"),
+        ),
+        started_at=row.get("started_at"),
+        result=result_of(row) if row.get("status") else None,
+    )
+
+
+def result_of(row: Mapping[str, Any]) -> Result:
+    """The result in a row that has a status."""
+    names = ("billing", "finished_at", "error_code", "error_message")
+    path = row.get("image_path")
+    return Result(
+        status=row["status"],
+        reply=Reply(**_present(row, Reply.__dataclass_fields__)),
+        tokens=TokenUsage(**_present(row, TokenUsage.__dataclass_fields__)),
+        cost=Cost(
+            usd=row.get("cost_usd"),
+            basis=row.get("cost_basis") or "unknown",
+            source=row.get("price_source"),
+            as_of=row.get("price_as_of"),
+        ),
+        image=None if path is None else ImageFile(**{n: row.get(f"image_{n}") for n in _IMAGE}),  # pyright: ignore[reportArgumentType]  # path is among them
+        **_present(row, names),
+    )
+
+
+def _present(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: value for name in names if (value := row.get(name)) is not None}
+
+
+# -- JSON and Arrow --------------------------------------------------------------------------------
+
+
+def encode_values(values: Row) -> str:
+    """Columns as one line of JSON; the inverse of `decode_values`. Nulls are left out."""
+    present = {name: value for name, value in values.items() if value is not None}
+    return json.dumps(present, default=_to_json, separators=(",", ":"))
+
+
+def decode_values(text: str) -> Row:
+    """Columns of one line of JSON, with their Python types again."""
+    values: Row = json.loads(text)
+    return {
+        name: _FROM_JSON[name](value) if name in _FROM_JSON else value
+        for name, value in values.items()
+    }
+
+
+def _to_json(value: object) -> str:
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
+    raise TypeError(f"a usage row cannot hold a value of type {type(value).__name__}")
+
+
+def to_table(rows: Iterable[Row]) -> pa.Table:
+    """Rows as an Arrow table of `SCHEMA`.
+
+    A value that its column cannot hold (a provider's lone surrogate, a number out of range) is
+    escaped, rounded or left out, so that the row of a request that was sent is never lost.
+    """
+    listed = list(rows)
+    try:
+        return pa.Table.from_pylist(listed, schema=SCHEMA)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError):
+        return pa.Table.from_pylist([_fitting(row) for row in listed], schema=SCHEMA)
+
+
+def _fitting(row: Row) -> Row:
+    return {field.name: _fit(row.get(field.name), field.type) for field in SCHEMA}
+
+
+def _fit(value: object, kind: pa.DataType) -> object:
+    if isinstance(value, str):
+        value = value.encode(errors="backslashreplace").decode()
+    try:
+        if isinstance(value, Decimal):
+            value = value.quantize(_MONEY_STEP)
+        return pa.scalar(value, kind).as_py()
+    except (pa.ArrowException, ArithmeticError, ValueError, TypeError):
+        return None

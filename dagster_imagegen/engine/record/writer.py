@@ -1,0 +1,278 @@
+"""A writer of attempts: it puts each on record before it is sent, and publishes what became of it.
+
+The order of its steps keeps the promises; docs/write-protocol.md explains why each is there.
+Everything runs in one event loop, whose clock and sleep it uses.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+
+from dagster_imagegen.engine.attempt import Attempt, Identity, Result
+from dagster_imagegen.engine.errors import Fenced, StorageError
+from dagster_imagegen.engine.record.folding import Folding, ImageStore
+from dagster_imagegen.engine.record.journal import (
+    JOURNAL_FOLDER,
+    OwnJournal,
+    intent_line,
+    journal_id_of,
+    parse_listing,
+    result_line,
+    withdrawn_line,
+)
+from dagster_imagegen.engine.record.limits import Limits
+from dagster_imagegen.engine.record.own_journals import OwnJournals
+from dagster_imagegen.engine.record.parts import decode_part, part_path
+from dagster_imagegen.engine.record.reader import Record, read_record
+from dagster_imagegen.engine.record.reservations import Reservations
+from dagster_imagegen.engine.record.watcher import Watcher
+from dagster_imagegen.engine.storage import ObjectStore, PatientStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Granted:
+    """The attempt is on record, and nobody else requests this image: send it, once, now."""
+
+    attempt_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlreadyThere:
+    """An image of this fingerprint is in storage: use it instead of requesting one."""
+
+    attempt_id: str
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contended:
+    """Another live writer requests this image: wait for its outcome with `outcome_of`."""
+
+    rival: str
+
+
+Decision = Granted | AlreadyThere | Contended
+
+
+class RecordWriter:
+    """One pass's access to the record.
+
+    Call `start`, then `open` if anything is to be sent; then any number of `intend` and `settle`
+    at once; then `close`. All raise `Fenced`, `StoreInconsistent` or `StorageError`; after any of
+    them nothing more is granted.
+
+    Args:
+        store: where journals and parts are; its failing calls are repeated.
+        images: where the images are.
+        identity: on whose behalf attempts are made.
+        now: the time of day, for ids and rows.
+        token: something random, for ids.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: ObjectStore,
+        images: ImageStore,
+        identity: Identity,
+        now: Callable[[], datetime],
+        token: Callable[[], str],
+        limits: Limits | None = None,
+    ) -> None:
+        self._limits = limits = limits or Limits()
+        self._store = store = PatientStore(store, limits.patience)
+        self._images = images
+        self._now = now
+        self._own: dict[str, OwnJournal] = {}
+        self._watcher = Watcher(store, own=self._own, limits=limits)
+        self._folding = Folding(
+            store, images=images, watcher=self._watcher, now=now, run_id=identity.run_id
+        )
+        self._journals = OwnJournals(
+            store,
+            journals=self._own,
+            watcher=self._watcher,
+            identity=identity,
+            reserved=self._reserved_usd,
+            now=now,
+            token=token,
+            limits=limits,
+        )
+        self._reservations = Reservations(
+            store,
+            journal_ids=self._journals.ids,
+            commit=self._journals.commit_reservation,
+            limits=limits,
+        )
+        self._published: dict[str, dict[str, Attempt]] = {}
+
+    def _reserved_usd(self, journal_id: str) -> Decimal:
+        return self._reservations.usd_for(journal_id)
+
+    @property
+    def journal_ids(self) -> list[str]:
+        """Every journal that this writer opened, oldest first."""
+        return self._journals.ids
+
+    async def start(self) -> Record:
+        """Close what dead writers left open, and read what is on record."""
+        listed = await self._store.list(JOURNAL_FOLDER)
+        for jid, found in parse_listing(listed.values()).items():
+            if await self._watcher.is_dead(jid, found):
+                await self._folding.fold(jid)
+        return await read_record(self._store)
+
+    async def open(self) -> None:
+        """Put the first journal's header on record, before anything is sent.
+
+        Only then is the store's clock known, which shows who is dead where locks do not. Further
+        calls do nothing.
+        """
+        if self._journals.is_open:
+            return
+        await self._journals.begin()
+        await self._watcher.refresh()
+        for jid in self._watcher.listing:
+            if jid not in self._own and await self._watcher.is_dead(jid):
+                await self._folding.fold(jid)
+        self._journals.start_committing()
+
+    async def reserve(
+        self, want_usd: Decimal, *, remaining: Callable[[Record], Decimal]
+    ) -> Decimal:
+        """Put on record what this pass may spend in all: `Reservations.reserve`."""
+        return await self._reservations.reserve(want_usd, remaining=remaining)
+
+    # -- sending -------------------------------------------------------------------------------
+
+    async def intend(self, attempt: Attempt) -> Decision:
+        """Put one attempt on record, and decide whether it may be sent.
+
+        `attempt_id` and `started_at` are set here, whatever they are. Call it when a slot is free
+        and send at once: an attempt that is on record and unsent when the process dies counts as
+        perhaps billed.
+        """
+        fingerprint = attempt.fingerprint
+        if rivals := self._watcher.rivals(fingerprint):
+            return Contended(rival=rivals[0])
+        journal = await self._journals.for_an_intent()
+        attempt_id = f"{journal.journal_id}-{journal.next_attempt}"
+        journal.next_attempt += 1
+        attempt = replace(attempt, attempt_id=attempt_id, started_at=self._now())
+        journal.content.intend(attempt)
+        try:
+            await self._journals.commit(journal, intent_line(attempt))
+            decision = await self._decide(journal, attempt_id, fingerprint)
+        except BaseException:
+            # Not sent: whatever the store holds of it, this process knows that it was not.
+            await self._withdraw(journal, attempt_id, wait=False)
+            raise
+        if not isinstance(decision, Granted):
+            await self._withdraw(journal, attempt_id, wait=True)
+        return decision
+
+    async def _decide(self, journal: OwnJournal, attempt_id: str, fingerprint: str) -> Decision:
+        """Grant it once a refresh, begun after the intent was in place, shows no other live one.
+
+        Of two writers, the one whose intent is in place second sees the first one's. The younger
+        journal gives way at once; the older waits a little for the younger to give way, because
+        the younger may have refreshed before our intent was there, and be sending already.
+        """
+        clock = asyncio.get_running_loop().time
+        patience_ends = clock() + self._limits.rival_grace
+        while True:
+            while rivals := self._watcher.rivals(fingerprint):
+                older = [rival for rival in rivals if rival < journal.journal_id]
+                if older or clock() > patience_ends:
+                    return Contended(rival=(older or list(rivals))[0])
+                await asyncio.sleep(self._limits.poll / 4)
+                await self._journals.commit()
+            # After the refresh: a rival that resolved before it had stored its image before that.
+            if images := await self._images.find(fingerprint):
+                return AlreadyThere(attempt_id=min(images), path=images[min(images)])
+            if clock() - self._watcher.refreshed_at <= self._limits.lease / 3:
+                self._journals.raise_if_broken()
+                return Granted(attempt_id=attempt_id)
+            await self._journals.commit()
+
+    async def withdraw(self, attempt_id: str) -> None:
+        """Take back an attempt that was granted and not sent; it leaves no row."""
+        journal = self._own.get(journal_id_of(attempt_id))
+        if journal is not None:
+            await self._withdraw(journal, attempt_id, wait=False)
+
+    async def _withdraw(self, journal: OwnJournal, attempt_id: str, *, wait: bool) -> None:
+        journal.content.withdraw(attempt_id)
+        if wait:
+            await self._journals.commit(journal, withdrawn_line(attempt_id))
+        else:
+            self._journals.commit_later(journal, withdrawn_line(attempt_id))
+        self._journals.publish_if_drained(journal)
+
+    # -- others' attempts ----------------------------------------------------------------------
+
+    async def attempt(self, attempt_id: str) -> Attempt | None:
+        """What is on record of another writer's attempt, or of a published one."""
+        return self._watcher.attempt(attempt_id) or await self._published_attempt(attempt_id)
+
+    async def outcome_of(self, rival: str) -> Attempt | None:
+        """Wait until another writer's attempt has a result. None: it was withdrawn.
+
+        The journal of a rival whose writer died is folded.
+        """
+        jid = journal_id_of(rival)
+        while True:
+            await self._journals.commit()
+            attempt = self._watcher.attempt(rival)
+            if attempt is None:
+                return await self._published_attempt(rival)
+            if attempt.result is not None:
+                return attempt
+            if await self._watcher.is_dead(jid):
+                await self._folding.fold(jid)
+                continue
+            await asyncio.sleep(self._limits.poll)
+
+    async def _published_attempt(self, attempt_id: str) -> Attempt | None:
+        path = part_path(journal_id_of(attempt_id))
+        if path not in self._published:
+            try:
+                data = await self._store.get(path)
+            except FileNotFoundError:
+                return None
+            attempts = await asyncio.to_thread(decode_part, data)
+            # One part is enough: a pass that is overtaken asks for its rows one by one.
+            self._published = {path: {each.attempt_id: each for each in attempts}}
+        return self._published[path].get(attempt_id)
+
+    # -- results -------------------------------------------------------------------------------
+
+    async def settle(self, attempt_id: str, result: Result) -> Attempt:
+        """Put an attempt's result on record; on return it is durable, and may be reported."""
+        journal = self._own.get(journal_id_of(attempt_id))
+        if journal is None:
+            raise StorageError(f"attempt {attempt_id} is not in an open journal of this writer")
+        journal.content.resolve(attempt_id, result)
+        attempt = journal.content.attempts[attempt_id]
+        self._reservations.settled(journal.journal_id, attempt.bound_usd)
+        await self._journals.commit(journal, result_line(attempt_id, result))
+        self._journals.publish_if_drained(journal)
+        return attempt
+
+    async def close(self) -> None:
+        """Publish everything. Attempts that are still unresolved become `unknown`."""
+        fenced = self._journals.broken
+        await self._journals.stop_committing()
+        try:
+            if isinstance(fenced, Fenced):
+                raise fenced
+            for journal in list(self._own.values()):
+                for attempt_id in list(journal.content.unresolved):
+                    lost = self._images.lost(journal.content.attempts[attempt_id])
+                    journal.content.resolve(attempt_id, lost)
+                    journal.pending.append(result_line(attempt_id, lost))
+                await self._journals.publish(journal)
+        finally:
+            self._journals.release_locks()

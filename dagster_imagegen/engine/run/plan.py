@@ -1,0 +1,221 @@
+"""What a pass is to do for a prompt table, given all that is on record: known before any money."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+import pyarrow as pa
+
+from dagster_imagegen.engine.attempt import (
+    IMAGE_MISSING,
+    SANDBOX,
+    UNKNOWN_COST,
+    Attempt,
+    Cost,
+    Outcome,
+)
+from dagster_imagegen.engine.errors import ConfigurationError
+from dagster_imagegen.engine.images import Images
+from dagster_imagegen.engine.money.price_list import PriceList
+from dagster_imagegen.engine.prompts.table import PromptTable
+from dagster_imagegen.engine.record import Record
+from dagster_imagegen.engine.record.parts import open_parts, rows_about
+from dagster_imagegen.engine.record.schema import SCHEMA, attempt_of, row_of, to_table
+from dagster_imagegen.engine.request import ImageRequest
+from dagster_imagegen.engine.run.verdict import Judge, Redo, Unresolved, left_unresolved, successes
+from dagster_imagegen.engine.storage import Storage
+
+_TEXTS = {"prompt", "extra_body"}
+_COLUMNS = [name for name in SCHEMA.names if name not in _TEXTS]
+"""What a verdict needs, and all else but the long texts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One distinct image that is wanted. `known` is its outcome where nothing is to be sent.
+
+    `least` and `worst_case` are what one request for it can cost, computed here and nowhere else.
+    """
+
+    request: ImageRequest
+    prompt_id: str
+    known: Outcome | None = None
+    unresolved: Unresolved = field(default_factory=Unresolved)
+    least: Cost = UNKNOWN_COST
+    worst_case: Cost = UNKNOWN_COST
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a pass will do. Counts are of images, one for each prompt row and variant."""
+
+    prompts: PromptTable
+    jobs: tuple[Job, ...]
+    images: int
+    reused: int
+    refused: int
+    unknown: int
+    missing: int
+    cost_range_usd: tuple[Decimal, Decimal] | None
+    """Least and most that what is sent costs by the price list; None: it has no price."""
+    sandbox: bool
+
+    @property
+    def rows(self) -> int:
+        """Rows of the prompt table."""
+        return len(self.prompts.rows)
+
+    @property
+    def to_send(self) -> int:
+        """Requests that will be sent, if each succeeds at once."""
+        return sum(job.known is None for job in self.jobs)
+
+    @property
+    def retried(self) -> int:
+        """How many of them follow an earlier request that may have been billed."""
+        return sum(job.known is None and job.unresolved.count > 0 for job in self.jobs)
+
+    @property
+    def duplicates(self) -> int:
+        """Images that another row of the table requests as well."""
+        return self.images - len(self.jobs)
+
+    def describe(self) -> str:
+        """One line for a log."""
+        parts = [f"{self.rows:,} rows", f"{self.images:,} images", f"{self.to_send:,} to request"]
+        for count, what in (
+            (self.retried, "of them retried (an earlier attempt may have been billed)"),
+            (self.reused, "already in storage"),
+            (self.duplicates, "duplicates within this table"),
+            (self.refused, "refused before"),
+            (self.unknown, "skipped because their outcome is unknown"),
+            (self.missing, "paid for and missing from storage"),
+        ):
+            if count:
+                parts.append(f"{count:,} {what}")
+        return f"plan: {', '.join(parts)}; {self._cost()}"
+
+    def _cost(self) -> str:
+        if not self.to_send:
+            return "nothing to pay"
+        if self.cost_range_usd is None:
+            return "the price of this model is unknown"
+        low, high = self.cost_range_usd
+        amount = (
+            f"${low:,.2f}" if round(low, 2) == round(high, 2) else f"${low:,.2f} to ${high:,.2f}"
+        )
+        return f"$0.00 in the sandbox ({amount} at list price)" if self.sandbox else amount
+
+
+async def make_plan(
+    prompts: PromptTable,
+    record: Record,
+    *,
+    storage: Storage,
+    images: Images,
+    prices: PriceList,
+    root_run_id: str,
+    redo: Collection[Redo] = (),
+    resend_unknown: bool = False,
+) -> Plan:
+    """Look up every wanted image in the record, and price what is left to request.
+
+    `storage` holds the parts of `record`.
+    """
+    wanted: dict[str, tuple[ImageRequest, str]] = {}
+    for row in prompts.rows:
+        for request in row.requests:
+            wanted.setdefault(request.fingerprint, (request, row.prompt_id))
+    on_record = _on_record(record, list(wanted), storage=storage)
+    made = [each for attempts in on_record.values() for each in successes(attempts)]
+    gone = await images.missing([each.result.image.path for each in made if _has_image(each)])  # pyright: ignore[reportOptionalMemberAccess]  # checked there
+    await _add_what_arrived_later(on_record, images)
+    judge = Judge(root_run_id=root_run_id, redo=redo, resend_unknown=resend_unknown, gone=gone)
+    jobs: list[Job] = []
+    for fingerprint, (request, prompt_id) in wanted.items():
+        verdict = judge.verdict(request, on_record.get(fingerprint, []))
+        unsent = (UNKNOWN_COST, UNKNOWN_COST)
+        least, worst_case = prices.bounds(request) if verdict.known is None else unsent
+        jobs.append(
+            Job(
+                request=request,
+                prompt_id=prompt_id,
+                known=verdict.known,
+                unresolved=verdict.unresolved,
+                least=least,
+                worst_case=worst_case,
+            )
+        )
+    counts = Counter(_kind(job.known) for job in jobs if job.known is not None)
+    return Plan(
+        prompts=prompts,
+        jobs=tuple(jobs),
+        images=sum(len(row.requests) for row in prompts.rows),
+        reused=counts["reused"],
+        refused=counts["refused"],
+        unknown=counts["unknown"],
+        missing=counts["missing"],
+        cost_range_usd=_cost_range([job for job in jobs if job.known is None]),
+        sandbox=any(job.request.endpoint_id == SANDBOX for job in jobs),
+    )
+
+
+def check_prices(plan: Plan) -> None:
+    """Raise `ConfigurationError` if something is to be sent whose worst case is unknown."""
+    for job in plan.jobs:
+        request = job.request
+        if job.known is None and job.worst_case.usd is None:
+            raise ConfigurationError(
+                f"a budget is set, and model {request.model!r} at size {request.size!r}, quality "
+                f"{request.quality!r} has no price that bounds its cost; set one in `prices`, or "
+                "run without a budget"
+            )
+
+
+def _on_record(
+    record: Record, fingerprints: list[str], *, storage: Storage
+) -> Mapping[str, list[Attempt]]:
+    """The attempts at each fingerprint, published or not, oldest first."""
+    tables = [to_table(row_of(each) for each in record.open_attempts).select(_COLUMNS)]
+    if record.parts and fingerprints:
+        paths = [storage.full_path(path) for path in record.parts]
+        parts = open_parts(paths, filesystem=storage.filesystem)
+        tables.append(rows_about(parts, fingerprints, columns=_COLUMNS))
+    found: dict[str, list[Attempt]] = {}
+    for row in pa.concat_tables(tables).sort_by("attempt_id").to_pylist():
+        attempt = attempt_of(row)
+        found.setdefault(attempt.fingerprint, []).append(attempt)
+    return found
+
+
+async def _add_what_arrived_later(on_record: Mapping[str, list[Attempt]], images: Images) -> None:
+    """Add images of unresolved attempts that are in storage all the same.
+
+    A save ended after its process was given up, or the image was spilled and restored.
+    """
+    for fingerprint, attempts in on_record.items():
+        if not left_unresolved(attempts):
+            continue
+        for attempt_id, path in sorted((await images.find(fingerprint)).items()):
+            attempt = next((each for each in attempts if each.attempt_id == attempt_id), None)
+            attempts.append(await images.adopt(attempt_id, path, attempt))
+            break
+
+
+def _has_image(attempt: Attempt) -> bool:
+    return attempt.result is not None and attempt.result.image is not None
+
+
+def _kind(outcome: Outcome) -> str:
+    return "missing" if outcome.error_code == IMAGE_MISSING else outcome.status
+
+
+def _cost_range(jobs: list[Job]) -> tuple[Decimal, Decimal] | None:
+    """Summed over all; None as soon as one has no price."""
+    low = high = Decimal(0)
+    for job in jobs:
+        if job.least.usd is None or job.worst_case.usd is None:
+            return None
+        low, high = low + job.least.usd, high + job.worst_case.usd
+    return low, high

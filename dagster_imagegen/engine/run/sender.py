@@ -1,0 +1,188 @@
+"""One request: claimed on record, sent once, its image and its result made durable."""
+
+import asyncio
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from dagster_imagegen.engine.attempt import (
+    IMAGE_NOT_SAVED,
+    OUTCOME_LOST,
+    Attempt,
+    ImageFile,
+    Outcome,
+    RequestRecord,
+    Result,
+)
+from dagster_imagegen.engine.endpoint.response import Failure, GeneratedImage
+from dagster_imagegen.engine.errors import StorageError
+from dagster_imagegen.engine.pacing.pacer import Signal, Slot
+from dagster_imagegen.engine.record import AlreadyThere, Contended, Granted
+from dagster_imagegen.engine.run.answers import cost_of_answer, result_of_answer, signal_of
+from dagster_imagegen.engine.run.context import PassContext
+from dagster_imagegen.engine.run.plan import Job
+from dagster_imagegen.engine.run.verdict import Unresolved
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """The right to send one request: a slot, and an attempt on record."""
+
+    slot: Slot
+    attempt_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """A request that was sent and settled. `failure` is None where it brought an image.
+
+    `list_price_usd` is what it cost at list price, which the sandbox's results do not hold.
+    """
+
+    attempt: Attempt
+    failure: Failure | None
+    list_price_usd: Decimal | None
+
+
+class Sender:
+    """Claims and sends requests for one pass."""
+
+    def __init__(self, context: PassContext) -> None:
+        self._context = context
+        self.sending: set[asyncio.Task[None] | None] = set()
+        """The tasks that wait for an answer; stopping waits for them."""
+
+    async def claim(self, job: Job, *, number: int, unresolved: Unresolved) -> Claim | Outcome:
+        """A free slot and an attempt on record in it; or the outcome that another writer brought.
+
+        Raises `PauseTooLong` where the endpoint asks everybody to wait for too long.
+        """
+        context, request = self._context, job.request
+        attempt = Attempt(
+            attempt_id="",
+            identity=context.identity,
+            prompt_id=job.prompt_id,
+            request=RequestRecord.of(request, record_prompt=context.record_prompts),
+            number=number,
+            worst_case=job.worst_case,
+        )
+        while True:
+            decision = await self._intend(attempt)
+            if isinstance(decision, Claim):
+                return decision
+            if isinstance(decision, AlreadyThere):
+                return await self._adopted(decision)
+            other = await context.record.outcome_of(decision.rival)
+            if other is None:
+                continue
+            if self._died_sending(other):
+                unresolved = unresolved.one_more(of_another_run=True)
+                if unresolved.may_resend:
+                    continue
+            if other.status in ("succeeded", "refused", "unknown"):
+                return Outcome.of(other, reused=True)
+
+    async def _intend(self, attempt: Attempt) -> Claim | AlreadyThere | Contended:
+        context = self._context
+        slot = await context.pacer.acquire()
+        claim: Claim | None = None
+        try:
+            decision = await context.record.intend(attempt)
+            if not isinstance(decision, Granted):
+                return decision
+            if context.stop.is_set:
+                await context.record.withdraw(decision.attempt_id)
+                raise asyncio.CancelledError
+            claim = Claim(slot=slot, attempt_id=decision.attempt_id)
+            return claim
+        finally:
+            if claim is None:
+                context.pacer.release(slot, Signal(outcome="unclear"))
+
+    async def _adopted(self, found: AlreadyThere) -> Outcome:
+        context = self._context
+        attempt = await context.record.attempt(found.attempt_id)
+        if attempt is None or attempt.status != "succeeded":
+            attempt = await context.images.adopt(found.attempt_id, found.path, attempt)
+        return Outcome.of(attempt, reused=True)
+
+    def _died_sending(self, attempt: Attempt) -> bool:
+        """Whether a writer of another root run left this attempt open when it died."""
+        result = attempt.result
+        return (
+            result is not None
+            and result.status == "unknown"
+            and result.error_code == OUTCOME_LOST
+            and attempt.identity.root_run_id != self._context.identity.root_run_id
+        )
+
+    async def send(self, job: Job, claim: Claim) -> Sent:
+        """Send what is on record; on return its image and its result are durable."""
+        context, request = self._context, job.request
+        task = asyncio.current_task()
+        self.sending.add(task)
+        try:
+            context.totals.requests += 1
+            signal = Signal(outcome="unclear")
+            try:
+                answer = await context.endpoint.send(request)
+                signal = signal_of(answer)
+            finally:
+                context.pacer.release(claim.slot, signal)
+            cost = cost_of_answer(context.prices, request, answer, worst_case=job.worst_case)
+            result = result_of_answer(
+                answer,
+                cost,
+                sandbox=context.sandbox,
+                finished_at=context.now(),
+                with_texts=context.record_prompts,
+            )
+            said = answer.result
+            if isinstance(said, Failure):
+                result = self._with_reason(result, said)
+            context.totals.add(result, list_price=cost)
+            if isinstance(said, GeneratedImage):
+                image = await self._save(said, job, claim.attempt_id, result)
+                result = replace(result, image=image)
+                context.totals.succeeded += 1
+            attempt = await context.record.settle(claim.attempt_id, result)
+        finally:
+            self.sending.discard(task)
+        failure = said if isinstance(said, Failure) else None
+        return Sent(attempt=attempt, failure=failure, list_price_usd=cost.usd)
+
+    def _with_reason(self, result: Result, failure: Failure) -> Result:
+        """The same with the wait that is too long, where that is why it is not sent again."""
+        reason = self._context.retry.too_long(failure.wait_seconds)
+        if reason is None:
+            return result
+        told = f"{result.error_message}; {reason}" if result.error_message else reason
+        return replace(result, error_message=told)
+
+    async def _save(
+        self, image: GeneratedImage, job: Job, attempt_id: str, result: Result
+    ) -> ImageFile:
+        """Store the image, or spill it to this machine if the storage stays away: it is paid for.
+
+        Raises `StorageError`, the attempt settled, when the storage does not take it.
+        """
+        context, fingerprint = self._context, job.request.fingerprint
+        try:
+            return await context.images.save(image, fingerprint=fingerprint, attempt_id=attempt_id)
+        except (StorageError, asyncio.CancelledError) as error:
+            kept = await self._spill(image, fingerprint=fingerprint, attempt_id=attempt_id)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            message = f"{error}. The image is paid for and {kept}"
+            unsaved = replace(
+                result, status="failed", error_code=IMAGE_NOT_SAVED, error_message=message
+            )
+            await context.record.settle(attempt_id, unsaved)
+            raise StorageError(message) from error
+
+    async def _spill(self, image: GeneratedImage, *, fingerprint: str, attempt_id: str) -> str:
+        images = self._context.images
+        try:
+            where = await images.spill(image, fingerprint=fingerprint, attempt_id=attempt_id)
+        except StorageError as error:
+            return f"lost, because it could not be kept on this machine either: {error}"
+        return f"kept at {where}; the next run on this machine stores it instead of buying another"

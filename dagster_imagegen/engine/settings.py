@@ -1,0 +1,45 @@
+"""The engine's settings."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dagster_imagegen.engine.endpoint.retries import RetryPolicy
+from dagster_imagegen.engine.money.budget import Budget
+from dagster_imagegen.engine.money.price_list import ModelPrice
+from dagster_imagegen.engine.record import Limits
+
+
+def spill_folder() -> str:
+    """The folder for spilled images: in the user's state folder (XDG Base Directory)."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return str(Path(state) / "dagster-imagegen" / "unsaved")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Where to send requests, where to write, and how fast. `ImageGenResource` describes each."""
+
+    base_url: str
+    endpoint_id: str
+    model: str
+    storage_uri: str
+    api_key: str | None = field(default=None, repr=False)
+    storage_options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    usage_uri: str | None = None
+    timeout_seconds: float = 600.0
+    max_concurrency: int = 64
+    requests_per_minute: float | None = None
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    prices: Mapping[str, ModelPrice | Mapping[str, object]] = field(
+        default_factory=dict[str, "ModelPrice | Mapping[str, object]"]
+    )
+    extra_headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    extra_body: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    record_prompts: bool = True
+    budget: Budget | None = None
+    drain_seconds: float = 60.0
+    spill_folder: str = field(default_factory=spill_folder)
+    limits: Limits = field(default_factory=Limits)
