@@ -29,12 +29,12 @@ def test_serve_says_where_it_is_and_ends_on_a_signal(ending: signal.Signals) -> 
         assert found is not None
         url = f"{found[1]}/images/generations"
         for prompt, status in [("mug", 200), ("cup", 400)]:
-            answer = httpx.post(url, json={"prompt": prompt}, verify=False)
+            answer = httpx.post(url, json={"prompt": prompt}, verify=False, timeout=60)
             assert answer.status_code == status
         shown = list(iter(process.stdout.readline, "Ctrl+C stops it.\n"))
         assert f'base_url="{found[1]}"' in "".join(shown)
         process.send_signal(ending)
-        _, complaints = process.communicate(timeout=30)
+        _, complaints = process.communicate(timeout=60)
         assert process.returncode == 0
         assert complaints == ""
     finally:

@@ -34,6 +34,7 @@ from dagster_imagegen.engine.request import ImageRequest
 from dagster_imagegen.engine.storage import Patience
 from dagster_imagegen.sandbox import Fault, Sandbox
 from tests.engine.conftest import Run, statuses, table_of, values
+from tests.fire.parrot import Answer, Heard, Parrot, success
 
 pytestmark = pytest.mark.imagegen_sandbox(paint=False)
 
@@ -359,12 +360,13 @@ def test_draining_keeps_what_is_in_flight(
 ) -> None:
     """Stopped in the middle: nothing more is sent, and every request sent has its row."""
     engine = open_engine(imagegen_sandbox, max_concurrency=4)
-    prompts = engine.read_prompts([f"mug {n}" for n in range(40)], params={"quality": "low"})
+    # Far more than can be sent by the time that the first outcome is seen, on any machine.
+    prompts = engine.read_prompts([f"mug {n}" for n in range(400)], params={"quality": "low"})
     with engine.generate(prompts, identity=Identity(run_id="r", root_run_id="r")) as generation:
         next(iter(generation))
         rest = generation.drain()
     sent = len(imagegen_sandbox.requests)
-    assert 0 < sent < 40
+    assert 0 < sent < 400
     rows = usage_rows(storage)
     assert rows.num_rows == sent
     assert set(values(rows, "status")) == {"succeeded"}
@@ -372,7 +374,7 @@ def test_draining_keeps_what_is_in_flight(
     assert list(storage.glob("_journal/*")) == []
 
 
-@pytest.mark.imagegen_sandbox(paint=False, latency_seconds=30.0)
+@pytest.mark.imagegen_sandbox(paint=False, latency_seconds=3600.0)
 def test_draining_is_bounded(
     imagegen_sandbox: Sandbox, open_engine: Callable[..., Engine], storage: Path
 ) -> None:
@@ -465,15 +467,15 @@ def test_an_image_that_could_not_be_saved_is_stored_by_the_next_run(
     assert len(imagegen_sandbox.requests) == 1
 
 
-@pytest.mark.parametrize("lease", [20.0, 1.0], ids=["dead already", "dies meanwhile"])
+@pytest.mark.parametrize("silent", [3600, 19], ids=["dead already", "dies meanwhile"])
 @pytest.mark.parametrize("root_run_id", ["root", "a later one"])
 def test_only_a_later_run_asks_for_what_a_dead_one_asked_for(
-    run: Run, imagegen_sandbox: Sandbox, storage: Path, lease: float, root_run_id: str
+    run: Run, imagegen_sandbox: Sandbox, storage: Path, silent: int, root_run_id: str
 ) -> None:
     """Where no lock tells who is dead, a run's own retry leaves what was in flight alone; another
     one asks for it as soon as the lease is over."""
     name = f"memory://{storage.name}-{id(storage)}"
-    limits = Limits(lease=lease, poll=0.05, patience=Patience(backoff_seconds=0.01))
+    limits = Limits(lease=20.0, poll=0.05, patience=Patience(backoff_seconds=0.01))
     run(["a lamp"], storage_uri=name)
     fs, root = fsspec.url_to_fs(name)
     jid = "20260101T000000000000Z-dead"
@@ -491,8 +493,7 @@ def test_only_a_later_run_asks_for_what_a_dead_one_asked_for(
     ]
     path = f"{root}/_journal/{jid}/000000.jsonl"
     fs.pipe_file(path, "\n".join(lines).encode())
-    if lease > 1:
-        fs.store[path].created -= timedelta(hours=1)
+    fs.store[path].created -= timedelta(seconds=silent)
     later = root_run_id != "root"
     again = run(["a mug"], storage_uri=name, root_run_id=root_run_id, limits=limits)
     assert statuses(again) == ["generated" if later else "unknown"]
@@ -558,19 +559,26 @@ def test_bad_rows_are_named_without_what_is_private(
         assert "many" in told or "row 1: kept" in told
 
 
-@pytest.mark.imagegen_sandbox(paint=False, latency_seconds=0.5)
-def test_a_pass_tells_that_it_waits(
-    imagegen_sandbox: Sandbox, open_engine: Callable[..., Engine]
-) -> None:
+def test_a_pass_tells_that_it_waits(open_engine: Callable[..., Engine]) -> None:
     """While nothing comes there are beats, in which its progress can be told."""
-    engine = open_engine(imagegen_sandbox)
-    prompts = engine.read_prompts(["a mug", "a lamp"], params={"quality": "low"})
-    with engine.generate(prompts, identity=Identity(run_id="r", root_run_id="r")) as generation:
-        assert generation.plan.to_send == 2
-        beats = list(generation.beats(0.05))
-        assert beats[0] is None
-        assert sum(beat is not None for beat in beats) == 2
-        told = str(generation.progress)
+    waited = threading.Event()
+
+    def answer_later(_: Heard) -> Answer:
+        assert waited.wait(60), "there was no beat"
+        return success(usage={"input_tokens": 10, "output_tokens": 400, "total_tokens": 410})
+
+    with Parrot(answer_later).serve() as parrot:
+        engine = open_engine(parrot)
+        prompts = engine.read_prompts(["a mug", "a lamp"], params={"quality": "low"})
+        identity = Identity(run_id="r", root_run_id="r")
+        with engine.generate(prompts, identity=identity) as generation:
+            assert generation.plan.to_send == 2
+            outcomes = 0
+            for beat in generation.beats(0.05):
+                waited.set()
+                outcomes += beat is not None
+            assert outcomes == 2
+            told = str(generation.progress)
     assert re.fullmatch(r"2 of 2 images, 0 in flight, \d+ a minute, \$0\.03", told), told
 
 

@@ -1,5 +1,6 @@
 """What the tests under fire share: passes in this process and in others, with their settings."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -27,6 +28,14 @@ pytest.register_assert_rewrite("tests.fire.books")
 # An object store has no locks: who died is known when the lease is over, by times that are told in
 # whole seconds.
 S3_LIMITS = Limits(lease=5.0, poll=0.5, patience=Patience(backoff_seconds=0.05))
+
+
+def until(condition: Callable[[], bool], *, seconds: float = 300.0) -> None:
+    """Wait for what others do; the time only ends a test that hangs."""
+    ends_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends_at, "it did not happen"
+        time.sleep(0.005)
 
 
 @dataclass
@@ -96,7 +105,7 @@ class Passes:
         self._count += 1
         work = {
             name: options.pop(name)
-            for name in ("dies_before", "params", "root_run_id")
+            for name in ("dies_before", "params", "root_run_id", "signals_itself")
             if name in options
         }
         writer = Writer(

@@ -11,7 +11,7 @@ from typing_extensions import Self
 from dagster_imagegen.sandbox import ReceivedRequest, Sandbox
 from tests.fire.writer import Fork
 
-ANSWERS_WITHIN = 60.0
+ANSWERS_WITHIN = 300.0  # or it hangs
 
 
 class Provider:

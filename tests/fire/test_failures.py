@@ -29,7 +29,7 @@ from tests.fire.books import (
     assert_images_are_whole,
     rows_in,
 )
-from tests.fire.conftest import Passes
+from tests.fire.conftest import Passes, until
 
 # Three tries, and none of the waits that were not asked for.
 PATIENT = RetryPolicy(max_attempts=3, max_wait_seconds=0.05)
@@ -170,11 +170,17 @@ def test_every_fault_has_its_line() -> None:
 
 
 def ask(
-    passes: Passes, sandbox: Sandbox, expected: Expected, params: ImageParams, **settings: Any
+    passes: Passes,
+    sandbox: Sandbox,
+    expected: Expected,
+    params: ImageParams,
+    *,
+    timeout_seconds: float = 60.0,
 ) -> None:
     """Ask for one image and hold everything against what is expected; then run again."""
-    options: dict[str, Any] = {"params": params, "retry": PATIENT, **settings}
-    with passes.begin(sandbox, ["a red mug"], **options) as generation:
+    options: dict[str, Any] = {"params": params, "retry": PATIENT}
+    changes = {**options, "timeout_seconds": timeout_seconds}
+    with passes.begin(sandbox, ["a red mug"], **changes) as generation:
         if expected.error is None:
             for _ in generation:
                 pass
@@ -182,6 +188,7 @@ def ask(
             with pytest.raises(expected.error):
                 list(generation)
     (outcome,) = generation.outcomes.values()
+    until(lambda: len(sandbox.requests) >= expected.requests)  # it can be behind who gave up on it
     rows, requests = rows_in(passes.storage), sandbox.requests
     assert outcome.status == expected.outcome
     assert len(requests) == len(rows) == generation.totals.requests == expected.requests
@@ -236,8 +243,9 @@ def test_faults(passes: Passes, kind: str, streamed: bool) -> None:
     if streamed:
         params |= {"stream": True, "partial_images": 1}
     with Sandbox(paint=False, faults=faults) as sandbox:
-        timeout = {"timeout_seconds": 0.3} if kind == "hang" else {}
-        ask(passes, sandbox, expected, params, **timeout)
+        # A short timeout only where there never is an answer: no other request can reach it.
+        timeout_seconds = 0.3 if kind == "hang" else 60.0
+        ask(passes, sandbox, expected, params, timeout_seconds=timeout_seconds)
     for row in rows_in(passes.storage):  # In some dialects an error has no code; here each has one.
         assert (row["error_code"] is None) == (row["status"] == "succeeded")
 

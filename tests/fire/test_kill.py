@@ -93,7 +93,10 @@ def run_again(
 
     One rerun makes every image; the last one only closes what the dead one left.
     """
-    assert killed.wait() == -signal.SIGKILL
+    # At a request, who kills may be so late on a busy machine that nothing is left to kill; what
+    # is asserted holds then as well. At a change, it kills itself, or the proxy does it in time.
+    ends = (-signal.SIGKILL, 0) if isinstance(point, int) else (-signal.SIGKILL,)
+    assert killed.wait() in ends
     saved = {path.name.split(".")[0] for path in passes.place.glob("images/*/*")}
     again = passes.start(provider.quick_url, prompts, max_concurrency=AT_ONCE)
     assert again.wait() == 0

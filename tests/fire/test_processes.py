@@ -1,9 +1,7 @@
 """Processes that are interrupted, paused past their lease, or at work on the same storage."""
 
 import signal
-import time
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,25 +17,18 @@ from tests.fire.books import (
     by_status,
     rows_in,
 )
-from tests.fire.conftest import OpenPasses, Passes
+from tests.fire.conftest import OpenPasses, Passes, until
 from tests.fire.writer import EXIT_DRAINED, EXIT_FAILED
 
 PROMPTS = [f"a mug, number {number}" for number in range(60)]
 
 
-def until(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
-    """Wait for what other processes do."""
-    ends_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends_at, "it did not happen"
-        time.sleep(0.005)
-
-
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT], ids=lambda sent: sent.name)
 def test_an_interrupted_process_drains(passes: Passes, sent: signal.Signals) -> None:
     """Nothing more is sent, what is in flight comes back, and a rerun does only the rest."""
-    with Sandbox(paint=False, latency_seconds=(0.1, 0.4), seed=2) as sandbox:
-        writer = passes.start(sandbox, PROMPTS, max_concurrency=8)
+    # Slow answers, four at a time: the signal comes long before the last of them.
+    with Sandbox(paint=False, latency_seconds=(0.5, 1.0), seed=2) as sandbox:
+        writer = passes.start(sandbox, PROMPTS, max_concurrency=4)
         until(lambda: len(writer.reported) >= 5)
         writer.send(sent)
         assert writer.wait() == EXIT_DRAINED
@@ -56,13 +47,11 @@ def test_an_interrupted_process_drains(passes: Passes, sent: signal.Signals) -> 
 
 def test_draining_is_bounded(passes: Passes) -> None:
     """An endpoint that never answers holds nobody up, and each request is a row all the same."""
-    with Sandbox(paint=False, latency_seconds=60.0) as sandbox:
+    with Sandbox(paint=False, latency_seconds=3600.0) as sandbox:
         writer = passes.start(sandbox, PROMPTS, max_concurrency=4, drain_seconds=0.5)
         until(lambda: sandbox.totals.requests == 4)
         writer.send(signal.SIGTERM)
-        stopped_at = time.monotonic()
-        assert writer.wait() == EXIT_DRAINED
-        assert time.monotonic() - stopped_at < 15
+        assert writer.wait() == EXIT_DRAINED  # Far sooner than any answer.
         rows = rows_in(passes.storage)
         assert by_status(rows) == {"unknown": 4}
         assert_every_request_has_its_row(rows, sandbox.requests)
@@ -74,11 +63,9 @@ def paused_and_replaced(passes: Passes, sandbox: Sandbox, prompts: list[str]) ->
     """A writer is stopped, another takes it for dead and does its work; then it is woken up."""
     options: dict[str, Any] = {"max_concurrency": 8}
     if "limits" not in passes.defaults:
-        options["limits"] = Limits(lease=1.5, poll=0.05, patience=Patience(backoff_seconds=0.01))
-    paused = passes.start(sandbox, prompts, **options)
+        options["limits"] = Limits(lease=3.0, poll=0.05, patience=Patience(backoff_seconds=0.01))
+    paused = passes.start(sandbox, prompts, signals_itself=(5, signal.SIGSTOP), **options)
     until(lambda: len(paused.reported) >= 5)
-    paused.send(signal.SIGSTOP)
-    time.sleep(0.1)
     before = paused.reported
     successor = passes.start(sandbox, prompts, **options)
     try:
@@ -126,7 +113,7 @@ def writers_at_once(passes: Passes, prompts: list[str], *, count: int) -> None:
     """Several processes run the same prompts, and each image is bought once."""
     with Sandbox(paint=False, latency_seconds=(0.05, 0.2), seed=4) as sandbox:
         writers = [passes.start(sandbox, prompts, max_concurrency=16) for _ in range(count)]
-        assert [writer.wait(110.0) for writer in writers] == [0] * count
+        assert [writer.wait() for writer in writers] == [0] * count
         rows, requests = rows_in(passes.place), sandbox.requests
         assert billed_by_prompt(requests) == dict.fromkeys(prompts, 1)
         assert_every_request_has_its_row(rows, requests)

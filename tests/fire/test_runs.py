@@ -108,7 +108,9 @@ def test_ten_prompts_ten_times(passes: Passes) -> None:
 def test_four_processes_share_a_budget(passes: Passes, rates: dict[str, float]) -> None:
     """More than 64 in flight, on a good day and on a bad one: together never over, by the books."""
     budget = Budget(max_usd=Decimal("0.50"), per="day", scope="storage", when_exhausted="defer")
-    with Sandbox(paint=False, latency_seconds=(0.8, 1.2), fault_rates=rates) as sandbox:
+    # So slow that all processes have begun, and sent what the budget lets them, by the time that
+    # the first answers come.
+    with Sandbox(paint=False, latency_seconds=(5.0, 6.0), fault_rates=rates) as sandbox:
         writers = [
             passes.start(
                 sandbox,

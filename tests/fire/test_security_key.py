@@ -137,7 +137,7 @@ def test_the_key_is_on_no_disk_while_requests_are_in_flight(
 
     def wait(heard: Heard) -> Answer:
         arrived.release()
-        go_on.wait(10)
+        go_on.wait(60)
         return success()
 
     with Parrot(wait).serve() as parrot:
@@ -149,8 +149,8 @@ def test_the_key_is_on_no_disk_while_requests_are_in_flight(
             extra_headers={"x-gateway": OTHER_SECRET},
         )
         with generation:
-            assert arrived.acquire(timeout=10)
-            assert arrived.acquire(timeout=10)
+            assert arrived.acquire(timeout=60)
+            assert arrived.acquire(timeout=60)
             files = files_below(passes.folder)
             shown = repr(
                 [generation, generation.plan, passes.engine(sandbox, api_key=KEY).settings]

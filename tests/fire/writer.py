@@ -42,6 +42,8 @@ class Work:
 
     dies_before: a folder of the storage and a number: it kills itself before it makes, moves or
         removes something there for the nth time. `removal` counts what is removed from journals.
+    signals_itself: a number and a signal: it gets that when it has noted down so many outcomes,
+        however late anybody else would notice.
     """
 
     settings: Mapping[str, Any]
@@ -51,6 +53,7 @@ class Work:
     root_run_id: str | None = None
     params: Mapping[str, Any] = field(default_factory=lambda: {"quality": "low"})
     dies_before: tuple[str, int] | None = None
+    signals_itself: tuple[int, signal.Signals] | None = None
 
 
 class Fork:
@@ -102,7 +105,7 @@ class Writer(Fork):
         self.work = work
         super().__init__(_write, work)
 
-    def wait(self, seconds: float = 60.0) -> int:
+    def wait(self, seconds: float = 300.0) -> int:
         """Wait for its end: 0, one of the codes above, or the negative of what killed it."""
         try:
             return super().wait(seconds)
@@ -151,8 +154,10 @@ def _write(work: Work) -> None:
         prompts = engine.read_prompts(work.prompts, params=dict(work.params))  # pyright: ignore[reportArgumentType]  # a TypedDict's items
         generation = engine.generate(prompts, identity=identity)
         try:
-            for outcome in generation:
+            for number, outcome in enumerate(generation, 1):
                 os.write(log, f"{outcome.fingerprint} {outcome.status}\n".encode())
+                if work.signals_itself is not None and work.signals_itself[0] == number:
+                    os.kill(os.getpid(), work.signals_itself[1])
         except KeyboardInterrupt:
             for outcome in generation.drain():
                 os.write(log, f"{outcome.fingerprint} {outcome.status}\n".encode())

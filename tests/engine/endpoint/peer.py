@@ -150,6 +150,16 @@ class Peer:
             writer.close()
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what the other end is about to do; the minute only ends a test that hangs."""
+
+    async def wait() -> None:
+        while not condition():  # noqa: ASYNC110  # what the other end does sets no event
+            await asyncio.sleep(0.001)
+
+    await asyncio.wait_for(wait(), 60)
+
+
 async def no_sleep(seconds: float) -> None:
     """What waits of the client come to in tests."""
 
@@ -163,8 +173,12 @@ def ask(*acts: Act, request: ImageRequest = REQUEST, **options: Any) -> tuple[An
     """One request to a peer with that script."""
 
     async def run() -> tuple[Answer, Peer]:
-        async with Peer(list(acts)).serve() as peer, client_of(peer, **options) as client:
-            return await client.send(request), peer
+        async with Peer(list(acts)).serve() as peer:
+            async with client_of(peer, **options) as client:
+                answer = await client.send(request)
+            # A client that gave up can be ahead of a peer that has yet to read its request.
+            await until(lambda: bool(peer.received))
+            return answer, peer
 
     return asyncio.run(run())
 
