@@ -80,8 +80,10 @@ def request_parameters() -> str:
                 limits = f"{each.minimum:,} to {each.maximum:,}"
             if each.max_characters:
                 limits = f"at most {each.max_characters:,} characters"
-            sent = "as 1, in n requests" if name == "n" else body[each.body]
+            sent = body[each.body]
             decides = "no" if each.fingerprint == "no" else "yes"
+            if name == "n":
+                sent, decides = "n requests of one image each", "the number of the variant"
             yield f"`{name}`", each.kind, limits, sent, decides
 
     return table(("parameter", "type", "limits", "sent", "part of the fingerprint"), rows())
@@ -137,10 +139,12 @@ def failure_kinds() -> str:
                 ends = "after the last try" if rules.ends_run.after_last_try else "yes"
             slows = "yes" if rules.slows_sending else "no"
             name = f"`{kind.name.lower()}`"
-            yield name, rules.meaning, f"`{rules.status}`", f"`{rules.billing}`", again, slows, ends
+            helps = "yes" if rules.retry_can_help else "no"
+            words = (f"`{rules.status}`", f"`{rules.billing}`")
+            yield name, rules.meaning, *words, again, slows, ends, helps
 
     header = ("kind", "what happened", "status", "billing", "sent again", "slows sending")
-    return table((*header, "ends the run"), rows())
+    return table((*header, "ends the run", "a retry of the step can help"), rows())
 
 
 SECTIONS: Mapping[str, Callable[[], str]] = {
