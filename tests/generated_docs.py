@@ -46,7 +46,7 @@ def run_config() -> str:
 
 
 def _fields(model: type[Any], prefix: str = "") -> Iterator[tuple[str, ...]]:
-    """A row for each field. Nested settings have their own rows, after the field that holds them."""
+    """A row for each field, and after it the rows of the settings that are nested in it."""
     for name, field in model.model_fields.items():
         default = "required" if field.is_required() else ""
         if not default and field.default_factory is None and field.default is not None:
