@@ -19,6 +19,8 @@ import dagster as dg
 import pyarrow as pa
 
 from dagster_imagegen import ImageGenResource
+from dagster_imagegen.run_config import ImageRunConfig
+from dagster_imagegen.sandbox import Sandbox
 
 DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end of generated -->)", re.DOTALL)
@@ -40,8 +42,6 @@ def resource_settings() -> str:
 
 def run_config() -> str:
     """Every field of the run config."""
-    from dagster_imagegen.run_config import ImageRunConfig
-
     return table(("field", "default", "meaning"), _fields(ImageRunConfig))
 
 
@@ -105,8 +105,6 @@ def image_table() -> str:
 @cache
 def _schemas() -> tuple[pa.Schema, pa.Schema]:
     """Those of a usage table and an image table as users get them."""
-    from dagster_imagegen.sandbox import Sandbox
-
     with tempfile.TemporaryDirectory() as folder, Sandbox(paint=False) as sandbox:
         imagegen = ImageGenResource(base_url=sandbox.base_url, model="any", storage_uri=folder)
         images = imagegen.generate_many(["a red mug"])

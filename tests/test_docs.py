@@ -13,7 +13,9 @@ import dagster as dg
 import pytest
 import yaml
 
+from dagster_imagegen.assets import ImageAssetArguments
 from dagster_imagegen.engine.request import ImageParams
+from dagster_imagegen.run_config import ImageRunConfig
 from dagster_imagegen.sandbox import Sandbox
 from dagster_imagegen.sandbox.faults import KINDS
 from tests.generated_docs import SECTIONS, sections_of, with_section
@@ -82,8 +84,8 @@ def _use(
     """Do with what a block defined what its reader would do with it."""
     defs = session.get("defs")
     for name, each in new.items():
-        if name == "defs":
-            job = defs.resolve_implicit_global_asset_job_def()
+        if isinstance(each, dg.Definitions):
+            job = each.resolve_implicit_global_asset_job_def()
             assert job.execute_in_process(instance=instance).success
         elif isinstance(each, dg.AssetsDefinition) and "defs" not in new and defs is not None:
             if not each.dependency_keys:
@@ -122,8 +124,6 @@ def test_its_links_lead_somewhere(page: Page) -> None:
 @each_page
 def test_its_run_config_exists(page: Page) -> None:
     """Fields that are no field of the run config would be errors in the Launchpad."""
-    from dagster_imagegen.run_config import ImageRunConfig
-
     for code in page.code("yaml"):
         for op in yaml.safe_load(code)["ops"].values():
             assert set(op["config"]) <= set(ImageRunConfig.model_fields)
@@ -169,8 +169,6 @@ def test_the_extras_exist() -> None:
 
 def test_settings_names_every_argument_of_ours() -> None:
     """Those of `image_asset` that are neither the request's nor `dg.asset`'s, and no others."""
-    from dagster_imagegen.assets import ImageAssetArguments
-
     dagster = inspect.signature(dg.asset).parameters
     ours = [
         name
