@@ -23,7 +23,10 @@ from tests.pages import BROUGHT_BY_THE_READER, PAGES, README, ROOT, Page
 
 PACKAGE = ROOT / "dagster_imagegen"
 LINES_MAX = 200
-DIALECT = "purse|shelf|set aside|doubtful|come by|came by|anew|go before|is told|of yours|books|hero_usage"
+DIALECT = (
+    "purse|shelf|set aside|doubtful|come by|came by|anew|go before|is told|of yours|books|"
+    "hero_usage"
+)
 """Words that the project once had for its own ideas, and that readers stumbled over."""
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
