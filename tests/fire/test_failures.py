@@ -179,7 +179,7 @@ def ask(
 ) -> None:
     """Ask for one image and hold everything against what is expected; then run again."""
     options: dict[str, Any] = {"params": params, "retry": PATIENT}
-    changes = {**options, "timeout_seconds": timeout_seconds}
+    changes: dict[str, Any] = {**options, "timeout_seconds": timeout_seconds}
     with passes.begin(sandbox, ["a red mug"], **changes) as generation:
         if expected.error is None:
             for _ in generation:
