@@ -5,7 +5,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias, TypeGuard, TypeVar, get_args, get_origin
 
 import dagster as dg
 from typing_extensions import Self
@@ -19,6 +19,7 @@ from dagster_imagegen.metadata import Lineage
 from dagster_imagegen.resource import ImageGenResource
 from dagster_imagegen.run_config import ImageRunConfig, own_config, with_run_config
 
+T = TypeVar("T")
 PromptFunction: TypeAlias = Callable[..., object]
 
 FAIL_ON: tuple[OutcomeStatus, ...] = ("failed", "unknown")
@@ -328,7 +329,7 @@ def _config_class(asset: str, parameter: inspect.Parameter) -> type[dg.Config]:
             f"{asset}: its argument `config` must have no default, because Dagster never uses one; "
             "give the fields of its class their defaults"
         )
-    if not (isinstance(annotation, type) and issubclass(annotation, dg.Config)):
+    if not _is_subclass(annotation, dg.Config):
         raise ConfigurationError(
             f"{asset}: annotate its argument `config` with a class derived from dg.Config, or from "
             "dg.PermissiveConfig to accept any field; max_usd and redo are added to its fields"
@@ -337,7 +338,13 @@ def _config_class(asset: str, parameter: inspect.Parameter) -> type[dg.Config]:
 
 
 def _is_image_resource(annotation: object) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, ImageGenResource)
+    return _is_subclass(annotation, ImageGenResource)
+
+
+def _is_subclass(annotation: object, base: type[T]) -> TypeGuard[type[T]]:
+    """In Python 3.10 `list[str]` is an instance of `type` as well, but has no base classes."""
+    plain = get_origin(annotation) is None
+    return isinstance(annotation, type) and plain and issubclass(annotation, base)
 
 
 async def _awaited(value: Any) -> object:
