@@ -579,7 +579,7 @@ def test_a_pass_tells_that_it_waits(open_engine: Callable[..., Engine]) -> None:
                 outcomes += beat is not None
             assert outcomes == 2
             told = str(generation.progress)
-    assert re.fullmatch(r"2 of 2 images, 0 in flight, \d+ a minute, \$0\.03", told), told
+    assert re.fullmatch(r"2 of 2 images, 0 in flight, [\d,]+ a minute, \$0\.03", told), told
 
 
 def attempt_at(request: RequestRecord, identity: Identity, attempt_id: str) -> Attempt:
