@@ -192,7 +192,8 @@ def test_costs_explains_every_basis() -> None:
     from dagster_imagegen.engine.attempt import CostBasis
 
     section = page("costs-and-budgets").section("Where a cost comes from")
-    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [*get_args(CostBasis)]
+    explained = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert explained == ["cost_basis", *get_args(CostBasis)]
 
 
 def test_sandbox_names_every_argument_and_every_fault() -> None:

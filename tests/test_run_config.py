@@ -202,12 +202,12 @@ def test_a_config_that_cannot_stand_beside_ours_is_an_error_where_it_is_written(
     assert told in str(caught.value)
 
 
-def test_the_yaml_of_the_readme_is_taken(project: Project) -> None:
+def test_the_yaml_of_the_docs_is_taken(project: Project) -> None:
     """As it stands there, by an asset of that name."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    page = (Path(__file__).parent.parent / "docs" / "costs-and-budgets.md").read_text()
     shown = [
         each
-        for each in re.findall(r"^```yaml\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+        for each in re.findall(r"^```yaml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
         if "max_usd" in each
     ]
     project.run(mugs(2), run_config=yaml.safe_load(shown[0]))

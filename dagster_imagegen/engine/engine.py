@@ -6,7 +6,6 @@ import random
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import datetime, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -24,7 +23,7 @@ from dagster_imagegen.engine.endpoint.client import ImageClient
 from dagster_imagegen.engine.errors import PromptTableError
 from dagster_imagegen.engine.image_table import image_table
 from dagster_imagegen.engine.images import Images
-from dagster_imagegen.engine.money.budget import Budget
+from dagster_imagegen.engine.money.budget import Budget, budgets_of
 from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.pacing.pacer import Pacer
 from dagster_imagegen.engine.prompts.table import PromptTable, read_prompts
@@ -33,7 +32,7 @@ from dagster_imagegen.engine.record.parts import PARTS_FOLDER, open_parts
 from dagster_imagegen.engine.record.schema import row_of, to_table
 from dagster_imagegen.engine.request import PARAMETERS, ImageParams
 from dagster_imagegen.engine.run.context import PassContext, Stop
-from dagster_imagegen.engine.run.plan import Plan, check_prices, make_plan
+from dagster_imagegen.engine.run.plan import Plan, make_plan, plan_as_writer
 from dagster_imagegen.engine.run.spending import remaining_usd
 from dagster_imagegen.engine.run.thread import Generation
 from dagster_imagegen.engine.run.verdict import Redo
@@ -155,14 +154,17 @@ class Engine:
 
         `max_usd` tightens the budget for this run.
         """
-        budgets = self._budgets(max_usd)
+        budgets = budgets_of(self.settings.budget, max_usd=max_usd)
 
         async def run(generation: Generation) -> None:
             context = self._context(budgets, identity, generation)
             try:
                 await self._images.restore_spilled()
-                plan = await self._plan_as_writer(
-                    context.record, prompts, identity=identity, redo=redo, priced=bool(budgets)
+                plan = await plan_as_writer(
+                    context.record,
+                    self._usage,
+                    lambda record: self._plan(prompts, record, identity=identity, redo=redo),
+                    priced=bool(budgets),
                 )
                 work = Pass(context, report=generation.report)
                 generation.begin(work, plan)
@@ -214,48 +216,6 @@ class Engine:
             remaining=self._remaining(budgets, identity) if budgets else None,
             defers=bool(budgets) and budgets[0].when_exhausted == "defer",
         )
-
-    async def _plan_as_writer(
-        self,
-        writer: RecordWriter,
-        prompts: PromptTable,
-        *,
-        identity: Identity,
-        redo: Collection[Redo],
-        priced: bool,
-    ) -> Plan:
-        """The plan, once dead writers are closed; `priced`: all that is sent has to have a price.
-
-        On object stores only a writer can tell who is dead, so where an attempt was left open,
-        this one opens first and then plans again. Otherwise what was in flight when a run died
-        would be requested again by that run's own retry. With nothing to send it opens where
-        anything is left, to publish what the dead had on record.
-        """
-        record = await writer.start()
-        plan = await self._plan(prompts, record, identity=identity, redo=redo)
-        if priced:
-            check_prices(plan)
-        if plan.to_send:
-            left = any(attempt.result is None for attempt in record.open_attempts)
-        else:
-            left = bool(record.journals)
-        if not left:
-            return plan
-        try:
-            await writer.open()
-            record = await read_record(self._usage, without=writer.journal_ids)
-            return await self._plan(prompts, record, identity=identity, redo=redo)
-        except BaseException:
-            await writer.close()
-            raise
-
-    def _budgets(self, max_usd: Decimal | None) -> tuple[Budget, ...]:
-        budget = self.settings.budget
-        own = () if budget is None else (budget,)
-        if max_usd is None:
-            return own
-        this_run = Budget(max_usd=max_usd, per="run", scope="asset")
-        return (*own, replace(budget or this_run, max_usd=max_usd, per="run", scope="asset"))
 
     def _remaining(
         self, budgets: Sequence[Budget], identity: Identity

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,11 +14,7 @@ from fsspec.core import url_to_fs  # pyright: ignore[reportUnknownVariableType] 
 from fsspec.implementations.local import LocalFileSystem
 
 from dagster_imagegen.engine.errors import ConfigurationError, StorageError
-
-try:
-    import fcntl
-except ImportError:  # Windows has no flock; there a dead writer is known by its lease alone.
-    fcntl = None
+from dagster_imagegen.engine.local_disk import HAS_LOCKS, is_locked, list_files, write_whole
 
 T = TypeVar("T")
 
@@ -50,17 +45,33 @@ class FileSystem(Protocol):
 
     protocol: str | tuple[str, ...]
 
-    def pipe_file(self, path: str, value: bytes) -> None: ...
-    def cat_file(self, path: str) -> bytes: ...
-    def find(self, path: str, *, detail: bool, **options: Any) -> dict[str, dict[str, Any]]: ...
-    def rm_file(self, path: str) -> None: ...
-    def unstrip_protocol(self, name: str) -> str: ...
+    def pipe_file(self, path: str, value: bytes) -> None:
+        """Write a file."""
+        ...
+
+    def cat_file(self, path: str) -> bytes:
+        """Read a file."""
+        ...
+
+    def find(self, path: str, *, detail: bool, **options: Any) -> dict[str, dict[str, Any]]:
+        """List files, recursively."""
+        ...
+
+    def rm_file(self, path: str) -> None:
+        """Delete a file."""
+        ...
+
+    def unstrip_protocol(self, name: str) -> str:
+        """A path with its scheme."""
+        ...
 
 
 class WriterLock(Protocol):
     """Held for as long as its process lives; the operating system frees it."""
 
-    def release(self) -> None: ...
+    def release(self) -> None:
+        """Free the lock."""
+        ...
 
 
 class ObjectStore(Protocol):
@@ -126,31 +137,29 @@ class PatientStore:
         self._call = patience.call
 
     async def put(self, path: str, data: bytes) -> None:
+        """`ObjectStore.put`, repeated."""
         await self._call(lambda: self._store.put(path, data))
 
     async def put_locked(self, path: str, data: bytes) -> WriterLock | None:
+        """`ObjectStore.put_locked`, repeated."""
         return await self._call(lambda: self._store.put_locked(path, data))
 
     async def is_locked(self, path: str) -> bool | None:
+        """`ObjectStore.is_locked`, repeated."""
         return await self._call(lambda: self._store.is_locked(path))
 
     async def get(self, path: str) -> bytes:
+        """`ObjectStore.get`, repeated."""
         return await self._call(lambda: self._store.get(path))
 
     async def list(self, folder: str, *, prefix: str = "") -> dict[str, StoredObject]:
+        """`ObjectStore.list`, repeated."""
         return await self._call(lambda: self._store.list(folder, prefix=prefix))
 
     async def delete(self, paths: Iterable[str]) -> None:
+        """`ObjectStore.delete`, repeated."""
         doomed = tuple(paths)
         await self._call(lambda: self._store.delete(doomed))
-
-
-@dataclass(frozen=True)
-class _FileLock:
-    descriptor: int
-
-    def release(self) -> None:
-        os.close(self.descriptor)
 
 
 class Storage:
@@ -170,6 +179,7 @@ class Storage:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="imagegen-storage")
 
     def close(self) -> None:
+        """Release the threads."""
         self._pool.shutdown(wait=False)
 
     def uri(self, path: str) -> str:
@@ -180,7 +190,7 @@ class Storage:
     def put_now(self, path: str, data: bytes) -> None:
         """`put`, on the calling thread."""
         if self.is_local:
-            _write_whole(Path(self.full_path(path)), data, temporaries=self._temporaries)
+            write_whole(Path(self.full_path(path)), data, temporaries=self._temporaries)
         else:
             self.filesystem.pipe_file(self.full_path(path), data)
 
@@ -191,7 +201,10 @@ class Storage:
     def list_now(self, folder: str, *, prefix: str = "") -> dict[str, StoredObject]:
         """`list`, on the calling thread."""
         if self.is_local:
-            return _list_local(Path(self.root), folder, prefix)
+            return {
+                path: StoredObject(path=path, size_bytes=facts.st_size, modified=facts.st_mtime)
+                for path, facts in list_files(Path(self.root), folder, prefix).items()
+            }
         base = self.full_path(folder)
         narrowed = {"prefix": prefix} if prefix and _narrows(self.filesystem) else {}
         try:
@@ -220,32 +233,38 @@ class Storage:
                     folder.rmdir()
 
     async def put(self, path: str, data: bytes) -> None:
+        """Write one object whole."""
         await self._run("write", path, lambda: self.put_now(path, data))
 
     async def put_locked(self, path: str, data: bytes) -> WriterLock | None:
-        if not self.is_local or fcntl is None:
+        """`put`; on a local disk with a lock that the process holds."""
+        if not self.is_local or not HAS_LOCKS:
             await self.put(path, data)
             return None
         full = Path(self.full_path(path))
         return await self._run(
             "write",
             path,
-            lambda: _write_whole(full, data, temporaries=self._temporaries, locked=True),
+            lambda: write_whole(full, data, temporaries=self._temporaries, locked=True),
         )
 
     async def is_locked(self, path: str) -> bool | None:
-        if not self.is_local or fcntl is None:
+        """Whether the writer of a locked object lives; None where nobody can tell."""
+        if not self.is_local or not HAS_LOCKS:
             return None
         full = self.full_path(path)
-        return await self._run("read", path, lambda: _is_locked(full))
+        return await self._run("read", path, lambda: is_locked(full))
 
     async def get(self, path: str) -> bytes:
+        """The bytes of an object. Raises `FileNotFoundError`."""
         return await self._run("read", path, lambda: self.get_now(path))
 
     async def list(self, folder: str, *, prefix: str = "") -> dict[str, StoredObject]:
+        """Every object below `folder` whose path begins with `prefix`."""
         return await self._run("list", folder, lambda: self.list_now(folder, prefix=prefix))
 
     async def delete(self, paths: Iterable[str]) -> None:
+        """Delete objects; one that is not there is no error."""
         doomed = tuple(paths)
         await self._run("delete", doomed[0] if doomed else "", lambda: self.delete_now(doomed))
 
@@ -301,7 +320,7 @@ def _checksums_when_required(options: Mapping[str, Any]) -> Mapping[str, Any]:
     """For a store with an address of its own: no checksums but those that S3's protocol requires.
 
     botocore sends CRCs with every upload since 1.36, which stores other than AWS's, DigitalOcean
-    Spaces among them, did not all understand. What the user sets goes before this.
+    Spaces among them, did not all understand. What the user sets takes precedence.
     """
     client: Mapping[str, Any] = options.get("client_kwargs") or {}
     named = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"))
@@ -332,101 +351,3 @@ def _modified(info: Mapping[str, Any]) -> float | None:
             with contextlib.suppress(ValueError):
                 return datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp()
     return None
-
-
-def _write_whole(
-    path: Path, data: bytes, *, temporaries: Path, locked: bool = False
-) -> _FileLock | None:
-    """Temporary, fsync, rename, fsync of the folder: the file is there whole, or not at all.
-
-    Temporaries lie in a folder of their own, because some readers take every file of a folder
-    for a part. A folder that another writer deletes just now, empty, is made again.
-    """
-    try:
-        return _write_once(path, data, temporaries=temporaries, locked=locked)
-    except FileNotFoundError:
-        return _write_once(path, data, temporaries=temporaries, locked=locked)
-
-
-def _write_once(path: Path, data: bytes, *, temporaries: Path, locked: bool) -> _FileLock | None:
-    _make_folder(path.parent)
-    temporaries.mkdir(exist_ok=True)
-    temporary = temporaries / f"{path.name}.{secrets.token_hex(4)}.tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-            if locked and fcntl is not None:
-                # Before the rename: no other writer may ever see the header without its lock.
-                # Some network filesystems have no locks; there the lease alone tells.
-                with contextlib.suppress(OSError):
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    if locked:
-        return _FileLock(descriptor)
-    os.close(descriptor)
-    return None
-
-
-def _list_local(root: Path, folder: str, prefix: str = "") -> dict[str, StoredObject]:
-    """Times are taken of what matches only: a folder of images can be large."""
-    found: dict[str, StoredObject] = {}
-    try:
-        entries = [entry for entry in os.scandir(root / folder) if entry.name.startswith(prefix)]
-    except (FileNotFoundError, NotADirectoryError):
-        return found
-    for entry in entries:
-        path = f"{folder}/{entry.name}"
-        if entry.is_dir():
-            found.update(_list_local(root, path))
-            continue
-        with contextlib.suppress(FileNotFoundError):  # Deleted while it was listed.
-            facts = entry.stat()
-            found[path] = StoredObject(path=path, size_bytes=facts.st_size, modified=facts.st_mtime)
-    return found
-
-
-def _make_folder(folder: Path) -> None:
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open a folder to sync it.
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _is_locked(path: str) -> bool | None:
-    if fcntl is None:
-        return None
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-    return False

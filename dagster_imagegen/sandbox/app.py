@@ -101,16 +101,15 @@ class SandboxApp:
         self._cut = cut
         self._sleep = sleep
         self._hosting = Hosting()
+        others = OtherRoutes(
+            rules, books=books, hosting=self._hosting, pictures=pictures, clock=clock
+        )
         self.asgi = Starlette(
             routes=[
                 Route("/v1/images/generations", self._generate, methods=["POST"]),
-                Route("/v1/models", self._list_models),
-                Route("/v1/models/{model:path}", self._show_model),
-                Route("/sandbox/images/{name}", self._download),
-                Route("/sandbox/requests", self._show_books, methods=["GET"]),
-                Route("/sandbox/requests", self._clear_books, methods=["DELETE"]),
+                *others.routes,
             ],
-            exception_handlers={HTTPException: self._no_such_route},
+            exception_handlers={HTTPException: others.no_such_route},
         )
 
     # One image
@@ -122,7 +121,7 @@ class SandboxApp:
             try:
                 response = await self._answer(call)
             except ApiError as error:
-                response = self._error(error, request_id=call.request_id)
+                response = error_response(self._rules, error, request_id=call.request_id)
             self._stamp(response, call)
             self._books.answer(
                 call.sequence,
@@ -284,7 +283,46 @@ class SandboxApp:
         done = Done(order=order, created=created, images=images, urls=None, cost_usd=cost)
         return answers.completed_event(done, fault=call.fault_kind)
 
-    # The rest
+    def _stamp(self, response: Response, call: Call) -> None:
+        """The headers that real servers send along; those of the error itself prevail."""
+        spent = round(1000 * (perf_counter() - call.started))
+        headers: Mapping[str, str] = {
+            "x-request-id": call.request_id,
+            "openai-processing-ms": str(spent),
+            **self._gate.headers(self._rules.error_dialect),
+        }
+        for name, value in headers.items():
+            response.headers.setdefault(name, value)
+
+
+class OtherRoutes:
+    """What the sandbox answers beside generations: models, hosted pictures, its request log."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        *,
+        books: Books,
+        hosting: Hosting,
+        pictures: Pictures,
+        clock: Callable[[], float],
+    ) -> None:
+        self._rules = rules
+        self._books = books
+        self._hosting = hosting
+        self._pictures = pictures
+        self._clock = clock
+
+    @property
+    def routes(self) -> list[Route]:
+        """The routes of this class."""
+        return [
+            Route("/v1/models", self._list_models),
+            Route("/v1/models/{model:path}", self._show_model),
+            Route("/sandbox/images/{name}", self._download),
+            Route("/sandbox/requests", self._show_log, methods=["GET"]),
+            Route("/sandbox/requests", self._clear_log, methods=["DELETE"]),
+        ]
 
     async def _list_models(self, request: Request) -> Response:
         listed = [_model(model) for model in MODELS]
@@ -301,7 +339,7 @@ class SandboxApp:
         media_type = answers.MEDIA_TYPES[hosted.order.output_format]
         return self._note(request, Response(image, media_type=media_type))
 
-    async def _show_books(self, request: Request) -> Response:
+    async def _show_log(self, request: Request) -> Response:
         books = {
             "totals": self._books.totals.as_json(),
             "requests": [row.as_json() for row in self._books.generations],
@@ -310,15 +348,16 @@ class SandboxApp:
         # Not JSONResponse: a prompt may hold a lone surrogate, which only an escape can carry.
         return Response(json.dumps(books), media_type="application/json")
 
-    async def _clear_books(self, request: Request) -> Response:
+    async def _clear_log(self, request: Request) -> Response:
         self._books.clear()
         return Response(status_code=204)
 
-    async def _no_such_route(self, request: Request, exc: Exception) -> Response:
+    async def no_such_route(self, request: Request, exc: Exception) -> Response:
+        """Answer a request for anything else."""
         status = exc.status_code if isinstance(exc, HTTPException) else 404
         message = f"Invalid URL ({request.method} {request.url.path})"
         error = ApiError(status, None, message)
-        return self._note(request, self._error(error, request_id=new_request_id()))
+        return self._note(request, error_response(self._rules, error, request_id=new_request_id()))
 
     def _note(self, request: Request, response: Response) -> Response:
         request_id = response.headers.setdefault("x-request-id", new_request_id())
@@ -332,23 +371,12 @@ class SandboxApp:
         )
         return response
 
-    def _error(self, error: ApiError, *, request_id: str) -> Response:
-        status, body, media_type = render(
-            error, dialect=self._rules.error_dialect, request_id=request_id
-        )
-        headers = {"x-request-id": request_id, **error.headers}
-        return Response(body, status, headers=headers, media_type=media_type)
 
-    def _stamp(self, response: Response, call: Call) -> None:
-        """The headers that real servers send along; those of the error itself prevail."""
-        spent = round(1000 * (perf_counter() - call.started))
-        headers: Mapping[str, str] = {
-            "x-request-id": call.request_id,
-            "openai-processing-ms": str(spent),
-            **self._gate.headers(self._rules.error_dialect),
-        }
-        for name, value in headers.items():
-            response.headers.setdefault(name, value)
+def error_response(rules: Rules, error: ApiError, *, request_id: str) -> Response:
+    """An error in the dialect of the sandbox."""
+    status, body, media_type = render(error, dialect=rules.error_dialect, request_id=request_id)
+    headers = {"x-request-id": request_id, **error.headers}
+    return Response(body, status, headers=headers, media_type=media_type)
 
 
 # A server that fails in these ways pays no heed to `stream`.

@@ -59,15 +59,15 @@ def limited_failing_and_dropping(passes: Passes, *, seed: int, count: int) -> No
             if outcome.status != "generated"
         }
         assert {first.outcomes[name].status for name in left} <= {"unknown", "failed"}
-        in_doubt = Counter(first.outcomes[name].status for name in left)["unknown"]
+        unresolved = Counter(first.outcomes[name].status for name in left)["unknown"]
         bought_by_first = billed_by_prompt(sandbox.requests)
         assert set(bought_by_first.values()) == {1}, "within one run nothing is bought twice"
         again = passes.run(sandbox, prompts)
         requests, rows = sandbox.requests, rows_in(passes.storage)
 
     assert {outcome.status for outcome in again.outcomes.values()} <= {"generated", "reused"}
-    assert again.plan.retried == in_doubt
-    assert f"{in_doubt} of them once more" in again.plan.describe()
+    assert again.plan.retried == unresolved
+    assert f"{unresolved} of them retried" in again.plan.describe()
     asked_again = {row["prompt"] for row in rows if row["run_id"] == "pass-2"}
     assert len(asked_again) == len(left)
     bought_twice = {prompt for prompt, times in billed_by_prompt(requests).items() if times > 1}

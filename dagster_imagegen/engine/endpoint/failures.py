@@ -16,6 +16,8 @@ from dagster_imagegen.engine.endpoint.waits import server_wait
 from dagster_imagegen.engine.endpoint.wire import message_of
 from dagster_imagegen.engine.errors import EndpointError
 
+_CODE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerHead:
@@ -87,15 +89,23 @@ class Failure:
         return "concurren" in f"{self.code} {self.message}".lower()
 
     @property
+    def code_without_text(self) -> str | None:
+        """The code, unless it is text: some servers repeat the prompt there."""
+        return self.code if self.code and _CODE.fullmatch(self.code) else None
+
+    @property
     def summary(self) -> str:
         """`401 (invalid_api_key): Incorrect API key provided`, without a full stop at its end."""
-        return f"{self.summary_without_message}: {self.message.rstrip('.')}"
+        code = f" ({self.code})" if self.code else ""
+        status = "no answer" if self.http_status is None else str(self.http_status)
+        return f"{status}{code}: {self.message.rstrip('.')}"
 
     @property
     def summary_without_message(self) -> str:
         """`401 (invalid_api_key)`, for records that must not repeat what a prompt says."""
         status = "no answer" if self.http_status is None else str(self.http_status)
-        return f"{status} ({self.code})" if self.code else status
+        code = self.code_without_text
+        return f"{status} ({code})" if code else status
 
     def error_that_ends_run(
         self, place: str, *, out_of_tries: bool, with_message: bool = True
@@ -114,7 +124,7 @@ class Failure:
         return end.error(
             f"{place}: {summary}. {end.advice}",
             http_status=self.http_status,
-            code=self.code,
+            code=self.code if with_message else self.code_without_text,
             retry_can_help=self.kind.rules.retry_can_help,
         )
 

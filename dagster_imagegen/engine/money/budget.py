@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Literal, TypeAlias
@@ -39,6 +39,15 @@ class Budget:
             return None
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
         return midnight if self.per == "day" else midnight.replace(day=1)
+
+
+def budgets_of(budget: Budget | None, *, max_usd: Decimal | None) -> tuple[Budget, ...]:
+    """The budgets of one run: the configured one, and `max_usd` for the run alone."""
+    own = () if budget is None else (budget,)
+    if max_usd is None:
+        return own
+    this_run = Budget(max_usd=max_usd, per="run", scope="asset")
+    return (*own, replace(budget or this_run, max_usd=max_usd, per="run", scope="asset"))
 
 
 class Allowance:

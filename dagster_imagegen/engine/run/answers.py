@@ -24,7 +24,7 @@ def result_of_answer(
     """What an answer says, apart from where its image goes.
 
     Without `with_texts` it lacks the provider's texts, which can repeat the prompt: the revised
-    prompt and the error message. The error code stays.
+    prompt and the error message. The error code stays, unless it is a text itself.
     """
     said = answer.result
     failure = said if isinstance(said, Failure) else None
@@ -32,12 +32,18 @@ def result_of_answer(
         status=failure.status if failure else "succeeded",
         billing="not_billed" if sandbox else failure.billing if failure else "billed",
         finished_at=finished_at,
-        error_code=failure.code if failure else None,
+        error_code=_code(failure, with_texts=with_texts),
         error_message=failure.message if failure and with_texts else None,
         reply=_reply(answer, with_texts=with_texts),
         tokens=said.tokens or TokenUsage(),
         cost=SANDBOX_COST if sandbox else cost,
     )
+
+
+def _code(failure: Failure | None, *, with_texts: bool) -> str | None:
+    if failure is None:
+        return None
+    return failure.code if with_texts else failure.code_without_text
 
 
 def _reply(answer: Answer, *, with_texts: bool) -> Reply:

@@ -1,7 +1,7 @@
 """What a pass is to do for a prompt table, given all that is on record: known before any money."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -19,12 +19,12 @@ from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.images import Images
 from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.prompts.table import PromptTable
-from dagster_imagegen.engine.record import Record
+from dagster_imagegen.engine.record import Record, RecordWriter, read_record
 from dagster_imagegen.engine.record.parts import open_parts, rows_about
 from dagster_imagegen.engine.record.schema import SCHEMA, attempt_of, row_of, to_table
 from dagster_imagegen.engine.request import ImageRequest
 from dagster_imagegen.engine.run.verdict import Judge, Redo, Unresolved, left_unresolved, successes
-from dagster_imagegen.engine.storage import Storage
+from dagster_imagegen.engine.storage import ObjectStore, Storage
 
 _TEXTS = {"prompt", "extra_body"}
 _COLUMNS = [name for name in SCHEMA.names if name not in _TEXTS]
@@ -161,7 +161,39 @@ async def make_plan(
     )
 
 
-def check_prices(plan: Plan) -> None:
+async def plan_as_writer(
+    writer: RecordWriter,
+    store: ObjectStore,
+    plan_of: Callable[[Record], Awaitable[Plan]],
+    *,
+    priced: bool,
+) -> Plan:
+    """The plan, once dead writers are closed; `priced`: all that is sent has to have a price.
+
+    On object stores only a writer can tell who is dead, so where an attempt was left open, this
+    one opens first and then plans again. Otherwise what was in flight when a run died would be
+    requested again by that run's own retry. With nothing to send it opens where anything is left,
+    to publish what the dead had on record.
+    """
+    record = await writer.start()
+    plan = await plan_of(record)
+    if priced:
+        _check_prices(plan)
+    if plan.to_send:
+        left = any(attempt.result is None for attempt in record.open_attempts)
+    else:
+        left = bool(record.journals)
+    if not left:
+        return plan
+    try:
+        await writer.open()
+        return await plan_of(await read_record(store, without=writer.journal_ids))
+    except BaseException:
+        await writer.close()
+        raise
+
+
+def _check_prices(plan: Plan) -> None:
     """Raise `ConfigurationError` if something is to be sent whose worst case is unknown."""
     for job in plan.jobs:
         request = job.request

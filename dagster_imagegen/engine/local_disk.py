@@ -1,0 +1,122 @@
+"""Files on a local disk: written whole or not at all, locked by their writer, listed."""
+
+import contextlib
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; there a dead writer is known by its lease alone.
+    fcntl = None
+
+HAS_LOCKS = fcntl is not None
+
+
+@dataclass(frozen=True)
+class FileLock:
+    """A lock that this process holds until it ends or releases it."""
+
+    descriptor: int
+
+    def release(self) -> None:
+        """Free the lock."""
+        os.close(self.descriptor)
+
+
+def write_whole(
+    path: Path, data: bytes, *, temporaries: Path, locked: bool = False
+) -> FileLock | None:
+    """Temporary, fsync, rename, fsync of the folder: the file is there whole, or not at all.
+
+    Temporaries lie in a folder of their own, because some readers take every file of a folder
+    for a part. A folder that another writer deletes just now, empty, is made again.
+    """
+    try:
+        return _write_once(path, data, temporaries=temporaries, locked=locked)
+    except FileNotFoundError:
+        return _write_once(path, data, temporaries=temporaries, locked=locked)
+
+
+def _write_once(path: Path, data: bytes, *, temporaries: Path, locked: bool) -> FileLock | None:
+    _make_folder(path.parent)
+    temporaries.mkdir(exist_ok=True)
+    temporary = temporaries / f"{path.name}.{secrets.token_hex(4)}.tmp"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+            if locked and fcntl is not None:
+                # Before the rename: no other writer may ever see the header without its lock.
+                # Some network filesystems have no locks; there the lease alone tells.
+                with contextlib.suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    if locked:
+        return FileLock(descriptor)
+    os.close(descriptor)
+    return None
+
+
+def list_files(root: Path, folder: str, prefix: str = "") -> dict[str, os.stat_result]:
+    """Times are taken of what matches only: a folder of images can be large."""
+    found: dict[str, os.stat_result] = {}
+    try:
+        entries = [entry for entry in os.scandir(root / folder) if entry.name.startswith(prefix)]
+    except (FileNotFoundError, NotADirectoryError):
+        return found
+    for entry in entries:
+        path = f"{folder}/{entry.name}"
+        if entry.is_dir():
+            found.update(list_files(root, path))
+            continue
+        with contextlib.suppress(FileNotFoundError):  # Deleted while it was listed.
+            found[path] = entry.stat()
+    return found
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows cannot open a folder to sync it.
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(path: str) -> bool | None:
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False
