@@ -110,7 +110,7 @@ def test_four_processes_share_a_budget(passes: Passes, rates: dict[str, float]) 
     budget = Budget(max_usd=Decimal("0.50"), per="day", scope="storage", when_exhausted="defer")
     # So slow that all processes have begun, and sent what the budget lets them, by the time that
     # the first answers come.
-    with Sandbox(paint=False, latency_seconds=(5.0, 6.0), fault_rates=rates) as sandbox:
+    with Sandbox(paint=False, latency_seconds=(2.5, 3.5), fault_rates=rates) as sandbox:
         writers = [
             passes.start(
                 sandbox,
