@@ -474,7 +474,7 @@ def test_only_a_later_run_asks_for_what_a_dead_one_asked_for(
 ) -> None:
     """Where no lock tells who is dead, a run's own retry leaves what was in flight alone; another
     one asks for it as soon as the lease is over."""
-    name = f"memory://{storage.name}-{id(storage)}"
+    name = f"memory://{storage}"
     limits = Limits(lease=20.0, poll=0.05, patience=Patience(backoff_seconds=0.01))
     run(["a lamp"], storage_uri=name)
     fs, root = fsspec.url_to_fs(name)
@@ -505,7 +505,7 @@ def test_a_run_with_nothing_to_send_closes_what_a_dead_one_left(
     run: Run, imagegen_sandbox: Sandbox, storage: Path, asked_for: int
 ) -> None:
     """Also where no lock tells who is dead; it leaves nothing of its own."""
-    name = f"memory://{storage.name}-{id(storage)}"
+    name = f"memory://{storage}"
     run(["a mug"], storage_uri=name)
     fs, root = fsspec.url_to_fs(name)
     jid = "20260101T000000000000Z-dead"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, TypeAlias
@@ -9,6 +10,7 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 
 from dagster_imagegen.engine.attempt import (
+    NO_IDENTITY,
     Attempt,
     Cost,
     Identity,
@@ -109,8 +111,6 @@ _FROM_JSON = {field.name: _DECODERS[field.type] for field in SCHEMA if field.typ
 
 # -- attempts and rows -----------------------------------------------------------------------------
 
-_IMAGE = tuple(ImageFile.__dataclass_fields__)
-
 
 def request_columns(attempt: Attempt) -> Row:
     """The columns that are on record before a request is sent."""
@@ -157,54 +157,70 @@ def row_of(attempt: Attempt) -> Row:
     return {"attempt_id": attempt.attempt_id, **request_columns(attempt), **result}
 
 
+_FIELDS: Mapping[str, Mapping[str, str]] = {
+    "attempt": {"prompt_id": "prompt_id", "attempt": "number", "started_at": "started_at"},
+    "identity": {name: name for name in Identity.__dataclass_fields__},
+    "request": {n: n for n in RequestRecord.__dataclass_fields__ if n != "parameters"},
+    "parameters": {name: name for name in _RECORDED},
+    "result": {n: n for n in ("status", "billing", "finished_at", "error_code", "error_message")},
+    "reply": {name: name for name in Reply.__dataclass_fields__},
+    "tokens": {name: name for name in TokenUsage.__dataclass_fields__},
+    "image": {f"image_{name}": name for name in ImageFile.__dataclass_fields__},
+}
+_PLACES = {col: (part, name) for part, of in _FIELDS.items() for col, name in of.items()}
+"""Where the value of a column goes: the part of an attempt, and its field."""
+
+
 def attempt_of(row: Mapping[str, Any]) -> Attempt:
     """The attempt that a row stands for. Columns that are absent read as null."""
+    parts = _parts(row)
+    worst_case_usd = row.get("worst_case_usd")
     return Attempt(
         attempt_id=row["attempt_id"],
-        identity=Identity(
-            run_id=row.get("run_id") or "",
-            root_run_id=row.get("root_run_id") or "",
-            **_present(row, ("asset_key", "partition_key", "step_key")),
-        ),
-        prompt_id=row.get("prompt_id"),
-        request=RequestRecord(
-            fingerprint=row["fingerprint"],
-            parameters=_present(row, _RECORDED),
-            **_present(row, ("variant", "endpoint_id", "prompt_sha256", "prompt")),
-        ),
-        number=row.get("attempt"),
+        identity=replace(NO_IDENTITY, **parts["identity"]),
+        request=RequestRecord(parameters=parts["parameters"], **parts["request"]),
         worst_case=Cost(
-            usd=row.get("worst_case_usd"),
-            basis="unknown" if row.get("worst_case_usd") is None else "estimated",
+            usd=worst_case_usd,
+            basis="unknown" if worst_case_usd is None else "estimated",
             source=row.get("price_source"),
             as_of=row.get("price_as_of"),
         ),
-        started_at=row.get("started_at"),
-        result=result_of(row) if row.get("status") else None,
+        result=_result(row, parts) if row.get("status") else None,
+        **parts["attempt"],
     )
 
 
 def result_of(row: Mapping[str, Any]) -> Result:
     """The result in a row that has a status."""
-    names = ("billing", "finished_at", "error_code", "error_message")
-    path = row.get("image_path")
+    return _result(row, _parts(row))
+
+
+def _result(row: Mapping[str, Any], parts: Mapping[str, dict[str, Any]]) -> Result:
     return Result(
-        status=row["status"],
-        reply=Reply(**_present(row, Reply.__dataclass_fields__)),
-        tokens=TokenUsage(**_present(row, TokenUsage.__dataclass_fields__)),
+        reply=Reply(**parts["reply"]) if parts["reply"] else _NO_REPLY,
+        tokens=TokenUsage(**parts["tokens"]) if parts["tokens"] else _NO_TOKENS,
         cost=Cost(
             usd=row.get("cost_usd"),
             basis=row.get("cost_basis") or "unknown",
             source=row.get("price_source"),
             as_of=row.get("price_as_of"),
         ),
-        image=None if path is None else ImageFile(**{n: row.get(f"image_{n}") for n in _IMAGE}),  # pyright: ignore[reportArgumentType]  # path is among them
-        **_present(row, names),
+        image=ImageFile(**parts["image"]) if "path" in parts["image"] else None,
+        **parts["result"],
     )
 
 
-def _present(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    return {name: value for name in names if (value := row.get(name)) is not None}
+def _parts(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The values that are present, by the part of an attempt that they belong to."""
+    parts: dict[str, dict[str, Any]] = {part: {} for part in _FIELDS}
+    for column, value in row.items():
+        if value is not None and (place := _PLACES.get(column)) is not None:
+            parts[place[0]][place[1]] = value
+    return parts
+
+
+_NO_REPLY = Reply()
+_NO_TOKENS = TokenUsage()
 
 
 # -- JSON and Arrow --------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from dagster_imagegen.engine.attempt import (
     UNKNOWN_COST,
     Attempt,
     Cost,
+    ImageFile,
     Outcome,
 )
 from dagster_imagegen.engine.errors import ConfigurationError
@@ -21,14 +22,17 @@ from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.prompts.table import PromptTable
 from dagster_imagegen.engine.record import Record, RecordWriter, read_record
 from dagster_imagegen.engine.record.parts import open_parts, rows_about
-from dagster_imagegen.engine.record.schema import SCHEMA, attempt_of, row_of, to_table
+from dagster_imagegen.engine.record.schema import attempt_of, row_of, to_table
 from dagster_imagegen.engine.request import ImageRequest
 from dagster_imagegen.engine.run.verdict import Judge, Redo, Unresolved, left_unresolved, successes
 from dagster_imagegen.engine.storage import ObjectStore, Storage
 
-_TEXTS = {"prompt", "extra_body"}
-_COLUMNS = [name for name in SCHEMA.names if name not in _TEXTS]
-"""What a verdict needs, and all else but the long texts."""
+_COLUMNS = [
+    *("attempt_id", "root_run_id", "fingerprint", "moderation", "status", "billing"),
+    *("error_code", "error_message", "finished_at", "revised_prompt", "cost_usd", "cost_basis"),
+    *(f"image_{name}" for name in ImageFile.__dataclass_fields__),
+]
+"""What a verdict and the image table need of the attempts on record; the rest is not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
