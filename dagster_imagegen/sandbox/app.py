@@ -22,7 +22,6 @@ from starlette.routing import Route
 
 from dagster_imagegen.sandbox import answers, metering
 from dagster_imagegen.sandbox.answers import Done
-from dagster_imagegen.sandbox.books import Books, key_in
 from dagster_imagegen.sandbox.delivery import (
     Cut,
     CutShort,
@@ -37,6 +36,7 @@ from dagster_imagegen.sandbox.hosting import Hosting
 from dagster_imagegen.sandbox.limits import Gate
 from dagster_imagegen.sandbox.orders import DEFAULT_MODEL, ImageOrder, Shape, parse, read_order
 from dagster_imagegen.sandbox.pictures import Pictures
+from dagster_imagegen.sandbox.request_log import RequestLog, key_in
 
 MODELS = (DEFAULT_MODEL, "gpt-image-1", "gpt-image-1-mini", "gpt-image-1.5", "gpt-image-2")
 
@@ -82,7 +82,7 @@ class SandboxApp:
         self,
         rules: Rules,
         *,
-        books: Books,
+        request_log: RequestLog,
         gate: Gate,
         faults: FaultPlan,
         pictures: Pictures,
@@ -92,7 +92,7 @@ class SandboxApp:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._rules = rules
-        self._books = books
+        self._request_log = request_log
         self._gate = gate
         self._faults = faults
         self._pictures = pictures
@@ -102,7 +102,7 @@ class SandboxApp:
         self._sleep = sleep
         self._hosting = Hosting()
         others = OtherRoutes(
-            rules, books=books, hosting=self._hosting, pictures=pictures, clock=clock
+            rules, request_log=request_log, hosting=self._hosting, pictures=pictures, clock=clock
         )
         self.asgi = Starlette(
             routes=[
@@ -123,7 +123,7 @@ class SandboxApp:
             except ApiError as error:
                 response = error_response(self._rules, error, request_id=call.request_id)
             self._stamp(response, call)
-            self._books.answer(
+            self._request_log.answer(
                 call.sequence,
                 status=None if isinstance(response, Unanswered) else response.status_code,
                 fault=call.fault_kind,
@@ -143,7 +143,7 @@ class SandboxApp:
             prompt=str(fields.get("prompt", "")), stream=fields.get("stream") is True
         )
         request_id = new_request_id()
-        sequence = self._books.receive(
+        sequence = self._request_log.receive(
             received_at=self._clock(),
             method=request.method,
             path=request.url.path,
@@ -161,7 +161,7 @@ class SandboxApp:
         )
 
     def _leave(self, call: Call) -> None:
-        self._books.leave()
+        self._request_log.leave()
         if call.admitted:
             self._gate.leave()
 
@@ -196,7 +196,7 @@ class SandboxApp:
 
     def _check_credit(self) -> None:
         credit = self._rules.credit_usd
-        if credit is not None and self._books.spent_usd >= credit:
+        if credit is not None and self._request_log.spent_usd >= credit:
             raise error_of("insufficient_quota")
 
     def _bill(self, call: Call, order: ImageOrder) -> Decimal:
@@ -204,7 +204,7 @@ class SandboxApp:
             order.model, input_count=order.input_tokens, output_count=order.output_tokens
         )
         if call.fault is None or call.fault.is_billed:
-            self._books.bill(
+            self._request_log.bill(
                 call.sequence,
                 input_tokens=order.input_tokens,
                 output_tokens=order.output_tokens,
@@ -302,13 +302,13 @@ class OtherRoutes:
         self,
         rules: Rules,
         *,
-        books: Books,
+        request_log: RequestLog,
         hosting: Hosting,
         pictures: Pictures,
         clock: Callable[[], float],
     ) -> None:
         self._rules = rules
-        self._books = books
+        self._request_log = request_log
         self._hosting = hosting
         self._pictures = pictures
         self._clock = clock
@@ -340,16 +340,16 @@ class OtherRoutes:
         return self._note(request, Response(image, media_type=media_type))
 
     async def _show_log(self, request: Request) -> Response:
-        books = {
-            "totals": self._books.totals.as_json(),
-            "requests": [row.as_json() for row in self._books.generations],
-            "other_requests": [row.as_json() for row in self._books.others],
+        log = {
+            "totals": self._request_log.totals.as_json(),
+            "requests": [row.as_json() for row in self._request_log.generations],
+            "other_requests": [row.as_json() for row in self._request_log.others],
         }
         # Not JSONResponse: a prompt may hold a lone surrogate, which only an escape can carry.
-        return Response(json.dumps(books), media_type="application/json")
+        return Response(json.dumps(log), media_type="application/json")
 
     async def _clear_log(self, request: Request) -> Response:
-        self._books.clear()
+        self._request_log.clear()
         return Response(status_code=204)
 
     async def no_such_route(self, request: Request, exc: Exception) -> Response:
@@ -361,7 +361,7 @@ class OtherRoutes:
 
     def _note(self, request: Request, response: Response) -> Response:
         request_id = response.headers.setdefault("x-request-id", new_request_id())
-        self._books.note(
+        self._request_log.note(
             received_at=self._clock(),
             method=request.method,
             path=request.url.path,

@@ -20,13 +20,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import Self
 
 from dagster_imagegen.sandbox.app import Rules, SandboxApp
-from dagster_imagegen.sandbox.books import Books, ReceivedRequest, Totals
 from dagster_imagegen.sandbox.delivery import Cut
 from dagster_imagegen.sandbox.errors import Dialect
 from dagster_imagegen.sandbox.faults import Fault, FaultPlan
 from dagster_imagegen.sandbox.limits import Gate
 from dagster_imagegen.sandbox.orders import Shape
 from dagster_imagegen.sandbox.pictures import Pictures
+from dagster_imagegen.sandbox.request_log import ReceivedRequest, RequestLog, Totals
 
 HOST = "127.0.0.1"
 BACKLOG = 2048
@@ -73,7 +73,7 @@ class Sandbox:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._port = port
-        self._books = Books()
+        self._request_log = RequestLog()
         self._faults = FaultPlan(faults, rates=fault_rates, seed=seed)
         self._paint = paint
         self._gate = Gate(
@@ -110,21 +110,21 @@ class Sandbox:
     @property
     def requests(self) -> list[ReceivedRequest]:
         """Every generation request received, in order, also those refused or never answered."""
-        return self._books.generations
+        return self._request_log.generations
 
     @property
     def other_requests(self) -> list[ReceivedRequest]:
         """The others: the model list, downloads of a `url`, addresses that are not there."""
-        return self._books.others
+        return self._request_log.others
 
     @property
     def totals(self) -> Totals:
         """Sums over `requests`."""
-        return self._books.totals
+        return self._request_log.totals
 
     def clear(self) -> None:
         """Forget `requests`. The credit that was spent stays spent."""
-        self._books.clear()
+        self._request_log.clear()
 
     def script(self, *faults: Fault | str | None) -> None:
         """Put faults at the end of the script; a bare name is `Fault(name)`, None a success."""
@@ -171,7 +171,7 @@ class Sandbox:
     def _app(self, pictures: Pictures, cut: Cut) -> ASGIApp:
         return SandboxApp(
             self._rules,
-            books=self._books,
+            request_log=self._request_log,
             gate=self._gate,
             faults=self._faults,
             pictures=pictures,

@@ -135,17 +135,17 @@ def test_any_text_can_be_a_prompt(imagegen_sandbox: Sandbox, prompt: str) -> Non
     url = f"{imagegen_sandbox.base_url}/images/generations"
     raw = f'{{"prompt": "{prompt}", "size": "64x64"}}'.encode()
     assert httpx.post(url, content=raw, verify=False).status_code == 200
-    books = get(f"{imagegen_sandbox.root_url}/sandbox/requests").json()
-    assert books["requests"][0]["body"] == json.loads(raw)
+    log = get(f"{imagegen_sandbox.root_url}/sandbox/requests").json()
+    assert log["requests"][0]["body"] == json.loads(raw)
 
 
 def test_a_lone_surrogate_is_refused_and_booked(imagegen_sandbox: Sandbox) -> None:
-    """What is not text is a 400; the books still show what came."""
+    """What is not text is a 400; the log still show what came."""
     url = f"{imagegen_sandbox.base_url}/images/generations"
     raw = rb'{"prompt": "\ud800"}'
     assert httpx.post(url, content=raw, verify=False).status_code == 400
-    books = get(f"{imagegen_sandbox.root_url}/sandbox/requests").json()
-    assert books["requests"][0]["body"] == {"prompt": "\ud800"}
+    log = get(f"{imagegen_sandbox.root_url}/sandbox/requests").json()
+    assert log["requests"][0]["body"] == {"prompt": "\ud800"}
 
 
 def test_sizes_are_judged_by_their_list_only_when_strict() -> None:

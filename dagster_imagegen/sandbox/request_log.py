@@ -1,4 +1,4 @@
-"""The provider's side of the books: what was received, what was done, what it would have cost."""
+"""The provider's request log: what was received, what was done, what it would have cost."""
 
 import hashlib
 import threading
@@ -61,7 +61,7 @@ class Totals:
         return {**vars(self), "cost_usd": str(self.cost_usd)}
 
 
-class Books:
+class RequestLog:
     """Every request received. Safe to read from any thread while the server works."""
 
     def __init__(self) -> None:

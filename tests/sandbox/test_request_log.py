@@ -65,19 +65,19 @@ def test_every_request_is_listed_over_http_too(imagegen_sandbox: Sandbox) -> Non
         post(imagegen_sandbox)
     get(f"{imagegen_sandbox.base_url}/models")
     assert get(f"{imagegen_sandbox.base_url}/nowhere").status_code == 404
-    books = get(f"{imagegen_sandbox.root_url}/sandbox/requests").json()
-    assert [(r["sequence"], r["status"], r["fault"], r["billed"]) for r in books["requests"]] == [
+    log = get(f"{imagegen_sandbox.root_url}/sandbox/requests").json()
+    assert [(r["sequence"], r["status"], r["fault"], r["billed"]) for r in log["requests"]] == [
         (1, 200, None, True),
         (2, 429, "rate_limited", False),
         (3, None, "closed", True),
     ]
-    assert books["requests"][0]["body"] == MUG
-    assert books["requests"][0]["request_id"] == first.headers["x-request-id"]
-    assert [(r["path"], r["status"]) for r in books["other_requests"]] == [
+    assert log["requests"][0]["body"] == MUG
+    assert log["requests"][0]["request_id"] == first.headers["x-request-id"]
+    assert [(r["path"], r["status"]) for r in log["other_requests"]] == [
         ("/v1/models", 200),
         ("/v1/nowhere", 404),
     ]
-    assert books["totals"] == {
+    assert log["totals"] == {
         "requests": 3,
         "billed": 2,
         "input_tokens": 6,
