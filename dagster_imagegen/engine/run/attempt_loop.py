@@ -43,6 +43,7 @@ class AttemptLoop:
             if failure is None:
                 return outcome
             failed[failure.kind] += 1
+            unresolved = sent.unresolved
             if failure.kind.rules.only_if_allowed:
                 unresolved = unresolved.one_more()
             wait = context.retry.wait_before_next(

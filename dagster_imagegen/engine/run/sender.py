@@ -1,7 +1,7 @@
 """One request: claimed on record, sent once, its image and its result made durable."""
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from dagster_imagegen.engine.attempt import (
@@ -25,10 +25,14 @@ from dagster_imagegen.engine.run.verdict import Unresolved
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """The right to send one request: a slot, and an attempt on record."""
+    """The right to send one request: a slot, and an attempt on record.
+
+    `unresolved` counts what other writers left unresolved in the meantime, too.
+    """
 
     slot: Slot
     attempt_id: str
+    unresolved: Unresolved = field(default_factory=Unresolved)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,7 @@ class Sent:
     """
 
     attempt: Attempt
+    unresolved: Unresolved
     failure: Failure | None
     list_price_usd: Decimal | None
 
@@ -68,7 +73,7 @@ class Sender:
         while True:
             decision = await self._intend(attempt)
             if isinstance(decision, Claim):
-                return decision
+                return replace(decision, unresolved=unresolved)
             if isinstance(decision, AlreadyThere):
                 return await self._adopted(decision)
             other = await context.record.outcome_of(decision.rival)
@@ -148,7 +153,12 @@ class Sender:
         finally:
             self.sending.discard(task)
         failure = said if isinstance(said, Failure) else None
-        return Sent(attempt=attempt, failure=failure, list_price_usd=cost.usd)
+        return Sent(
+            attempt=attempt,
+            unresolved=claim.unresolved,
+            failure=failure,
+            list_price_usd=cost.usd,
+        )
 
     def _with_reason(self, result: Result, failure: Failure) -> Result:
         """The same with the wait that is too long, where that is why it is not sent again."""
