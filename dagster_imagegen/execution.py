@@ -16,9 +16,8 @@ from dagster_imagegen.engine.engine import Engine
 from dagster_imagegen.engine.errors import (
     BudgetExhausted,
     ConfigurationError,
-    EndpointMisconfigured,
+    EndpointError,
     ImageGenError,
-    OutOfCredit,
     abbreviate,
 )
 from dagster_imagegen.engine.prompts.table import PromptTable
@@ -41,7 +40,7 @@ from dagster_imagegen.run_config import ImageRunConfig
 PROGRESS_SECONDS = 10.0
 PROBLEMS_SHOWN = 5
 # A retry of the step would meet the same answer.
-_NO_RETRY_HELPS = (BudgetExhausted, ConfigurationError, EndpointMisconfigured, OutOfCredit)
+_NO_RETRY_HELPS = (BudgetExhausted, ConfigurationError)
 _PROBLEM = ["prompt_id", "image_status", "image_error_code", "image_error_message"]
 
 Partition: TypeAlias = str | None
@@ -178,7 +177,9 @@ def _failure(name: str, error: ImageGenError, config: ImageRunConfig) -> dg.Fail
             f". This run's config has max_usd: {config.max_usd}, which the run shares with its "
             "retries and re-executions; if the resource has a budget too, the smaller applies"
         )
-    hopeless = isinstance(error, _NO_RETRY_HELPS)
+    hopeless = isinstance(error, _NO_RETRY_HELPS) or (
+        isinstance(error, EndpointError) and not error.retry_can_help
+    )
     return dg.Failure(text, allow_retries=False if hopeless else None)
 
 
