@@ -13,8 +13,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from dagster_imagegen.assets import ImageAssetArguments
-from dagster_imagegen.engine.request import ImageParams
+from dagster_imagegen.definition import OUR_ARGUMENTS
 from dagster_imagegen.run_config import ImageRunConfig
 from dagster_imagegen.sandbox import Sandbox
 from dagster_imagegen.sandbox.faults import KINDS
@@ -169,14 +168,8 @@ def test_the_extras_exist() -> None:
 
 def test_settings_names_every_argument_of_ours() -> None:
     """Those of `image_asset` that are neither the request's nor `dg.asset`'s, and no others."""
-    dagster = inspect.signature(dg.asset).parameters
-    ours = [
-        name
-        for name in ImageAssetArguments.__annotations__
-        if name not in dagster and name not in ImageParams.__annotations__
-    ]
     section = page("settings").section("The asset")
-    assert sorted(re.findall(r"^\| `(\w+)`", section, re.MULTILINE)) == sorted(ours)
+    assert sorted(re.findall(r"^\| `(\w+)`", section, re.MULTILINE)) == sorted(OUR_ARGUMENTS)
 
 
 def test_failures_explains_every_status() -> None:
