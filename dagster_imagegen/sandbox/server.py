@@ -10,7 +10,6 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from types import TracebackType
 
@@ -30,7 +29,6 @@ from dagster_imagegen.sandbox.pictures import Pictures
 
 HOST = "127.0.0.1"
 BACKLOG = 2048
-TICK_SECONDS = 1.0
 # l_onoff=1, l_linger=0: closing such a socket sends a reset.
 LINGER_ZERO = struct.pack("ii", 1, 0)
 
@@ -131,24 +129,18 @@ class Sandbox:
         self._faults.add(faults)
 
     def start(self) -> Self:
-        """Listen. Returns when requests are answered."""
+        """Listen. Returns when requests are answered.
+
+        Raises:
+            OSError: The port is taken.
+            RuntimeError: The sandbox is running already, or its server failed to start.
+        """
         if self._running is not None:
             raise RuntimeError("the sandbox is already running")
         listener = _listen(self._port)
         self._port = listener.getsockname()[1]
-        pictures = Pictures(paint=self._paint)
-        server = _Server(lambda server: self._app(pictures, server.cut))
-        thread = threading.Thread(
-            target=server.run_until_stopped,
-            args=(listener,),
-            name=f"imagegen-sandbox-{self._port}",
-            daemon=True,
-        )
-        self._running = _Running(
-            listener=listener, server=server, thread=thread, pictures=pictures, pid=os.getpid()
-        )
-        thread.start()
-        server.wait_until_started()
+        self._running = _Running(listener, self._app, paint=self._paint)
+        self._running.wait_until_started()
         return self
 
     def stop(self) -> None:
@@ -181,34 +173,21 @@ class Sandbox:
         ).asgi
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Running:
-    """What there is between a start and its stop."""
+    """A uvicorn server in a thread of its own, from one start to its stop."""
 
-    listener: socket.socket
-    server: "_Server"
-    thread: threading.Thread
-    pictures: Pictures
-    pid: int
-
-    def stop(self) -> None:
-        if os.getpid() == self.pid:  # a forked child has the socket, but none of the threads
-            self.server.stop()
-            self.thread.join()
-            self.pictures.close()
-        self.listener.close()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, stopping at once: hung requests are dropped, not waited for."""
-
-    def __init__(self, build_app: Callable[["_Server"], ASGIApp]) -> None:
-        self._app = build_app(self)
+    def __init__(
+        self, listener: socket.socket, build_app: Callable[[Pictures, Cut], ASGIApp], *, paint: bool
+    ) -> None:
+        self._listener = listener
+        self._pid = os.getpid()
+        self._pictures = Pictures(paint=paint)
+        self._app = build_app(self._pictures, self._cut)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._ready = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._failure: BaseException | None = None
-        super().__init__(
+        self._uvicorn = uvicorn.Server(
             uvicorn.Config(
                 self._asgi,
                 interface="asgi3",
@@ -217,23 +196,16 @@ class _Server(uvicorn.Server):
                 loop="asyncio",
                 log_config=None,
                 access_log=False,
-                # `cut` finds a connection by the client's own address.
-                proxy_headers=False,
+                proxy_headers=False,  # `_cut` finds a connection by the client's own address
                 server_header=False,
-                headers=[
-                    ("server", "dagster-imagegen-sandbox"),
-                    ("x-sandbox", "dagster-imagegen"),
-                ],
+                headers=[("server", "dagster-imagegen-sandbox"), ("x-sandbox", "dagster-imagegen")],
             )
         )
-
-    def run_until_stopped(self, listener: socket.socket) -> None:
-        try:
-            asyncio.run(self.serve(sockets=[listener]))
-        except BaseException as exc:  # noqa: BLE001  # told to whoever waits for the start
-            self._failure = exc
-        finally:
-            self._ready.set()
+        port = listener.getsockname()[1]
+        self._thread = threading.Thread(
+            target=self._run, name=f"imagegen-sandbox-{port}", daemon=True
+        )
+        self._thread.start()
 
     def wait_until_started(self) -> None:
         self._ready.wait()
@@ -241,14 +213,45 @@ class _Server(uvicorn.Server):
             raise RuntimeError("the sandbox's server did not start") from self._failure
 
     def stop(self) -> None:
-        """Ask the server to end; from any thread."""
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended already
-                self._loop.call_soon_threadsafe(self._stop.set)
+        if os.getpid() == self._pid:  # a forked child has the socket, but none of the threads
+            if self._loop is not None:
+                with contextlib.suppress(RuntimeError):  # the loop has ended already
+                    self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+            self._pictures.close()
+        self._listener.close()
 
-    def cut(self, scope: Scope, *, reset: bool) -> None:
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as exc:  # noqa: BLE001  # told to whoever waits for the start
+            self._failure = exc
+        finally:
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        """Serve until `stop`, then drop every connection.
+
+        uvicorn's own shutdown would wait for requests that hang. Instead the listener is closed and
+        connections are cut here; `asyncio.run` then cancels uvicorn's main loop and the requests.
+        """
+        self._loop = asyncio.get_running_loop()
+        serving = asyncio.create_task(self._uvicorn.serve(sockets=[self._listener]))
+        while not self._uvicorn.started:  # it sets its default headers before it lets go again
+            if serving.done():
+                return serving.result()
+            await asyncio.sleep(0)
+        self._ready.set()
+        await self._stop.wait()
+        for server in self._uvicorn.servers:
+            server.close()
+        for connection in list(self._uvicorn.server_state.connections):
+            connection.transport.abort()
+        return None
+
+    def _cut(self, scope: Scope, *, reset: bool) -> None:
         """End the connection that `scope` came over."""
-        for connection in list(self.server_state.connections):
+        for connection in list(self._uvicorn.server_state.connections):
             if getattr(connection, "client", None) == tuple(scope["client"]):
                 if reset:
                     raw = connection.transport.get_extra_info("socket")
@@ -256,28 +259,6 @@ class _Server(uvicorn.Server):
                     connection.transport.abort()
                 else:
                     connection.transport.close()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
-        await self.on_tick(0)  # sets the default headers before the first request
-        self._ready.set()
-
-    async def main_loop(self) -> None:
-        while not await self.on_tick(0):
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), TICK_SECONDS)
-                return
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for server in self.servers:
-            server.close()
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
-        tasks = list(self.server_state.tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -287,7 +268,7 @@ class _Server(uvicorn.Server):
                 raise
             # Swallowed while stopping: uvicorn would log it as an error of the app.
         except ClientDisconnect:
-            pass  # the client went away in the middle of its request; nothing was received
+            pass  # the client left in the middle of sending its request; nothing was received
 
 
 def _listen(port: int) -> socket.socket:
