@@ -16,7 +16,7 @@ No key, no cost; every picture says that it comes from a sandbox.
 
   Dagster         ImageGenResource(base_url="{base_url}", ...)
   openai client   OpenAI(base_url="{base_url}", api_key="any")
-  its books       curl {root_url}/sandbox/requests
+  request log     curl {root_url}/sandbox/requests
 
 Ctrl+C stops it.
 """

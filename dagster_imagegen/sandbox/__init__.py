@@ -1,4 +1,4 @@
-"""An image endpoint of the same protocol that runs here: no key, no cost, and its own books.
+"""An image endpoint of the same protocol that runs here: no key, no cost, and its own request log.
 
     with Sandbox() as sandbox:
         client = openai.OpenAI(base_url=sandbox.base_url, api_key="any")
@@ -13,17 +13,17 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dagster_imagegen.sandbox.books import ReceivedRequest, Totals
     from dagster_imagegen.sandbox.faults import Fault
+    from dagster_imagegen.sandbox.request_log import ReceivedRequest, Totals
     from dagster_imagegen.sandbox.server import Sandbox, shared_sandbox
 
 __all__ = ["Fault", "ReceivedRequest", "Sandbox", "Totals", "shared_sandbox"]
 
 _HOMES = {
     "Fault": "faults",
-    "ReceivedRequest": "books",
+    "ReceivedRequest": "request_log",
     "Sandbox": "server",
-    "Totals": "books",
+    "Totals": "request_log",
     "shared_sandbox": "server",
 }
 

@@ -1,14 +1,13 @@
 """The sandbox's routes: how one request goes from its receipt to its answer.
 
-received and booked -> fault drawn -> key -> refused by the fault -> limits -> hard limits
+logged -> fault drawn -> key -> refused by the fault -> limits -> hard limits
 -> moderation -> credit -> work -> billed -> answered in the form of dialect, shape, or fault.
 """
 
 import asyncio
 import json
 import random
-import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from time import perf_counter
@@ -17,12 +16,12 @@ from typing import Any, cast
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from dagster_imagegen.sandbox import answers, metering
 from dagster_imagegen.sandbox.answers import Done
-from dagster_imagegen.sandbox.books import Books, key_in
 from dagster_imagegen.sandbox.delivery import (
     Cut,
     CutShort,
@@ -31,19 +30,23 @@ from dagster_imagegen.sandbox.delivery import (
     Unanswered,
     until_gone,
 )
-from dagster_imagegen.sandbox.errors import ApiError, Dialect, render
+from dagster_imagegen.sandbox.errors import ApiError, Dialect
 from dagster_imagegen.sandbox.faults import ODD_ANSWERS, Fault, FaultPlan, error_of
-from dagster_imagegen.sandbox.hosting import Hosting
 from dagster_imagegen.sandbox.limits import Gate
-from dagster_imagegen.sandbox.orders import DEFAULT_MODEL, ImageOrder, Shape, parse, read_order
+from dagster_imagegen.sandbox.orders import ImageOrder, Shape, parse, read_order
+from dagster_imagegen.sandbox.other_routes import (
+    Hosting,
+    OtherRoutes,
+    error_response,
+    new_request_id,
+)
 from dagster_imagegen.sandbox.pictures import Pictures
-
-MODELS = (DEFAULT_MODEL, "gpt-image-1", "gpt-image-1-mini", "gpt-image-1.5", "gpt-image-2")
+from dagster_imagegen.sandbox.request_log import RequestLog, key_in
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What stays the same for every request of one server."""
+    """The settings that hold for every request of one server; see `Sandbox`."""
 
     api_key: str | None
     error_dialect: Dialect
@@ -71,46 +74,37 @@ class Call:
     def fault_kind(self) -> str | None:
         return None if self.fault is None else self.fault.kind
 
-    def befallen_by(self, *kinds: str) -> bool:
+    def fails_by(self, *kinds: str) -> bool:
         return self.fault_kind in kinds
 
 
+@dataclass(frozen=True, kw_only=True)
 class SandboxApp:
-    """The endpoint as an ASGI app, `asgi`, over the parts that it is given."""
+    """The endpoint: `build` makes an ASGI app of it. `cut` ends a connection."""
 
-    def __init__(
-        self,
-        rules: Rules,
-        *,
-        books: Books,
-        gate: Gate,
-        faults: FaultPlan,
-        pictures: Pictures,
-        latencies: random.Random,
-        clock: Callable[[], float],
-        cut: Cut,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-    ) -> None:
-        self._rules = rules
-        self._books = books
-        self._gate = gate
-        self._faults = faults
-        self._pictures = pictures
-        self._latencies = latencies
-        self._clock = clock
-        self._cut = cut
-        self._sleep = sleep
-        self._hosting = Hosting()
-        self.asgi = Starlette(
-            routes=[
-                Route("/v1/images/generations", self._generate, methods=["POST"]),
-                Route("/v1/models", self._list_models),
-                Route("/v1/models/{model:path}", self._show_model),
-                Route("/sandbox/images/{name}", self._download),
-                Route("/sandbox/requests", self._show_books, methods=["GET"]),
-                Route("/sandbox/requests", self._clear_books, methods=["DELETE"]),
-            ],
-            exception_handlers={HTTPException: self._no_such_route},
+    rules: Rules
+    log: RequestLog
+    gate: Gate
+    faults: FaultPlan
+    pictures: Pictures
+    latencies: random.Random
+    clock: Callable[[], float]
+    cut: Cut
+    hosting: Hosting = field(default_factory=Hosting)
+
+    def build(self) -> ASGIApp:
+        """The ASGI app."""
+        others = OtherRoutes(
+            log=self.log,
+            hosting=self.hosting,
+            pictures=self.pictures,
+            dialect=self.rules.error_dialect,
+            clock=self.clock,
+        )
+        generate = Route("/v1/images/generations", self._generate, methods=["POST"])
+        return Starlette(
+            routes=[generate, *others.routes()],
+            exception_handlers={HTTPException: others.no_such_route},
         )
 
     # One image
@@ -122,14 +116,15 @@ class SandboxApp:
             try:
                 response = await self._answer(call)
             except ApiError as error:
-                response = self._error(error, request_id=call.request_id)
+                dialect = self.rules.error_dialect
+                response = error_response(error, dialect=dialect, request_id=call.request_id)
             self._stamp(response, call)
-            self._books.answer(
+            self.log.answer(
                 call.sequence,
                 status=None if isinstance(response, Unanswered) else response.status_code,
                 fault=call.fault_kind,
             )
-            if call.befallen_by("hang"):
+            if call.fails_by("hang"):
                 await until_gone(request.receive)
             return response
         finally:
@@ -140,64 +135,57 @@ class SandboxApp:
     def _receive(self, request: Request, raw: bytes) -> Call:
         body = _as_json(raw)
         fields = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
-        fault = self._faults.take(
+        fault = self.faults.take(
             prompt=str(fields.get("prompt", "")), stream=fields.get("stream") is True
         )
         request_id = new_request_id()
-        sequence = self._books.receive(
-            received_at=self._clock(),
-            method=request.method,
-            path=request.url.path,
-            headers=dict(request.headers),
-            body=body,
-            request_id=request_id,
-        )
+        sequence = self.log.receive(request, at=self.clock(), request_id=request_id, body=body)
         return Call(
             request=request,
             raw=raw,
             sequence=sequence,
             request_id=request_id,
             fault=fault,
-            latency_seconds=self._latencies.uniform(*self._rules.latency_seconds),
+            latency_seconds=self.latencies.uniform(*self.rules.latency_seconds),
         )
 
     def _leave(self, call: Call) -> None:
-        self._books.leave()
+        self.log.leave()
         if call.admitted:
-            self._gate.leave()
+            self.gate.leave()
 
     async def _answer(self, call: Call) -> Response:
         self._check_key(call.request)
         error = None if call.fault is None else call.fault.error()
         if error is not None and call.fault is not None and not call.fault.is_billed:
             raise error
-        self._gate.enter()
+        self.gate.enter()
         call.admitted = True
         order = read_order(
-            parse(call.raw), shape=self._rules.answer_shape, strict_sizes=self._rules.strict_sizes
+            parse(call.raw), shape=self.rules.answer_shape, strict_sizes=self.rules.strict_sizes
         )
         self._check_prompt(order)
         self._check_credit()
-        in_events = order.stream and self._rules.answer_shape != "raw"
-        if in_events and error is None and not call.befallen_by(*NOT_IN_EVENTS):
+        in_events = order.stream and self.rules.answer_shape != "raw"
+        if in_events and error is None and not call.fails_by(*NOT_IN_EVENTS):
             return self._stream(call, order)
-        await self._sleep(call.latency_seconds)
+        await asyncio.sleep(call.latency_seconds)
         done = await self._work(call, order)
         if error is not None:
             raise error
         return self._deliver(call, done)
 
     def _check_key(self, request: Request) -> None:
-        if self._rules.api_key is not None and key_in(request.headers) != self._rules.api_key:
+        if self.rules.api_key is not None and key_in(request.headers) != self.rules.api_key:
             raise ApiError(401, "invalid_api_key", "Incorrect API key provided.")
 
     def _check_prompt(self, order: ImageOrder) -> None:
-        if self._rules.refuses(order.prompt):
+        if self.rules.refuses(order.prompt):
             raise error_of("moderation_blocked")
 
     def _check_credit(self) -> None:
-        credit = self._rules.credit_usd
-        if credit is not None and self._books.spent_usd >= credit:
+        credit = self.rules.credit_usd
+        if credit is not None and self.log.spent_usd >= credit:
             raise error_of("insufficient_quota")
 
     def _bill(self, call: Call, order: ImageOrder) -> Decimal:
@@ -205,7 +193,7 @@ class SandboxApp:
             order.model, input_count=order.input_tokens, output_count=order.output_tokens
         )
         if call.fault is None or call.fault.is_billed:
-            self._books.bill(
+            self.log.bill(
                 call.sequence,
                 input_tokens=order.input_tokens,
                 output_tokens=order.output_tokens,
@@ -215,39 +203,39 @@ class SandboxApp:
 
     async def _work(self, call: Call, order: ImageOrder) -> Done:
         painted = order
-        if call.befallen_by("other_format"):
+        if call.fails_by("other_format"):
             actual = "png" if order.output_format == "jpeg" else "jpeg"
             painted = replace(order, output_format=actual, background="opaque")
-        images = [await self._pictures.final(painted, index) for index in range(order.n)]
+        images = [await self.pictures.final(painted, index) for index in range(order.n)]
         cost = self._bill(call, order)
         urls = self._urls(call, order, images)
-        created = int(self._clock())
+        created = int(self.clock())
         return Done(order=order, created=created, images=images, urls=urls, cost_usd=cost)
 
     def _urls(self, call: Call, order: ImageOrder, images: list[bytes]) -> list[str] | None:
-        if call.befallen_by("url_data"):
+        if call.fails_by("url_data"):
             media_type = answers.MEDIA_TYPES[order.output_format]
             return [f"data:{media_type};base64,{answers.encoded(image)}" for image in images]
-        if not order.as_url and not call.befallen_by("url", "url_relative", "url_late", "url_gone"):
+        if not order.as_url and not call.fails_by("url", "url_relative", "url_late", "url_gone"):
             return None
-        relative = self._rules.answer_shape == "sglang" or call.befallen_by("url_relative")
+        relative = self.rules.answer_shape == "sglang" or call.fails_by("url_relative")
         base = "/" if relative else str(call.request.base_url)
-        paths = self._hosting.publish(order, name=call.request_id, fault=call.fault_kind)
+        paths = self.hosting.publish(order, name=call.request_id, fault=call.fault_kind)
         return [base + path for path in paths]
 
     def _deliver(self, call: Call, done: Done) -> Response:
-        if call.befallen_by("closed", "hang"):
-            return Unanswered(self._cut)
-        if call.befallen_by("html"):
+        if call.fails_by("closed", "hang"):
+            return Unanswered(self.cut)
+        if call.fails_by("html"):
             return HTMLResponse("<html><body>Welcome to the network. Please log in.</body></html>")
-        if call.befallen_by("raw_image") or self._rules.answer_shape == "raw":
+        if call.fails_by("raw_image") or self.rules.answer_shape == "raw":
             whole = Response(done.images[0], media_type=done.media_type)
         else:
-            body = answers.body_in(self._rules.answer_shape, done)
+            body = answers.body_in(self.rules.answer_shape, done)
             text = answers.written(body, fault=call.fault_kind)
             whole = Response(text, media_type="application/json")
-        if call.befallen_by("reset", "truncated"):
-            return CutShort(whole, self._cut, reset=call.befallen_by("reset"))
+        if call.fails_by("reset", "truncated"):
+            return CutShort(whole, self.cut, reset=call.fails_by("reset"))
         return whole
 
     # One image in events
@@ -255,89 +243,34 @@ class SandboxApp:
     def _stream(self, call: Call, order: ImageOrder) -> Response:
         # Billed when begun: a client that leaves a stream half way pays for all of it.
         cost = self._bill(call, order)
-        if call.befallen_by("closed", "hang"):
-            return Unanswered(self._cut)
+        if call.fails_by("closed", "hang"):
+            return Unanswered(self.cut)
         return EventStream(
             self._events(call, order, cost),
             leave=lambda: self._leave(call),
-            cut=self._cut if call.befallen_by("reset", "truncated") else None,
-            reset=call.befallen_by("reset"),
+            cut=self.cut if call.fails_by("reset", "truncated") else None,
+            reset=call.fails_by("reset"),
         )
 
     async def _events(self, call: Call, order: ImageOrder, cost: Decimal) -> Events:
         pause = call.latency_seconds / (order.partial_images + 1)
-        created = int(self._clock())
-        if call.befallen_by("stream_completed_first"):
+        created = int(self.clock())
+        if call.fails_by("stream_completed_first"):
             yield await self._completed(call, order, cost, created), False
         for step in range(order.partial_images):
-            await self._sleep(pause)
-            image = answers.encoded(await self._pictures.partial(order, step))
+            await asyncio.sleep(pause)
+            image = answers.encoded(await self.pictures.partial(order, step))
             yield answers.partial_event(order, image, step=step, created=created), False
-        await self._sleep(pause)
-        if call.befallen_by("stream_error"):
+        await asyncio.sleep(pause)
+        if call.fails_by("stream_error"):
             yield answers.ERROR_EVENT, True
-        elif not call.befallen_by("stream_cut", "stream_completed_first"):
+        elif not call.fails_by("stream_cut", "stream_completed_first"):
             yield await self._completed(call, order, cost, created), True
 
     async def _completed(self, call: Call, order: ImageOrder, cost: Decimal, created: int) -> bytes:
-        images = [await self._pictures.final(order)]
+        images = [await self.pictures.final(order)]
         done = Done(order=order, created=created, images=images, urls=None, cost_usd=cost)
         return answers.completed_event(done, fault=call.fault_kind)
-
-    # The rest
-
-    async def _list_models(self, request: Request) -> Response:
-        listed = [_model(model) for model in MODELS]
-        return self._note(request, JSONResponse({"object": "list", "data": listed}))
-
-    async def _show_model(self, request: Request) -> Response:
-        return self._note(request, JSONResponse(_model(request.path_params["model"])))
-
-    async def _download(self, request: Request) -> Response:
-        hosted = self._hosting.find(request.path_params["name"])
-        if hosted is None:
-            return self._note(request, Response("not found", 404))
-        image = await self._pictures.final(hosted.order, hosted.index)
-        media_type = answers.MEDIA_TYPES[hosted.order.output_format]
-        return self._note(request, Response(image, media_type=media_type))
-
-    async def _show_books(self, request: Request) -> Response:
-        books = {
-            "totals": self._books.totals.as_json(),
-            "requests": [row.as_json() for row in self._books.generations],
-            "other_requests": [row.as_json() for row in self._books.others],
-        }
-        # Not JSONResponse: a prompt may hold a lone surrogate, which only an escape can carry.
-        return Response(json.dumps(books), media_type="application/json")
-
-    async def _clear_books(self, request: Request) -> Response:
-        self._books.clear()
-        return Response(status_code=204)
-
-    async def _no_such_route(self, request: Request, exc: Exception) -> Response:
-        status = exc.status_code if isinstance(exc, HTTPException) else 404
-        message = f"Invalid URL ({request.method} {request.url.path})"
-        error = ApiError(status, None, message)
-        return self._note(request, self._error(error, request_id=new_request_id()))
-
-    def _note(self, request: Request, response: Response) -> Response:
-        request_id = response.headers.setdefault("x-request-id", new_request_id())
-        self._books.note(
-            received_at=self._clock(),
-            method=request.method,
-            path=request.url.path,
-            headers=dict(request.headers),
-            status=response.status_code,
-            request_id=request_id,
-        )
-        return response
-
-    def _error(self, error: ApiError, *, request_id: str) -> Response:
-        status, body, media_type = render(
-            error, dialect=self._rules.error_dialect, request_id=request_id
-        )
-        headers = {"x-request-id": request_id, **error.headers}
-        return Response(body, status, headers=headers, media_type=media_type)
 
     def _stamp(self, response: Response, call: Call) -> None:
         """The headers that real servers send along; those of the error itself prevail."""
@@ -345,7 +278,7 @@ class SandboxApp:
         headers: Mapping[str, str] = {
             "x-request-id": call.request_id,
             "openai-processing-ms": str(spent),
-            **self._gate.headers(self._rules.error_dialect),
+            **self.gate.headers(self.rules.error_dialect),
         }
         for name, value in headers.items():
             response.headers.setdefault(name, value)
@@ -355,16 +288,8 @@ class SandboxApp:
 NOT_IN_EVENTS = tuple({*ODD_ANSWERS, "html", "empty_data"} - {"zero_usage", "no_usage", "nulls"})
 
 
-def new_request_id() -> str:
-    return f"req_{uuid.uuid4().hex}"
-
-
 def _as_json(raw: bytes) -> object:
     try:
         return json.loads(raw)
     except ValueError:
         return raw.decode("utf-8", "replace")
-
-
-def _model(name: str) -> dict[str, object]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "dagster-imagegen-sandbox"}

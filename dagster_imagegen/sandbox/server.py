@@ -19,13 +19,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import Self
 
 from dagster_imagegen.sandbox.app import Rules, SandboxApp
-from dagster_imagegen.sandbox.books import Books, ReceivedRequest, Totals
 from dagster_imagegen.sandbox.delivery import Cut
 from dagster_imagegen.sandbox.errors import Dialect
 from dagster_imagegen.sandbox.faults import Fault, FaultPlan
 from dagster_imagegen.sandbox.limits import Gate
 from dagster_imagegen.sandbox.orders import Shape
 from dagster_imagegen.sandbox.pictures import Pictures
+from dagster_imagegen.sandbox.request_log import ReceivedRequest, RequestLog, Totals
 
 HOST = "127.0.0.1"
 BACKLOG = 2048
@@ -36,18 +36,27 @@ LINGER_ZERO = struct.pack("ii", 1, 0)
 class Sandbox:
     """An image endpoint on this machine, for a `with` block or between `start()` and `stop()`.
 
-    port: 0 takes a free one.
-    api_key: the only key that is accepted; by default any is, and none.
-    error_dialect, answer_shape: whose errors and whose answers it gives.
-    strict_sizes: refuse sizes that the model's published list does not have.
-    latency_seconds: how long an image takes, or a range to draw from with `seed`.
-    requests_per_minute, max_concurrency: beyond them, 429 with the headers of real servers.
-    rate_window_seconds: how long that minute is.
-    credit_usd: what the account may spend; then `insufficient_quota`.
-    refuse: prompts to block: those with one of these phrases in them, or those it is true of.
-    faults: a script, see `FaultPlan`; `script()` adds to it later. fault_rates: at random, by kind.
-    paint: False makes pictures of a few pixels in no time.
-    clock: what the sandbox believes the time to be.
+    Args:
+        port: 0 takes a free one.
+        api_key: The only key that is accepted; by default any key is, and none.
+        error_dialect: Whose error bodies it answers.
+        answer_shape: Whose answers it gives.
+        strict_sizes: Reject sizes that are not in the model's published list.
+        latency_seconds: How long an image takes, or a range to draw from with `seed`.
+        requests_per_minute: More are answered 429, with the headers of real servers.
+        max_concurrency: Likewise, for requests at the same time.
+        rate_window_seconds: How long that minute is.
+        credit_usd: What the account may spend before `insufficient_quota`.
+        refuse: Phrases, or a predicate; matching prompts are blocked by moderation.
+        faults: A script, see `FaultPlan`; `script()` adds to it later.
+        fault_rates: Random faults, by kind.
+        seed: For random latencies and faults.
+        paint: False makes images of a few pixels at once, for tests.
+        clock: The time in Unix seconds.
+
+    Example:
+        with Sandbox(refuse=["gory"]) as sandbox:
+            client = openai.OpenAI(base_url=sandbox.base_url, api_key="any")
     """
 
     def __init__(
@@ -71,7 +80,7 @@ class Sandbox:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._port = port
-        self._books = Books()
+        self._log = RequestLog()
         self._faults = FaultPlan(faults, rates=fault_rates, seed=seed)
         self._paint = paint
         self._gate = Gate(
@@ -107,22 +116,22 @@ class Sandbox:
 
     @property
     def requests(self) -> list[ReceivedRequest]:
-        """Every generation request received, in order, also those refused or never answered."""
-        return self._books.generations
+        """Every generation request received, in order, also those without an answer."""
+        return self._log.generations
 
     @property
     def other_requests(self) -> list[ReceivedRequest]:
-        """The others: the model list, downloads of a `url`, addresses that are not there."""
-        return self._books.others
+        """All other requests: the model list, downloads of a `url`, wrong addresses."""
+        return self._log.others
 
     @property
     def totals(self) -> Totals:
         """Sums over `requests`."""
-        return self._books.totals
+        return self._log.totals
 
     def clear(self) -> None:
         """Forget `requests`. The credit that was spent stays spent."""
-        self._books.clear()
+        self._log.clear()
 
     def script(self, *faults: Fault | str | None) -> None:
         """Put faults at the end of the script; a bare name is `Fault(name)`, None a success."""
@@ -162,15 +171,15 @@ class Sandbox:
 
     def _app(self, pictures: Pictures, cut: Cut) -> ASGIApp:
         return SandboxApp(
-            self._rules,
-            books=self._books,
+            rules=self._rules,
+            log=self._log,
             gate=self._gate,
             faults=self._faults,
             pictures=pictures,
             latencies=self._latencies,
             clock=self._clock,
             cut=cut,
-        ).asgi
+        ).build()
 
 
 class _Running:
@@ -302,9 +311,9 @@ _shared_lock = threading.Lock()
 
 
 def shared_sandbox() -> Sandbox:
-    """The one sandbox of this process, started by whoever asks first and stopped at exit.
+    """The sandbox of this process, started on first use and stopped at exit.
 
-    This is what `base_url="sandbox"` speaks to. A forked child starts one of its own.
+    `base_url="sandbox"` sends requests to it. A forked child starts its own.
     """
     global _shared  # noqa: PLW0603  # one a process is the point
     with _shared_lock:

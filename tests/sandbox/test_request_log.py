@@ -1,4 +1,4 @@
-"""The provider's side: every request is booked, billed by the table, and the key is not kept."""
+"""The request log: every request is logged, billed by the table, and the key is not kept."""
 
 import hashlib
 from decimal import Decimal
@@ -41,7 +41,7 @@ def test_other_sizes_cost_in_proportion_to_their_area() -> None:
     assert dearest == 4160 + 200
 
 
-def test_the_key_is_booked_as_a_digest_only(imagegen_sandbox: Sandbox) -> None:
+def test_the_key_is_logged_as_a_digest_only(imagegen_sandbox: Sandbox) -> None:
     """Tests can tell which key was sent, and nobody can read it."""
     url = f"{imagegen_sandbox.base_url}/images/generations"
     headers = {"authorization": "Bearer sk-secret", "x-mine": "1"}
@@ -65,19 +65,19 @@ def test_every_request_is_listed_over_http_too(imagegen_sandbox: Sandbox) -> Non
         post(imagegen_sandbox)
     get(f"{imagegen_sandbox.base_url}/models")
     assert get(f"{imagegen_sandbox.base_url}/nowhere").status_code == 404
-    books = get(f"{imagegen_sandbox.root_url}/sandbox/requests").json()
-    assert [(r["sequence"], r["status"], r["fault"], r["billed"]) for r in books["requests"]] == [
+    log = get(f"{imagegen_sandbox.root_url}/sandbox/requests").json()
+    assert [(r["sequence"], r["status"], r["fault"], r["billed"]) for r in log["requests"]] == [
         (1, 200, None, True),
         (2, 429, "rate_limited", False),
         (3, None, "closed", True),
     ]
-    assert books["requests"][0]["body"] == MUG
-    assert books["requests"][0]["request_id"] == first.headers["x-request-id"]
-    assert [(r["path"], r["status"]) for r in books["other_requests"]] == [
+    assert log["requests"][0]["body"] == MUG
+    assert log["requests"][0]["request_id"] == first.headers["x-request-id"]
+    assert [(r["path"], r["status"]) for r in log["other_requests"]] == [
         ("/v1/models", 200),
         ("/v1/nowhere", 404),
     ]
-    assert books["totals"] == {
+    assert log["totals"] == {
         "requests": 3,
         "billed": 2,
         "input_tokens": 6,
