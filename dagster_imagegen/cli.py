@@ -67,7 +67,7 @@ def serve(options: argparse.Namespace) -> int:
         return 1
     try:
         sandbox.start()
-    except (OSError, OverflowError) as exc:  # Overflow: what is no port of TCP's.
+    except (OSError, OverflowError) as exc:  # Overflow: not a port number
         sys.stderr.write(f"dagster-imagegen serve: port {options.port}: {exc}\n")
         return 1
     try:

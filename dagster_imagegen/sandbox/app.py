@@ -72,9 +72,11 @@ class Call:
 
     @property
     def fault_kind(self) -> str | None:
+        """The kind of its fault, if it has one."""
         return None if self.fault is None else self.fault.kind
 
     def fails_by(self, *kinds: str) -> bool:
+        """Whether its fault is of one of `kinds`."""
         return self.fault_kind in kinds
 
 
@@ -128,7 +130,7 @@ class SandboxApp:
                 await until_gone(request.receive)
             return response
         finally:
-            # Before the answer leaves: who has it may send the next request at once.
+            # Before the answer is sent: a client that has it may send its next request at once.
             if not isinstance(response, EventStream):
                 self._leave(call)
 
@@ -155,17 +157,20 @@ class SandboxApp:
             self.gate.leave()
 
     async def _answer(self, call: Call) -> Response:
-        self._check_key(call.request)
+        if self.rules.api_key not in (None, key_in(call.request.headers)):
+            raise ApiError(401, "invalid_api_key", "Incorrect API key provided.")
         error = None if call.fault is None else call.fault.error()
-        if error is not None and call.fault is not None and not call.fault.is_billed:
+        if error is not None and not error.billed:
             raise error
         self.gate.enter()
         call.admitted = True
         order = read_order(
             parse(call.raw), shape=self.rules.answer_shape, strict_sizes=self.rules.strict_sizes
         )
-        self._check_prompt(order)
-        self._check_credit()
+        if self.rules.refuses(order.prompt):
+            raise error_of("moderation_blocked")
+        if self.rules.credit_usd is not None and self.log.spent_usd >= self.rules.credit_usd:
+            raise error_of("insufficient_quota")
         in_events = order.stream and self.rules.answer_shape != "raw"
         if in_events and error is None and not call.fails_by(*NOT_IN_EVENTS):
             return self._stream(call, order)
@@ -174,19 +179,6 @@ class SandboxApp:
         if error is not None:
             raise error
         return self._deliver(call, done)
-
-    def _check_key(self, request: Request) -> None:
-        if self.rules.api_key is not None and key_in(request.headers) != self.rules.api_key:
-            raise ApiError(401, "invalid_api_key", "Incorrect API key provided.")
-
-    def _check_prompt(self, order: ImageOrder) -> None:
-        if self.rules.refuses(order.prompt):
-            raise error_of("moderation_blocked")
-
-    def _check_credit(self) -> None:
-        credit = self.rules.credit_usd
-        if credit is not None and self.log.spent_usd >= credit:
-            raise error_of("insufficient_quota")
 
     def _bill(self, call: Call, order: ImageOrder) -> Decimal:
         cost = metering.cost_usd(
@@ -241,7 +233,7 @@ class SandboxApp:
     # One image in events
 
     def _stream(self, call: Call, order: ImageOrder) -> Response:
-        # Billed when begun: a client that leaves a stream half way pays for all of it.
+        # Billed at the start: a client that leaves a stream half way pays for all of it.
         cost = self._bill(call, order)
         if call.fails_by("closed", "hang"):
             return Unanswered(self.cut)
@@ -273,7 +265,7 @@ class SandboxApp:
         return answers.completed_event(done, fault=call.fault_kind)
 
     def _stamp(self, response: Response, call: Call) -> None:
-        """The headers that real servers send along; those of the error itself prevail."""
+        """Add the headers that real servers send, unless the error has its own."""
         spent = round(1000 * (perf_counter() - call.started))
         headers: Mapping[str, str] = {
             "x-request-id": call.request_id,
@@ -284,7 +276,7 @@ class SandboxApp:
             response.headers.setdefault(name, value)
 
 
-# A server that fails in these ways pays no heed to `stream`.
+# A server that fails in these ways ignores `stream`.
 NOT_IN_EVENTS = tuple({*ODD_ANSWERS, "html", "empty_data"} - {"zero_usage", "no_usage", "nulls"})
 
 

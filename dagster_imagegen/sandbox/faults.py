@@ -18,9 +18,8 @@ def _no_credit(code: str, status: int = 429, error_type: str = "insufficient_quo
     return ApiError(status, code, message, error_type)
 
 
-def _server(status: int, message: str, *, billed: bool = False, **headers: str) -> ApiError:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return ApiError(status, None, message, "server_error", headers=named, billed=billed)
+def _server(status: int, message: str, *, billed: bool = False) -> ApiError:
+    return ApiError(status, None, message, "server_error", billed=billed)
 
 
 def _refused(code: str, *, status: int = 400, stage: str | None = None) -> ApiError:
@@ -42,7 +41,9 @@ STATUS_FAULTS = {
     "too_many_concurrent": ApiError(
         429, "rate_limit_exceeded", "Too many concurrent requests.", "concurrent_requests"
     ),
-    "unavailable": _server(503, "The server is overloaded. Please try again.", retry_after="1"),
+    "unavailable": replace(
+        _server(503, "The server is overloaded. Please try again."), headers={"retry-after": "1"}
+    ),
     # server errors
     "server_error": _server(500, "The server had an error while processing your request."),
     "image_generation_failed": ApiError(
@@ -162,7 +163,7 @@ class Fault:
         """The error to answer with, if this fault is an error status."""
         if self.kind not in STATUS_FAULTS:
             return None
-        error = error_of(self.kind)
+        error = replace(error_of(self.kind), billed=self.is_billed)
         error.message = error.message if self.message is None else self.message
         error.headers = error.headers if self.headers is None else self.headers
         return error
