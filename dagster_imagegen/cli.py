@@ -16,7 +16,7 @@ No key, no cost; every picture says that it comes from a sandbox.
 
   Dagster         ImageGenResource(base_url="{base_url}", ...)
   openai client   OpenAI(base_url="{base_url}", api_key="any")
-  its requests    curl {root_url}/sandbox/requests
+  request log     curl {root_url}/sandbox/requests
 
 Ctrl+C stops it.
 """
@@ -67,7 +67,7 @@ def serve(options: argparse.Namespace) -> int:
         return 1
     try:
         sandbox.start()
-    except (OSError, OverflowError) as exc:  # Overflow: what is no port of TCP's.
+    except (OSError, OverflowError) as exc:  # Overflow: not a port number
         sys.stderr.write(f"dagster-imagegen serve: port {options.port}: {exc}\n")
         return 1
     try:

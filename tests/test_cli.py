@@ -46,7 +46,7 @@ def test_serve_refuses_what_cannot_be(capsys: pytest.CaptureFixture[str]) -> Non
     """An unknown fault is named with those that exist, and nothing is started."""
     assert main(["serve", "--fault", "explode=0.5"]) == 1
     told = capsys.readouterr().err
-    assert "'explode' is not known; there are: rate_limited" in told
+    assert "unknown fault 'explode'; known faults: rate_limited" in told
     assert "port" not in told
     with pytest.raises(SystemExit):
         main(["serve", "--fault", "bogus"])

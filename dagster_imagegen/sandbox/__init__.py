@@ -1,4 +1,4 @@
-"""An image endpoint of the same protocol that runs here: no key, no cost, a log of its requests.
+"""An image endpoint of the same protocol that runs here: no key, no cost, and its own request log.
 
     with Sandbox() as sandbox:
         client = openai.OpenAI(base_url=sandbox.base_url, api_key="any")

@@ -1,4 +1,4 @@
-"""Bodies with an image in them, in the shapes that servers of the protocol give them."""
+"""Answers with an image, in the shapes of the servers that speak the protocol."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ data: {"type":"error","error":{"type":"image_generation_server_error",\
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """An order that was carried out and billed."""
+    """An order that was completed and billed."""
 
     order: ImageOrder
     created: int
@@ -30,6 +30,7 @@ class Done:
 
     @property
     def media_type(self) -> str:
+        """The content type of the images."""
         return MEDIA_TYPES[self.order.output_format]
 
 
@@ -58,11 +59,12 @@ def zeroed(value: Any) -> Any:
 
 
 def encoded(image: bytes) -> str:
+    """`image` in base64."""
     return base64.b64encode(image).decode("ascii")
 
 
 def resolved(order: ImageOrder) -> dict[str, str]:
-    """What the answer says of itself: the choices that `auto` turned into."""
+    """The settings that the answer reports: what each `auto` turned into."""
     return {
         "background": order.background,
         "output_format": order.output_format,
@@ -72,7 +74,7 @@ def resolved(order: ImageOrder) -> dict[str, str]:
 
 
 def written(body: dict[str, Any], *, fault: str | None) -> bytes:
-    """`body` as JSON, spoilt in the way that `fault` names, if it is about what is in a body.
+    """`body` as JSON, damaged in the way of `fault` if that fault is about what is in a body.
 
     `body` is the whole answer, or the payload of a stream's last event, which is its own entry.
     """
@@ -135,10 +137,6 @@ def _openai(done: Done) -> dict[str, Any]:
     }
 
 
-def _bare(done: Done) -> dict[str, Any]:
-    return {"created": done.created, "data": _entries(done)}
-
-
 def _together(done: Done) -> dict[str, Any]:
     entries = [{"index": i, **entry} for i, entry in enumerate(_entries(done))]
     return {"id": "sandbox", "model": done.order.model, "object": "list", "data": entries}
@@ -172,17 +170,13 @@ def _localai(done: Done) -> dict[str, Any]:
     return {"created": done.created, "id": "sandbox", "data": _entries(done), "usage": counts}
 
 
-def _litellm(done: Done) -> dict[str, Any]:
-    return {**_openai(done), "usage": zeroed(usage(done.order))}
-
-
 _BODIES: dict[Shape, Callable[[Done], dict[str, Any]]] = {
     "openai": _openai,
-    "bare": _bare,
+    "bare": lambda done: {"created": done.created, "data": _entries(done)},
     "together": _together,
     "xai": _xai,
     "sglang": _sglang,
     "vllm": _vllm,
     "localai": _localai,
-    "litellm": _litellm,
+    "litellm": lambda done: {**_openai(done), "usage": zeroed(usage(done.order))},
 }

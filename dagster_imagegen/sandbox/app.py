@@ -1,14 +1,13 @@
 """The sandbox's routes: how one request goes from its receipt to its answer.
 
-received and booked -> fault drawn -> key -> refused by the fault -> limits -> hard limits
+logged -> fault drawn -> key -> refused by the fault -> limits -> hard limits
 -> moderation -> credit -> work -> billed -> answered in the form of dialect, shape, or fault.
 """
 
 import asyncio
 import json
 import random
-import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from time import perf_counter
@@ -17,8 +16,9 @@ from typing import Any, cast
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from dagster_imagegen.sandbox import answers, metering
 from dagster_imagegen.sandbox.answers import Done
@@ -30,20 +30,23 @@ from dagster_imagegen.sandbox.delivery import (
     Unanswered,
     until_gone,
 )
-from dagster_imagegen.sandbox.errors import ApiError, Dialect, render
+from dagster_imagegen.sandbox.errors import ApiError, Dialect
 from dagster_imagegen.sandbox.faults import ODD_ANSWERS, Fault, FaultPlan, error_of
-from dagster_imagegen.sandbox.hosting import Hosting
 from dagster_imagegen.sandbox.limits import Gate
-from dagster_imagegen.sandbox.orders import DEFAULT_MODEL, ImageOrder, Shape, parse, read_order
+from dagster_imagegen.sandbox.orders import ImageOrder, Shape, parse, read_order
+from dagster_imagegen.sandbox.other_routes import (
+    Hosting,
+    OtherRoutes,
+    error_response,
+    new_request_id,
+)
 from dagster_imagegen.sandbox.pictures import Pictures
 from dagster_imagegen.sandbox.request_log import RequestLog, key_in
-
-MODELS = (DEFAULT_MODEL, "gpt-image-1", "gpt-image-1-mini", "gpt-image-1.5", "gpt-image-2")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What stays the same for every request of one server."""
+    """The settings that hold for every request of one server; see `Sandbox`."""
 
     api_key: str | None
     error_dialect: Dialect
@@ -69,46 +72,40 @@ class Call:
 
     @property
     def fault_kind(self) -> str | None:
+        """The kind of its fault, if it has one."""
         return None if self.fault is None else self.fault.kind
 
-    def befallen_by(self, *kinds: str) -> bool:
+    def fails_by(self, *kinds: str) -> bool:
+        """Whether its fault is of one of `kinds`."""
         return self.fault_kind in kinds
 
 
+@dataclass(frozen=True, kw_only=True)
 class SandboxApp:
-    """The endpoint as an ASGI app, `asgi`, over the parts that it is given."""
+    """The endpoint: `build` makes an ASGI app of it. `cut` ends a connection."""
 
-    def __init__(
-        self,
-        rules: Rules,
-        *,
-        request_log: RequestLog,
-        gate: Gate,
-        faults: FaultPlan,
-        pictures: Pictures,
-        latencies: random.Random,
-        clock: Callable[[], float],
-        cut: Cut,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-    ) -> None:
-        self._rules = rules
-        self._request_log = request_log
-        self._gate = gate
-        self._faults = faults
-        self._pictures = pictures
-        self._latencies = latencies
-        self._clock = clock
-        self._cut = cut
-        self._sleep = sleep
-        self._hosting = Hosting()
+    rules: Rules
+    log: RequestLog
+    gate: Gate
+    faults: FaultPlan
+    pictures: Pictures
+    latencies: random.Random
+    clock: Callable[[], float]
+    cut: Cut
+    hosting: Hosting = field(default_factory=Hosting)
+
+    def build(self) -> ASGIApp:
+        """The ASGI app."""
         others = OtherRoutes(
-            rules, request_log=request_log, hosting=self._hosting, pictures=pictures, clock=clock
+            log=self.log,
+            hosting=self.hosting,
+            pictures=self.pictures,
+            dialect=self.rules.error_dialect,
+            clock=self.clock,
         )
-        self.asgi = Starlette(
-            routes=[
-                Route("/v1/images/generations", self._generate, methods=["POST"]),
-                *others.routes,
-            ],
+        generate = Route("/v1/images/generations", self._generate, methods=["POST"])
+        return Starlette(
+            routes=[generate, *others.routes()],
             exception_handlers={HTTPException: others.no_such_route},
         )
 
@@ -121,90 +118,74 @@ class SandboxApp:
             try:
                 response = await self._answer(call)
             except ApiError as error:
-                response = error_response(self._rules, error, request_id=call.request_id)
+                dialect = self.rules.error_dialect
+                response = error_response(error, dialect=dialect, request_id=call.request_id)
             self._stamp(response, call)
-            self._request_log.answer(
+            self.log.answer(
                 call.sequence,
                 status=None if isinstance(response, Unanswered) else response.status_code,
                 fault=call.fault_kind,
             )
-            if call.befallen_by("hang"):
+            if call.fails_by("hang"):
                 await until_gone(request.receive)
             return response
         finally:
-            # Before the answer leaves: who has it may send the next request at once.
+            # Before the answer is sent: a client that has it may send its next request at once.
             if not isinstance(response, EventStream):
                 self._leave(call)
 
     def _receive(self, request: Request, raw: bytes) -> Call:
         body = _as_json(raw)
         fields = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
-        fault = self._faults.take(
+        fault = self.faults.take(
             prompt=str(fields.get("prompt", "")), stream=fields.get("stream") is True
         )
         request_id = new_request_id()
-        sequence = self._request_log.receive(
-            received_at=self._clock(),
-            method=request.method,
-            path=request.url.path,
-            headers=dict(request.headers),
-            body=body,
-            request_id=request_id,
-        )
+        sequence = self.log.receive(request, at=self.clock(), request_id=request_id, body=body)
         return Call(
             request=request,
             raw=raw,
             sequence=sequence,
             request_id=request_id,
             fault=fault,
-            latency_seconds=self._latencies.uniform(*self._rules.latency_seconds),
+            latency_seconds=self.latencies.uniform(*self.rules.latency_seconds),
         )
 
     def _leave(self, call: Call) -> None:
-        self._request_log.leave()
+        self.log.leave()
         if call.admitted:
-            self._gate.leave()
+            self.gate.leave()
 
     async def _answer(self, call: Call) -> Response:
-        self._check_key(call.request)
+        if self.rules.api_key not in (None, key_in(call.request.headers)):
+            raise ApiError(401, "invalid_api_key", "Incorrect API key provided.")
         error = None if call.fault is None else call.fault.error()
-        if error is not None and call.fault is not None and not call.fault.is_billed:
+        if error is not None and not error.billed:
             raise error
-        self._gate.enter()
+        self.gate.enter()
         call.admitted = True
         order = read_order(
-            parse(call.raw), shape=self._rules.answer_shape, strict_sizes=self._rules.strict_sizes
+            parse(call.raw), shape=self.rules.answer_shape, strict_sizes=self.rules.strict_sizes
         )
-        self._check_prompt(order)
-        self._check_credit()
-        in_events = order.stream and self._rules.answer_shape != "raw"
-        if in_events and error is None and not call.befallen_by(*NOT_IN_EVENTS):
+        if self.rules.refuses(order.prompt):
+            raise error_of("moderation_blocked")
+        if self.rules.credit_usd is not None and self.log.spent_usd >= self.rules.credit_usd:
+            raise error_of("insufficient_quota")
+        in_events = order.stream and self.rules.answer_shape != "raw"
+        if in_events and error is None and not call.fails_by(*NOT_IN_EVENTS):
             return self._stream(call, order)
-        await self._sleep(call.latency_seconds)
+        await asyncio.sleep(call.latency_seconds)
         done = await self._work(call, order)
         if error is not None:
             raise error
         return self._deliver(call, done)
-
-    def _check_key(self, request: Request) -> None:
-        if self._rules.api_key is not None and key_in(request.headers) != self._rules.api_key:
-            raise ApiError(401, "invalid_api_key", "Incorrect API key provided.")
-
-    def _check_prompt(self, order: ImageOrder) -> None:
-        if self._rules.refuses(order.prompt):
-            raise error_of("moderation_blocked")
-
-    def _check_credit(self) -> None:
-        credit = self._rules.credit_usd
-        if credit is not None and self._request_log.spent_usd >= credit:
-            raise error_of("insufficient_quota")
 
     def _bill(self, call: Call, order: ImageOrder) -> Decimal:
         cost = metering.cost_usd(
             order.model, input_count=order.input_tokens, output_count=order.output_tokens
         )
         if call.fault is None or call.fault.is_billed:
-            self._request_log.bill(
+            self.log.bill(
                 call.sequence,
                 input_tokens=order.input_tokens,
                 output_tokens=order.output_tokens,
@@ -214,177 +195,89 @@ class SandboxApp:
 
     async def _work(self, call: Call, order: ImageOrder) -> Done:
         painted = order
-        if call.befallen_by("other_format"):
+        if call.fails_by("other_format"):
             actual = "png" if order.output_format == "jpeg" else "jpeg"
             painted = replace(order, output_format=actual, background="opaque")
-        images = [await self._pictures.final(painted, index) for index in range(order.n)]
+        images = [await self.pictures.final(painted, index) for index in range(order.n)]
         cost = self._bill(call, order)
         urls = self._urls(call, order, images)
-        created = int(self._clock())
+        created = int(self.clock())
         return Done(order=order, created=created, images=images, urls=urls, cost_usd=cost)
 
     def _urls(self, call: Call, order: ImageOrder, images: list[bytes]) -> list[str] | None:
-        if call.befallen_by("url_data"):
+        if call.fails_by("url_data"):
             media_type = answers.MEDIA_TYPES[order.output_format]
             return [f"data:{media_type};base64,{answers.encoded(image)}" for image in images]
-        if not order.as_url and not call.befallen_by("url", "url_relative", "url_late", "url_gone"):
+        if not order.as_url and not call.fails_by("url", "url_relative", "url_late", "url_gone"):
             return None
-        relative = self._rules.answer_shape == "sglang" or call.befallen_by("url_relative")
+        relative = self.rules.answer_shape == "sglang" or call.fails_by("url_relative")
         base = "/" if relative else str(call.request.base_url)
-        paths = self._hosting.publish(order, name=call.request_id, fault=call.fault_kind)
+        paths = self.hosting.publish(order, name=call.request_id, fault=call.fault_kind)
         return [base + path for path in paths]
 
     def _deliver(self, call: Call, done: Done) -> Response:
-        if call.befallen_by("closed", "hang"):
-            return Unanswered(self._cut)
-        if call.befallen_by("html"):
+        if call.fails_by("closed", "hang"):
+            return Unanswered(self.cut)
+        if call.fails_by("html"):
             return HTMLResponse("<html><body>Welcome to the network. Please log in.</body></html>")
-        if call.befallen_by("raw_image") or self._rules.answer_shape == "raw":
+        if call.fails_by("raw_image") or self.rules.answer_shape == "raw":
             whole = Response(done.images[0], media_type=done.media_type)
         else:
-            body = answers.body_in(self._rules.answer_shape, done)
+            body = answers.body_in(self.rules.answer_shape, done)
             text = answers.written(body, fault=call.fault_kind)
             whole = Response(text, media_type="application/json")
-        if call.befallen_by("reset", "truncated"):
-            return CutShort(whole, self._cut, reset=call.befallen_by("reset"))
+        if call.fails_by("reset", "truncated"):
+            return CutShort(whole, self.cut, reset=call.fails_by("reset"))
         return whole
 
     # One image in events
 
     def _stream(self, call: Call, order: ImageOrder) -> Response:
-        # Billed when begun: a client that leaves a stream half way pays for all of it.
+        # Billed at the start: a client that leaves a stream half way pays for all of it.
         cost = self._bill(call, order)
-        if call.befallen_by("closed", "hang"):
-            return Unanswered(self._cut)
+        if call.fails_by("closed", "hang"):
+            return Unanswered(self.cut)
         return EventStream(
             self._events(call, order, cost),
             leave=lambda: self._leave(call),
-            cut=self._cut if call.befallen_by("reset", "truncated") else None,
-            reset=call.befallen_by("reset"),
+            cut=self.cut if call.fails_by("reset", "truncated") else None,
+            reset=call.fails_by("reset"),
         )
 
     async def _events(self, call: Call, order: ImageOrder, cost: Decimal) -> Events:
         pause = call.latency_seconds / (order.partial_images + 1)
-        created = int(self._clock())
-        if call.befallen_by("stream_completed_first"):
+        created = int(self.clock())
+        if call.fails_by("stream_completed_first"):
             yield await self._completed(call, order, cost, created), False
         for step in range(order.partial_images):
-            await self._sleep(pause)
-            image = answers.encoded(await self._pictures.partial(order, step))
+            await asyncio.sleep(pause)
+            image = answers.encoded(await self.pictures.partial(order, step))
             yield answers.partial_event(order, image, step=step, created=created), False
-        await self._sleep(pause)
-        if call.befallen_by("stream_error"):
+        await asyncio.sleep(pause)
+        if call.fails_by("stream_error"):
             yield answers.ERROR_EVENT, True
-        elif not call.befallen_by("stream_cut", "stream_completed_first"):
+        elif not call.fails_by("stream_cut", "stream_completed_first"):
             yield await self._completed(call, order, cost, created), True
 
     async def _completed(self, call: Call, order: ImageOrder, cost: Decimal, created: int) -> bytes:
-        images = [await self._pictures.final(order)]
+        images = [await self.pictures.final(order)]
         done = Done(order=order, created=created, images=images, urls=None, cost_usd=cost)
         return answers.completed_event(done, fault=call.fault_kind)
 
     def _stamp(self, response: Response, call: Call) -> None:
-        """The headers that real servers send along; those of the error itself prevail."""
+        """Add the headers that real servers send, unless the error has its own."""
         spent = round(1000 * (perf_counter() - call.started))
         headers: Mapping[str, str] = {
             "x-request-id": call.request_id,
             "openai-processing-ms": str(spent),
-            **self._gate.headers(self._rules.error_dialect),
+            **self.gate.headers(self.rules.error_dialect),
         }
         for name, value in headers.items():
             response.headers.setdefault(name, value)
 
 
-class OtherRoutes:
-    """What the sandbox answers beside generations: models, hosted pictures, its request log."""
-
-    def __init__(
-        self,
-        rules: Rules,
-        *,
-        request_log: RequestLog,
-        hosting: Hosting,
-        pictures: Pictures,
-        clock: Callable[[], float],
-    ) -> None:
-        self._rules = rules
-        self._request_log = request_log
-        self._hosting = hosting
-        self._pictures = pictures
-        self._clock = clock
-
-    @property
-    def routes(self) -> list[Route]:
-        """The routes of this class."""
-        return [
-            Route("/v1/models", self._list_models),
-            Route("/v1/models/{model:path}", self._show_model),
-            Route("/sandbox/images/{name}", self._download),
-            Route("/sandbox/requests", self._show_log, methods=["GET"]),
-            Route("/sandbox/requests", self._clear_log, methods=["DELETE"]),
-        ]
-
-    async def _list_models(self, request: Request) -> Response:
-        listed = [_model(model) for model in MODELS]
-        return self._note(request, JSONResponse({"object": "list", "data": listed}))
-
-    async def _show_model(self, request: Request) -> Response:
-        return self._note(request, JSONResponse(_model(request.path_params["model"])))
-
-    async def _download(self, request: Request) -> Response:
-        hosted = self._hosting.find(request.path_params["name"])
-        if hosted is None:
-            return self._note(request, Response("not found", 404))
-        image = await self._pictures.final(hosted.order, hosted.index)
-        media_type = answers.MEDIA_TYPES[hosted.order.output_format]
-        return self._note(request, Response(image, media_type=media_type))
-
-    async def _show_log(self, request: Request) -> Response:
-        log = {
-            "totals": self._request_log.totals.as_json(),
-            "requests": [row.as_json() for row in self._request_log.generations],
-            "other_requests": [row.as_json() for row in self._request_log.others],
-        }
-        # Not JSONResponse: a prompt may hold a lone surrogate, which only an escape can carry.
-        return Response(json.dumps(log), media_type="application/json")
-
-    async def _clear_log(self, request: Request) -> Response:
-        self._request_log.clear()
-        return Response(status_code=204)
-
-    async def no_such_route(self, request: Request, exc: Exception) -> Response:
-        """Answer a request for anything else."""
-        status = exc.status_code if isinstance(exc, HTTPException) else 404
-        message = f"Invalid URL ({request.method} {request.url.path})"
-        error = ApiError(status, None, message)
-        return self._note(request, error_response(self._rules, error, request_id=new_request_id()))
-
-    def _note(self, request: Request, response: Response) -> Response:
-        request_id = response.headers.setdefault("x-request-id", new_request_id())
-        self._request_log.note(
-            received_at=self._clock(),
-            method=request.method,
-            path=request.url.path,
-            headers=dict(request.headers),
-            status=response.status_code,
-            request_id=request_id,
-        )
-        return response
-
-
-def error_response(rules: Rules, error: ApiError, *, request_id: str) -> Response:
-    """An error in the dialect of the sandbox."""
-    status, body, media_type = render(error, dialect=rules.error_dialect, request_id=request_id)
-    headers = {"x-request-id": request_id, **error.headers}
-    return Response(body, status, headers=headers, media_type=media_type)
-
-
-# A server that fails in these ways pays no heed to `stream`.
+# A server that fails in these ways ignores `stream`.
 NOT_IN_EVENTS = tuple({*ODD_ANSWERS, "html", "empty_data"} - {"zero_usage", "no_usage", "nulls"})
-
-
-def new_request_id() -> str:
-    return f"req_{uuid.uuid4().hex}"
 
 
 def _as_json(raw: bytes) -> object:
@@ -392,7 +285,3 @@ def _as_json(raw: bytes) -> object:
         return json.loads(raw)
     except ValueError:
         return raw.decode("utf-8", "replace")
-
-
-def _model(name: str) -> dict[str, object]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "dagster-imagegen-sandbox"}

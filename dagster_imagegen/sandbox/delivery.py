@@ -1,4 +1,4 @@
-"""Ways of answering that Starlette has no response for: never, cut short, event by event."""
+"""Responses that Starlette does not have: no answer, half an answer, server-sent events."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
@@ -14,7 +14,7 @@ class Cut(Protocol):
 
 
 class Unanswered(Response):
-    """Closes the connection without a byte; the client cannot tell whether the work was done."""
+    """Closes the connection without an answer; the client cannot tell whether it was billed."""
 
     def __init__(self, cut: Cut) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Unanswered(Response):
 
 
 class CutShort(Response):
-    """Sends the headers of the whole body, half of the body, and then no more."""
+    """Sends the headers and half of the body, then ends the connection."""
 
     def __init__(self, whole: Response, cut: Cut, *, reset: bool) -> None:
         super().__init__(status_code=whole.status_code)
@@ -92,7 +92,7 @@ class EventStream(Response):
 
 
 async def until_gone(receive: Receive) -> None:
-    """Wait until the connection has ended, by whichever side."""
+    """Wait until either side has ended the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
 

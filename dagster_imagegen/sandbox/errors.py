@@ -1,7 +1,8 @@
-"""What the sandbox answers instead of an image, and the forms that servers give it."""
+"""Answers that are errors, and the form that each kind of server gives them."""
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Dialect = Literal["openai", "digitalocean", "xai", "fastapi", "azure", "html", "empty", "not_utf8"]
@@ -14,28 +15,29 @@ DIGITALOCEAN_IDS = {
 }
 
 
+@dataclass(eq=False)
 class ApiError(Exception):
-    """An answer that is an error: its status, its code, and the headers that go with it."""
+    """An answer that is an error.
 
-    def __init__(
-        self,
-        status: int,
-        code: str | None,
-        message: str,
-        *,
-        error_type: str = "invalid_request_error",
-        param: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        extra: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-        self.error_type = error_type
-        self.param = param
-        self.headers = dict(headers or {})
-        self.extra = dict(extra or {})
+    Args:
+        status: The HTTP status.
+        code: The machine-readable code, where the answer has one.
+        message: For people.
+        error_type: The `type` of OpenAI's error bodies.
+        param: The request's parameter that is at fault.
+        headers: Sent with the answer.
+        extra: Further fields of the error body.
+        billed: The work was done before it failed.
+    """
+
+    status: int
+    code: str | None
+    message: str
+    error_type: str = "invalid_request_error"
+    param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    billed: bool = False
 
 
 def render(error: ApiError, *, dialect: Dialect, request_id: str) -> tuple[int, bytes, str]:

@@ -1,82 +1,53 @@
 """The ways in which an endpoint fails: scripted, or at random with a seed.
 
-A *refusal* is decided before any work and bills nothing. A *lost answer* is one whose work was done
-and billed: gateways that give up, connections that break, bodies that cannot be read. An *odd
-answer* is a good image in a form that a client must cope with.
+Most error statuses are decided before any work and bill nothing. A *lost answer* is one whose work
+was done and billed: gateways that give up, connections that break, bodies that cannot be read. An
+*odd answer* is a good image in a form that a client must cope with.
 """
 
 import random
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from dagster_imagegen.sandbox.errors import ApiError
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Status:
-    """The answer of a fault that is an error status."""
-
-    status: int
-    code: str | None
-    message: str
-    error_type: str = "invalid_request_error"
-    headers: Mapping[str, str] | None = None
-    extra: Mapping[str, Any] | None = None
-    billed: bool = False
-
-
-def _no_credit(code: str, *, status: int = 429, error_type: str = "insufficient_quota") -> _Status:
+def _no_credit(code: str, status: int = 429, error_type: str = "insufficient_quota") -> ApiError:
     message = "You exceeded your current quota, please check your plan and billing details."
-    return _Status(status=status, code=code, message=message, error_type=error_type)
+    return ApiError(status, code, message, error_type)
 
 
-def _server(status: int, message: str, *, billed: bool = False, **headers: str) -> _Status:
-    return _Status(
-        status=status,
-        code=None,
-        message=message,
-        error_type="server_error",
-        headers={name.replace("_", "-"): value for name, value in headers.items()},
-        billed=billed,
-    )
+def _server(status: int, message: str, *, billed: bool = False) -> ApiError:
+    return ApiError(status, None, message, "server_error", billed=billed)
 
 
-def _refused(code: str, *, status: int = 400, stage: str | None = None) -> _Status:
+def _refused(code: str, *, status: int = 400, stage: str | None = None) -> ApiError:
+    message = "Your request was rejected by the safety system."
     details = {"moderation_stage": stage, "categories": ["violence"]}
-    return _Status(
-        status=status,
-        code=code,
-        message="Your request was rejected by the safety system.",
-        error_type="image_generation_user_error",
-        extra={"moderation_details": details} if stage else None,
-    )
+    extra = {"moderation_details": details} if stage else {}
+    return ApiError(status, code, message, "image_generation_user_error", extra=extra)
 
 
-STATUS_FAULTS: dict[str, _Status] = {
+STATUS_FAULTS = {
     # not accepted
-    "rate_limited": _Status(
-        status=429,
-        code="rate_limit_exceeded",
-        message="Rate limit reached for images per min. Please try again in 1s.",
-        error_type="requests",
+    "rate_limited": ApiError(
+        429,
+        "rate_limit_exceeded",
+        "Rate limit reached for images per min. Please try again in 1s.",
+        "requests",
         headers={"retry-after": "1"},
     ),
-    "too_many_concurrent": _Status(
-        status=429,
-        code="rate_limit_exceeded",
-        message="Too many concurrent requests.",
-        error_type="concurrent_requests",
+    "too_many_concurrent": ApiError(
+        429, "rate_limit_exceeded", "Too many concurrent requests.", "concurrent_requests"
     ),
-    "unavailable": _server(503, "The server is overloaded. Please try again.", retry_after="1"),
+    "unavailable": replace(
+        _server(503, "The server is overloaded. Please try again."), headers={"retry-after": "1"}
+    ),
     # server errors
     "server_error": _server(500, "The server had an error while processing your request."),
-    "image_generation_failed": _Status(
-        status=500,
-        code="image_generation_failed",
-        message="Image generation failed.",
-        error_type="image_generation_server_error",
+    "image_generation_failed": ApiError(
+        500, "image_generation_failed", "Image generation failed.", "image_generation_server_error"
     ),
     "bad_gateway": _server(502, "Bad gateway"),
     "unavailable_unannounced": _server(503, "Service unavailable"),
@@ -92,40 +63,34 @@ STATUS_FAULTS: dict[str, _Status] = {
     "responsible_ai_policy_violation": _refused("ResponsibleAIPolicyViolation"),
     "legal_reasons": _refused("unavailable_for_legal_reasons", status=451),
     # rejected requests and misconfiguration
-    "invalid_value": _Status(status=400, code="invalid_value", message="Invalid value."),
-    "unknown_parameter": _Status(
-        status=400, code="unknown_parameter", message="Unknown parameter."
+    "invalid_value": ApiError(400, "invalid_value", "Invalid value."),
+    "unknown_parameter": ApiError(400, "unknown_parameter", "Unknown parameter."),
+    "invalid_api_key": ApiError(401, "invalid_api_key", "Incorrect API key provided."),
+    "organization_not_verified": ApiError(
+        403, None, "Your organization must be verified to use this model."
     ),
-    "invalid_api_key": _Status(
-        status=401, code="invalid_api_key", message="Incorrect API key provided."
-    ),
-    "organization_not_verified": _Status(
-        status=403, code=None, message="Your organization must be verified to use this model."
-    ),
-    "not_found": _Status(status=404, code=None, message="Invalid URL"),
-    "model_not_found": _Status(
-        status=404, code="model_not_found", message="The model does not exist."
-    ),
-    "unprocessable": _Status(status=422, code=None, message="Unprocessable entity"),
-    "redirect": _Status(
-        status=307,
-        code=None,
-        message="Temporary redirect",
+    "not_found": ApiError(404, None, "Invalid URL"),
+    "model_not_found": ApiError(404, "model_not_found", "The model does not exist."),
+    "unprocessable": ApiError(422, None, "Unprocessable entity"),
+    "redirect": ApiError(
+        307,
+        None,
+        "Temporary redirect",
         headers={"location": "http://127.0.0.1:9/v1/images/generations"},
     ),
     # out of credit
-    "payment_required": _no_credit("payment_required", status=402),
+    "payment_required": _no_credit("payment_required", 402),
     "insufficient_quota": _no_credit("insufficient_quota"),
     "credit_balance_exhausted": _no_credit("credit_balance_exhausted"),
     "organization_spend_limit_exceeded": _no_credit("organization_spend_limit_exceeded"),
     "project_spend_limit_exceeded": _no_credit("project_spend_limit_exceeded"),
     "organization_usage_limit_exceeded": _no_credit("organization_usage_limit_exceeded"),
     "billing_hard_limit_reached": _no_credit(
-        "billing_hard_limit_reached", status=400, error_type="billing_limit_user_error"
+        "billing_hard_limit_reached", 400, "billing_limit_user_error"
     ),
 }
 
-# The work is done and billed; then the answer is spoilt.
+# The work is done and billed; then the answer is lost.
 LOST_ANSWERS = (
     "closed",  # the connection closes before the answer
     "reset",  # the connection is reset in mid body
@@ -137,7 +102,7 @@ LOST_ANSWERS = (
     "empty_data",
     "html",  # 200 and a page, as captive proxies answer
 )
-# A good image, in a form of its own. A client that asked for a stream is not given one.
+# A good image in an unusual form; even a client that asked for a stream gets a plain answer.
 ODD_ANSWERS = (
     "url",
     "url_relative",
@@ -150,7 +115,7 @@ ODD_ANSWERS = (
     "no_usage",
     "nulls",  # every optional field is null
 )
-# Only for requests that ask for a stream; the others pass them by.
+# Only for requests that ask for a stream; others are left alone.
 STREAM_FAULTS = (
     "stream_cut",  # closes cleanly after the partial images
     "stream_error",  # an error event instead of the picture
@@ -163,12 +128,17 @@ KINDS = (*STATUS_FAULTS, *LOST_ANSWERS, *ODD_ANSWERS, *STREAM_FAULTS)
 class Fault:
     """One way to fail: `Fault("rate_limited", headers={"retry-after-ms": "250"})`.
 
-    kind: one of `KINDS`.
-    prompt: only requests whose prompt contains this, whatever their order; without it, the next
-        request in the order received.
-    times: how many requests it befalls; None for all that match.
-    headers, message: instead of the kind's own, for faults that answer with an error status.
-    billed: instead of the kind's own; an error status that is billed was worked for first.
+    Args:
+        kind: One of `KINDS`.
+        prompt: Only requests whose prompt contains this text, in any order; by default the next
+            request received.
+        times: How many requests fail; None for all that match.
+        headers: Sent instead of the kind's own, where the answer is an error status.
+        message: Likewise.
+        billed: Instead of the kind's own; an error status that is billed comes after the work.
+
+    Raises:
+        ValueError: The kind is unknown.
     """
 
     kind: str
@@ -180,47 +150,41 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"fault {self.kind!r} is not known; there are: {', '.join(KINDS)}")
+            raise ValueError(f"unknown fault {self.kind!r}; known faults: {', '.join(KINDS)}")
 
     @property
     def is_billed(self) -> bool:
-        """Whether the work is done, and paid for, before this befalls it."""
+        """Whether the work is done, and paid for, before it fails."""
         if self.billed is not None:
             return self.billed
-        status = STATUS_FAULTS.get(self.kind)
-        return True if status is None else status.billed
+        return self.kind not in STATUS_FAULTS or STATUS_FAULTS[self.kind].billed
 
     def error(self) -> ApiError | None:
         """The error to answer with, if this fault is an error status."""
         if self.kind not in STATUS_FAULTS:
             return None
-        error = error_of(self.kind)
-        if self.message is not None:
-            error.message = self.message
-        if self.headers is not None:
-            error.headers = dict(self.headers)
+        error = replace(error_of(self.kind), billed=self.is_billed)
+        error.message = error.message if self.message is None else self.message
+        error.headers = error.headers if self.headers is None else self.headers
         return error
 
 
 def error_of(kind: str) -> ApiError:
-    """The answer of a kind of fault that is an error status."""
-    status = STATUS_FAULTS[kind]
-    return ApiError(
-        status.status,
-        status.code,
-        status.message,
-        error_type=status.error_type,
-        headers=status.headers,
-        extra=status.extra,
-    )
+    """A new error of a kind in `STATUS_FAULTS`, to raise or to change."""
+    return replace(STATUS_FAULTS[kind])
 
 
 class FaultPlan:
-    """Says which fault, if any, befalls the next request. Safe to extend from any thread.
+    """Decides which fault, if any, the next request meets. Safe to extend from any thread.
 
-    `script` is used up in the order of the requests, where None lets one pass unharmed; entries
-    with a `prompt` wait for theirs. Requests that the script leaves alone meet each kind in `rates`
-    with its probability, the same ones for the same `seed` and order of arrival.
+    Args:
+        script: Used up in the order of the requests; None lets one succeed. An entry with a
+            `prompt` waits for a request that matches.
+        rates: The probability of each kind, for requests that the script leaves alone.
+        seed: The same seed and order of requests give the same faults.
+
+    Raises:
+        ValueError: A kind is unknown, or the rates add up to more than 1.
     """
 
     def __init__(
@@ -235,7 +199,7 @@ class FaultPlan:
         self._by_prompt: list[Fault] = []
         self._rates = {Fault(kind): rate for kind, rate in (rates or {}).items()}
         if not 0 <= sum(self._rates.values()) <= 1:
-            raise ValueError(f"fault rates {rates} do not add up to between 0 and 1")
+            raise ValueError(f"fault rates must add up to between 0 and 1, got {rates}")
         self._random = random.Random(seed)  # noqa: S311  # repeatable faults, not secrets
         self.add(script)
 

@@ -1,4 +1,4 @@
-"""How fast the sandbox lets itself be asked, and the headers that say so."""
+"""Rate and concurrency limits, and the headers that announce them."""
 
 import math
 from collections import deque
@@ -31,7 +31,7 @@ class Gate:
         self._in_flight = 0
 
     def enter(self) -> None:
-        """Admit one request, or raise the 429; who was admitted has to `leave`."""
+        """Admit one request, which must `leave` later, or raise a 429."""
         self._forget_old()
         if self._max_concurrency is not None and self._in_flight >= self._max_concurrency:
             message = (
@@ -54,11 +54,15 @@ class Gate:
             self._admitted.append(self._clock())
 
     def leave(self) -> None:
+        """One admitted request fewer is in flight."""
         self._in_flight -= 1
 
     def headers(self, dialect: Dialect) -> dict[str, str]:
-        """What remains, as OpenAI says it (a duration until all of it is back) or, in the
-        DigitalOcean dialect, as they do (the Unix time at which the oldest request expires)."""
+        """What remains of the rate.
+
+        The reset is the duration until all of it is back, as with OpenAI, or in the DigitalOcean
+        dialect the Unix time at which the oldest request expires.
+        """
         if self._limit is None:
             return {}
         self._forget_old()
@@ -85,7 +89,7 @@ class Gate:
 
 
 def duration(seconds: float) -> str:
-    """`6m0s`, `1.5s`, `20ms`: the way OpenAI writes the time until a limit is whole again."""
+    """`6m0s`, `1.5s`, `20ms`: how OpenAI writes the time until a limit resets."""
     milliseconds = max(0, round(seconds * 1000))
     if milliseconds < 1000:
         return f"{milliseconds}ms"

@@ -4,7 +4,8 @@ Written apart from the engine's price list on purpose: tests hold one against th
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 THREE = ("low", "medium", "high")
@@ -13,62 +14,41 @@ PARTIAL_IMAGE_TOKENS = 100
 CHARACTERS_PER_TOKEN = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelFamily:
-    """The models whose names begin alike: USD per million tokens, output tokens per image."""
-
-    text_in: Decimal
-    image_out: Decimal
-    qualities: tuple[str, ...]
-    tokens: dict[str, tuple[int, ...]]  # by size, in the order of `qualities`
-    only_one_image: bool = False
-
-
-_GPT_IMAGE_1_TOKENS = {
+_TOKENS = {
     "1024x1024": (272, 1056, 4160),
     "1024x1536": (408, 1584, 6240),
     "1536x1024": (400, 1568, 6208),
 }
-_GPT_IMAGE_1 = ModelFamily(
-    text_in=Decimal(5),
-    image_out=Decimal(40),
-    qualities=THREE,
-    tokens=_GPT_IMAGE_1_TOKENS,
-    only_one_image=True,
-)
-_GPT_IMAGE_1_5 = ModelFamily(
-    text_in=Decimal(5),
-    image_out=Decimal(32),
-    qualities=THREE,
-    tokens=_GPT_IMAGE_1_TOKENS,
-    only_one_image=True,
-)
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """Models whose names begin alike: USD per million tokens, and output tokens per image."""
+
+    text_in: int
+    image_out: int
+    qualities: tuple[str, ...] = THREE
+    tokens: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: _TOKENS)  # by size
+    only_one_image: bool = False
+
+
+_GPT_IMAGE_1_5 = ModelFamily(5, 32, only_one_image=True)
 _GPT_IMAGE_2_5 = ModelFamily(
-    text_in=Decimal(5),
-    image_out=Decimal(30),
-    qualities=FIVE,
-    tokens={
-        "1024x1024": (196, 439, 1756, 3122, 7024),
-        "1536x1024": (158, 343, 1372, 2459, 5488),
-    },
+    5,
+    30,
+    FIVE,
+    {"1024x1024": (196, 439, 1756, 3122, 7024), "1536x1024": (158, 343, 1372, 2459, 5488)},
 )
 FAMILIES = {
-    "gpt-image-1-mini": ModelFamily(
-        text_in=Decimal(2),
-        image_out=Decimal(8),
-        qualities=THREE,
-        tokens=_GPT_IMAGE_1_TOKENS,
-        only_one_image=True,
-    ),
+    "gpt-image-1-mini": ModelFamily(2, 8, only_one_image=True),
     "gpt-image-1.5": _GPT_IMAGE_1_5,
     "chatgpt-image-latest": _GPT_IMAGE_1_5,
-    "gpt-image-1": _GPT_IMAGE_1,
+    "gpt-image-1": ModelFamily(5, 40, only_one_image=True),
     "gpt-image-2.5": _GPT_IMAGE_2_5,
     "gpt-image-2.6": _GPT_IMAGE_2_5,
     "gpt-image-2": ModelFamily(
-        text_in=Decimal(5),
-        image_out=Decimal(30),
-        qualities=THREE,
+        5,
+        30,
         tokens={
             "1024x1024": (196, 1756, 7024),
             "1536x1024": (158, 1372, 5488),
@@ -76,10 +56,7 @@ FAMILIES = {
         },
     ),
 }
-# Any model is served. What another one would cost is not known; it is billed like this.
-_ANY = ModelFamily(
-    text_in=Decimal(5), image_out=Decimal(40), qualities=THREE, tokens=_GPT_IMAGE_1_TOKENS
-)
+_ANY = ModelFamily(5, 40)  # any model is served; others are billed like this
 
 
 def family_of(model: str) -> ModelFamily:
@@ -97,14 +74,14 @@ def is_known(model: str) -> bool:
 
 
 def input_tokens(prompt: str) -> int:
-    """One token for every four characters begun. Simple, documented, and not OpenAI's tokenizer."""
+    """One token for every four characters, rounded up; not OpenAI's tokenizer."""
     return math.ceil(len(prompt) / CHARACTERS_PER_TOKEN)
 
 
 def output_tokens(model: str, *, width: int, height: int, quality: str, partials: int) -> int:
     """Tokens of one image: the table's, or for other sizes the square's in proportion to area.
 
-    A quality that the table does not know counts as its dearest.
+    A quality that is not in the table counts as the most expensive one.
     """
     family = family_of(model)
     column = family.qualities.index(quality) if quality in family.qualities else -1
@@ -120,4 +97,4 @@ def output_tokens(model: str, *, width: int, height: int, quality: str, partials
 def cost_usd(model: str, *, input_count: int, output_count: int) -> Decimal:
     """The bill for these tokens."""
     family = family_of(model)
-    return (family.text_in * input_count + family.image_out * output_count) / 1_000_000
+    return Decimal(family.text_in * input_count + family.image_out * output_count) / 1_000_000

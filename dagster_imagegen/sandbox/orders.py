@@ -1,4 +1,4 @@
-"""The body of a request, read and held against the reference's hard limits."""
+"""Reads the body of a request and checks it against the reference's hard limits."""
 
 import hashlib
 import json
@@ -41,14 +41,17 @@ class ImageOrder:
 
     @property
     def size(self) -> str:
+        """`WIDTHxHEIGHT`."""
         return f"{self.width}x{self.height}"
 
     @property
     def input_tokens(self) -> int:
+        """Tokens of the prompt."""
         return metering.input_tokens(self.prompt)
 
     @property
     def output_tokens(self) -> int:
+        """Tokens of all images."""
         return self.n * metering.output_tokens(
             self.model,
             width=self.width,
@@ -59,18 +62,18 @@ class ImageOrder:
 
 
 def parse(raw: bytes) -> dict[str, Any]:
-    """The JSON object in `raw`, or the 400 that says it is none."""
+    """The JSON object in `raw`; raises a 400 if it is not one."""
     try:
         value: object = json.loads(raw)
     except ValueError:
         raise ApiError(400, None, "We could not parse the JSON body of your request.") from None
     if not isinstance(value, dict):
-        raise ApiError(400, None, "The body of your request has to be a JSON object.")
+        raise ApiError(400, None, "The body of your request must be a JSON object.")
     return cast("dict[str, Any]", value)
 
 
 def read_order(body: Mapping[str, Any], *, shape: Shape, strict_sizes: bool) -> ImageOrder:
-    """What `body` asks for. Breaking a limit raises the `ApiError` that names the parameter."""
+    """What `body` asks for. A bad value raises an `ApiError` that names the parameter."""
     prompt = _text(body, "prompt", at_most=32_000)
     if not prompt:
         raise _missing("prompt")
@@ -82,7 +85,7 @@ def read_order(body: Mapping[str, Any], *, shape: Shape, strict_sizes: bool) -> 
     stream = _boolean(body, "stream")
     partials = _integer(body, "partial_images", at_least=0) or 0
     if stream and not partials:
-        raise _invalid("partial_images", "has to be greater than 0 when stream is true")
+        raise _invalid("partial_images", "must be greater than 0 when stream is true")
     width, height = _read_size(body, model, prompt, shape=shape, strict=strict_sizes)
     default_format = "jpeg" if shape in JPEG_BY_DEFAULT else "png"
     output_format = _choice(body, "output_format", ("png", "webp", "jpeg")) or default_format
@@ -105,9 +108,9 @@ def read_order(body: Mapping[str, Any], *, shape: Shape, strict_sizes: bool) -> 
 def _read_count(body: Mapping[str, Any], model: str, *, stream: bool) -> int:
     n = _integer(body, "n", at_least=1, at_most=MOST_IMAGES) or 1
     if n > 1 and metering.family_of(model).only_one_image:
-        raise _invalid("n", f"has to be 1 for {model}")
+        raise _invalid("n", f"must be 1 for {model}")
     if n > 1 and stream:
-        raise _invalid("n", "has to be 1 when stream is true")
+        raise _invalid("n", "must be 1 when stream is true")
     return n
 
 
@@ -135,7 +138,7 @@ def _read_quality(body: Mapping[str, Any], model: str, prompt: str) -> str:
         quality = _choice(body, "quality", (*qualities, "auto"))
     else:
         quality = _text(body, "quality")
-    # Some requests for `auto` turn out dear, as at the provider.
+    # Some requests for `auto` turn out expensive, as with the provider.
     return _pick(qualities, prompt, "quality") if quality in (None, "auto") else quality
 
 

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -124,17 +125,8 @@ def encode(image: "Image.Image", output_format: str, compression: int | None = N
 
 def _key(order: ImageOrder, index: int) -> str:
     """What decides the bytes; not streaming, nor how they are delivered."""
-    asked = (
-        order.model,
-        order.prompt,
-        order.size,
-        order.quality,
-        order.background,
-        order.output_format,
-        order.output_compression,
-        index,
-    )
-    return hashlib.sha256(repr(asked).encode()).hexdigest()
+    asked = replace(order, n=1, partial_images=0, stream=False, as_url=False)
+    return hashlib.sha256(f"{index} {asked}".encode()).hexdigest()
 
 
 def _blurred(whole: bytes, order: ImageOrder, reduction: int) -> bytes:

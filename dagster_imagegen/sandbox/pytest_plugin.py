@@ -21,7 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def imagegen_sandbox(request: pytest.FixtureRequest) -> "Iterator[Sandbox]":
-    """A running image endpoint of this test's own. `base_url` is its address."""
+    """A running image endpoint for this test alone; `base_url` is its address."""
     try:
         from dagster_imagegen.sandbox.server import Sandbox  # noqa: PLC0415  # only when used
     except ModuleNotFoundError as exc:

@@ -1,19 +1,25 @@
-"""The provider's request log: what was received, what was done, what it would have cost."""
+"""The provider's own record: what was received, how it ended, and what it would have cost."""
 
 import hashlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+KEY_HEADERS = ("authorization", "api-key")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReceivedRequest:
-    """One request, as the server saw it. The key itself is never kept.
+    """One request as the server saw it; of its key only the digest is kept.
 
-    `status` is None while there is no answer, and stays so where the connection was cut before
-    one. `body` is the parsed JSON, or the text where it is none.
+    `status` is None until there is an answer, and stays so where the connection was cut before one.
+    `body` is the parsed JSON, or the text where it is not JSON; None for requests other than
+    generations. `received_at` is a Unix time.
     """
 
     sequence: int
@@ -33,13 +39,13 @@ class ReceivedRequest:
 
     @property
     def key_sent(self) -> bool:
+        """Whether the request carried a key."""
         return self.key_sha256 is not None
 
     def as_json(self) -> dict[str, Any]:
         """The row of `GET /sandbox/requests`; money is a string, exact."""
-        row = dict(vars(self))
         return {
-            **row,
+            **vars(self),
             "headers": dict(self.headers),
             "key_sent": self.key_sent,
             "cost_usd": str(self.cost_usd),
@@ -58,6 +64,7 @@ class Totals:
     max_in_flight: int
 
     def as_json(self) -> dict[str, Any]:
+        """The totals of `GET /sandbox/requests`; money is a string, exact."""
         return {**vars(self), "cost_usd": str(self.cost_usd)}
 
 
@@ -73,63 +80,38 @@ class RequestLog:
         self._max_in_flight = 0
         self._spent_usd = Decimal(0)
 
-    def receive(
-        self,
-        *,
-        received_at: float,
-        method: str,
-        path: str,
-        headers: Mapping[str, str],
-        body: Any,
-        request_id: str,
-    ) -> int:
-        """Enter a generation request, before anything is decided about it; who enters it has to
-        `leave`. Returns its sequence number."""
+    def receive(self, request: "Request", *, at: float, request_id: str, body: object) -> int:
+        """Log a generation request before anything is decided about it.
+
+        Returns its sequence number. It counts as in flight until `leave`.
+        """
         with self._lock:
-            self._sequence += 1
             self._in_flight += 1
             self._max_in_flight = max(self._max_in_flight, self._in_flight)
-            self._generations[self._sequence] = ReceivedRequest(
-                sequence=self._sequence,
-                received_at=received_at,
-                method=method,
-                path=path,
-                headers=without_key(headers),
-                key_sha256=digest_of_key(headers),
-                body=body,
-                request_id=request_id,
-            )
-            return self._sequence
+            row = self._row(request, received_at=at, request_id=request_id, body=body)
+            self._generations[row.sequence] = row
+            return row.sequence
 
-    def note(
-        self,
-        *,
-        received_at: float,
-        method: str,
-        path: str,
-        headers: Mapping[str, str],
-        status: int,
-        request_id: str,
-    ) -> None:
-        """Enter a request that asks for no image: the model list, a download, a wrong address."""
+    def note(self, request: "Request", *, at: float, request_id: str, status: int) -> None:
+        """Log any other request, with its answer: the model list, a download, a wrong address."""
         with self._lock:
-            self._sequence += 1
-            self._others.append(
-                ReceivedRequest(
-                    sequence=self._sequence,
-                    received_at=received_at,
-                    method=method,
-                    path=path,
-                    headers=without_key(headers),
-                    key_sha256=digest_of_key(headers),
-                    body=None,
-                    request_id=request_id,
-                    status=status,
-                )
-            )
+            row = self._row(request, received_at=at, request_id=request_id, body=None)
+            self._others.append(replace(row, status=status))
+
+    def _row(self, request: "Request", **fields: Any) -> ReceivedRequest:
+        self._sequence += 1
+        key = key_in(request.headers)
+        return ReceivedRequest(
+            sequence=self._sequence,
+            method=request.method,
+            path=request.url.path,
+            headers={k: v for k, v in request.headers.items() if k.lower() not in KEY_HEADERS},
+            key_sha256=None if key is None else hashlib.sha256(key.encode()).hexdigest(),
+            **fields,
+        )
 
     def bill(self, sequence: int, *, input_tokens: int, output_tokens: int, cost: Decimal) -> None:
-        """The work is done: it is paid for, whether or not its answer arrives."""
+        """Charge for the work, whether or not its answer arrives."""
         with self._lock:
             self._spent_usd += cost
         self._update(
@@ -141,9 +123,11 @@ class RequestLog:
         )
 
     def answer(self, sequence: int, *, status: int | None, fault: str | None) -> None:
+        """Log how the request was answered; a `status` of None means not at all."""
         self._update(sequence, status=status, fault=fault)
 
     def leave(self) -> None:
+        """One request fewer is in flight."""
         with self._lock:
             self._in_flight -= 1
 
@@ -154,7 +138,7 @@ class RequestLog:
                 self._generations[sequence] = replace(known, **changes)
 
     def clear(self) -> None:
-        """Forget what was received. Sequence numbers go on."""
+        """Forget what was received. Sequence numbers go on, and spent credit stays spent."""
         with self._lock:
             self._generations.clear()
             self._others.clear()
@@ -162,40 +146,34 @@ class RequestLog:
 
     @property
     def spent_usd(self) -> Decimal:
-        """What the account has paid since the start; `clear` gives nothing back."""
+        """What the account has paid since the start."""
         with self._lock:
             return self._spent_usd
 
     @property
     def generations(self) -> list[ReceivedRequest]:
+        """The generation requests, in the order received."""
         with self._lock:
             return list(self._generations.values())
 
     @property
     def others(self) -> list[ReceivedRequest]:
+        """All other requests, in the order received."""
         with self._lock:
             return list(self._others)
 
     @property
     def totals(self) -> Totals:
-        with self._lock:
-            rows = list(self._generations.values())
-            most = self._max_in_flight
+        """Sums over `generations`."""
+        rows = self.generations
         return Totals(
             requests=len(rows),
             billed=sum(row.billed for row in rows),
             input_tokens=sum(row.input_tokens for row in rows),
             output_tokens=sum(row.output_tokens for row in rows),
             cost_usd=sum((row.cost_usd for row in rows), Decimal(0)),
-            max_in_flight=most,
+            max_in_flight=self._max_in_flight,
         )
-
-
-KEY_HEADERS = ("authorization", "api-key")
-
-
-def without_key(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name.lower() not in KEY_HEADERS}
 
 
 def key_in(headers: Mapping[str, str]) -> str | None:
@@ -204,8 +182,3 @@ def key_in(headers: Mapping[str, str]) -> str | None:
     if scheme.lower() == "bearer" and token:
         return token.strip()
     return headers.get("api-key")
-
-
-def digest_of_key(headers: Mapping[str, str]) -> str | None:
-    key = key_in(headers)
-    return None if key is None else hashlib.sha256(key.encode()).hexdigest()

@@ -10,9 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
-from types import TracebackType
 
 import uvicorn
 from starlette.requests import ClientDisconnect
@@ -30,7 +28,6 @@ from dagster_imagegen.sandbox.request_log import ReceivedRequest, RequestLog, To
 
 HOST = "127.0.0.1"
 BACKLOG = 2048
-TICK_SECONDS = 1.0
 # l_onoff=1, l_linger=0: closing such a socket sends a reset.
 LINGER_ZERO = struct.pack("ii", 1, 0)
 
@@ -38,18 +35,27 @@ LINGER_ZERO = struct.pack("ii", 1, 0)
 class Sandbox:
     """An image endpoint on this machine, for a `with` block or between `start()` and `stop()`.
 
-    port: 0 takes a free one.
-    api_key: the only key that is accepted; by default any is, and none.
-    error_dialect, answer_shape: whose errors and whose answers it gives.
-    strict_sizes: refuse sizes that the model's published list does not have.
-    latency_seconds: how long an image takes, or a range to draw from with `seed`.
-    requests_per_minute, max_concurrency: beyond them, 429 with the headers of real servers.
-    rate_window_seconds: how long that minute is.
-    credit_usd: what the account may spend; then `insufficient_quota`.
-    refuse: prompts to block: those with one of these phrases in them, or those it is true of.
-    faults: a script, see `FaultPlan`; `script()` adds to it later. fault_rates: at random, by kind.
-    paint: False makes pictures of a few pixels in no time.
-    clock: what the sandbox believes the time to be.
+    Args:
+        port: 0 takes a free one.
+        api_key: The only key that is accepted; by default any key is, and none.
+        error_dialect: Whose error bodies it answers.
+        answer_shape: Whose answers it gives.
+        strict_sizes: Reject sizes that are not in the model's published list.
+        latency_seconds: How long an image takes, or a range to draw from with `seed`.
+        requests_per_minute: More are answered 429, with the headers of real servers.
+        max_concurrency: Likewise, for requests at the same time.
+        rate_window_seconds: How long that minute is.
+        credit_usd: What the account may spend before `insufficient_quota`.
+        refuse: Phrases, or a predicate; matching prompts are blocked by moderation.
+        faults: A script, see `FaultPlan`; `script()` adds to it later.
+        fault_rates: Random faults, by kind.
+        seed: For random latencies and faults.
+        paint: False makes images of a few pixels at once, for tests.
+        clock: The time in Unix seconds.
+
+    Example:
+        with Sandbox(refuse=["gory"]) as sandbox:
+            client = openai.OpenAI(base_url=sandbox.base_url, api_key="any")
     """
 
     def __init__(
@@ -73,7 +79,7 @@ class Sandbox:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._port = port
-        self._request_log = RequestLog()
+        self._log = RequestLog()
         self._faults = FaultPlan(faults, rates=fault_rates, seed=seed)
         self._paint = paint
         self._gate = Gate(
@@ -109,46 +115,40 @@ class Sandbox:
 
     @property
     def requests(self) -> list[ReceivedRequest]:
-        """Every generation request received, in order, also those refused or never answered."""
-        return self._request_log.generations
+        """Every generation request received, in order, also those without an answer."""
+        return self._log.generations
 
     @property
     def other_requests(self) -> list[ReceivedRequest]:
-        """The others: the model list, downloads of a `url`, addresses that are not there."""
-        return self._request_log.others
+        """All other requests: the model list, downloads of a `url`, wrong addresses."""
+        return self._log.others
 
     @property
     def totals(self) -> Totals:
         """Sums over `requests`."""
-        return self._request_log.totals
+        return self._log.totals
 
     def clear(self) -> None:
         """Forget `requests`. The credit that was spent stays spent."""
-        self._request_log.clear()
+        self._log.clear()
 
     def script(self, *faults: Fault | str | None) -> None:
         """Put faults at the end of the script; a bare name is `Fault(name)`, None a success."""
         self._faults.add(faults)
 
     def start(self) -> Self:
-        """Listen. Returns when requests are answered."""
+        """Listen. Returns when requests are answered.
+
+        Raises:
+            OSError: The port is taken.
+            RuntimeError: The sandbox is running already, or its server failed to start.
+        """
         if self._running is not None:
             raise RuntimeError("the sandbox is already running")
         listener = _listen(self._port)
         self._port = listener.getsockname()[1]
-        pictures = Pictures(paint=self._paint)
-        server = _Server(lambda server: self._app(pictures, server.cut))
-        thread = threading.Thread(
-            target=server.run_until_stopped,
-            args=(listener,),
-            name=f"imagegen-sandbox-{self._port}",
-            daemon=True,
-        )
-        self._running = _Running(
-            listener=listener, server=server, thread=thread, pictures=pictures, pid=os.getpid()
-        )
-        thread.start()
-        server.wait_until_started()
+        self._running = _Running(listener, self._app, paint=self._paint)
+        self._running.wait_until_started()
         return self
 
     def stop(self) -> None:
@@ -160,55 +160,37 @@ class Sandbox:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.stop()
 
     def _app(self, pictures: Pictures, cut: Cut) -> ASGIApp:
         return SandboxApp(
-            self._rules,
-            request_log=self._request_log,
+            rules=self._rules,
+            log=self._log,
             gate=self._gate,
             faults=self._faults,
             pictures=pictures,
             latencies=self._latencies,
             clock=self._clock,
             cut=cut,
-        ).asgi
+        ).build()
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Running:
-    """What there is between a start and its stop."""
+    """A uvicorn server in a thread of its own, from one start to its stop."""
 
-    listener: socket.socket
-    server: "_Server"
-    thread: threading.Thread
-    pictures: Pictures
-    pid: int
-
-    def stop(self) -> None:
-        if os.getpid() == self.pid:  # a forked child has the socket, but none of the threads
-            self.server.stop()
-            self.thread.join()
-            self.pictures.close()
-        self.listener.close()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, stopping at once: hung requests are dropped, not waited for."""
-
-    def __init__(self, build_app: Callable[["_Server"], ASGIApp]) -> None:
-        self._app = build_app(self)
+    def __init__(
+        self, listener: socket.socket, build_app: Callable[[Pictures, Cut], ASGIApp], *, paint: bool
+    ) -> None:
+        self._listener = listener
+        self._pid = os.getpid()
+        self._pictures = Pictures(paint=paint)
+        self._app = build_app(self._pictures, self._cut)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._ready = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._failure: BaseException | None = None
-        super().__init__(
+        self._uvicorn = uvicorn.Server(
             uvicorn.Config(
                 self._asgi,
                 interface="asgi3",
@@ -217,23 +199,16 @@ class _Server(uvicorn.Server):
                 loop="asyncio",
                 log_config=None,
                 access_log=False,
-                # `cut` finds a connection by the client's own address.
-                proxy_headers=False,
+                proxy_headers=False,  # `_cut` finds a connection by the client's own address
                 server_header=False,
-                headers=[
-                    ("server", "dagster-imagegen-sandbox"),
-                    ("x-sandbox", "dagster-imagegen"),
-                ],
+                headers=[("server", "dagster-imagegen-sandbox"), ("x-sandbox", "dagster-imagegen")],
             )
         )
-
-    def run_until_stopped(self, listener: socket.socket) -> None:
-        try:
-            asyncio.run(self.serve(sockets=[listener]))
-        except BaseException as exc:  # noqa: BLE001  # told to whoever waits for the start
-            self._failure = exc
-        finally:
-            self._ready.set()
+        port = listener.getsockname()[1]
+        self._thread = threading.Thread(
+            target=self._run, name=f"imagegen-sandbox-{port}", daemon=True
+        )
+        self._thread.start()
 
     def wait_until_started(self) -> None:
         self._ready.wait()
@@ -241,14 +216,45 @@ class _Server(uvicorn.Server):
             raise RuntimeError("the sandbox's server did not start") from self._failure
 
     def stop(self) -> None:
-        """Ask the server to end; from any thread."""
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended already
-                self._loop.call_soon_threadsafe(self._stop.set)
+        if os.getpid() == self._pid:  # a forked child has the socket, but none of the threads
+            if self._loop is not None:
+                with contextlib.suppress(RuntimeError):  # the loop has ended already
+                    self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+            self._pictures.close()
+        self._listener.close()
 
-    def cut(self, scope: Scope, *, reset: bool) -> None:
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as exc:  # noqa: BLE001  # told to whoever waits for the start
+            self._failure = exc
+        finally:
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        """Serve until `stop`, then drop every connection.
+
+        uvicorn's own shutdown would wait for requests that hang. Instead the listener is closed and
+        connections are cut here; `asyncio.run` then cancels uvicorn's main loop and the requests.
+        """
+        self._loop = asyncio.get_running_loop()
+        serving = asyncio.create_task(self._uvicorn.serve(sockets=[self._listener]))
+        while not self._uvicorn.started:  # it sets its default headers before it lets go again
+            if serving.done():
+                return serving.result()
+            await asyncio.sleep(0)
+        self._ready.set()
+        await self._stop.wait()
+        for server in self._uvicorn.servers:
+            server.close()
+        for connection in list(self._uvicorn.server_state.connections):
+            connection.transport.abort()
+        return None
+
+    def _cut(self, scope: Scope, *, reset: bool) -> None:
         """End the connection that `scope` came over."""
-        for connection in list(self.server_state.connections):
+        for connection in list(self._uvicorn.server_state.connections):
             if getattr(connection, "client", None) == tuple(scope["client"]):
                 if reset:
                     raw = connection.transport.get_extra_info("socket")
@@ -256,28 +262,6 @@ class _Server(uvicorn.Server):
                     connection.transport.abort()
                 else:
                     connection.transport.close()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
-        await self.on_tick(0)  # sets the default headers before the first request
-        self._ready.set()
-
-    async def main_loop(self) -> None:
-        while not await self.on_tick(0):
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), TICK_SECONDS)
-                return
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for server in self.servers:
-            server.close()
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
-        tasks = list(self.server_state.tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -287,7 +271,7 @@ class _Server(uvicorn.Server):
                 raise
             # Swallowed while stopping: uvicorn would log it as an error of the app.
         except ClientDisconnect:
-            pass  # the client went away in the middle of its request; nothing was received
+            pass  # the client left in the middle of sending its request; nothing was received
 
 
 def _listen(port: int) -> socket.socket:
@@ -321,9 +305,9 @@ _shared_lock = threading.Lock()
 
 
 def shared_sandbox() -> Sandbox:
-    """The one sandbox of this process, started by whoever asks first and stopped at exit.
+    """The sandbox of this process, started on first use and stopped at exit.
 
-    This is what `base_url="sandbox"` speaks to. A forked child starts one of its own.
+    `base_url="sandbox"` sends requests to it. A forked child starts its own.
     """
     global _shared  # noqa: PLW0603  # one a process is the point
     with _shared_lock:

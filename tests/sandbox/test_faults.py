@@ -1,4 +1,4 @@
-"""Every way of failing, as httpx sees it, and how it is booked."""
+"""Every way of failing, as httpx sees it, and how it is logged."""
 
 import base64
 import binascii
@@ -214,9 +214,9 @@ def test_random_faults_repeat_with_their_seed() -> None:
 
 def test_bad_plans_are_named() -> None:
     """An unknown kind lists those that exist; rates beyond certainty are refused."""
-    with pytest.raises(ValueError, match=r"fault 'rate_limit' is not known.*rate_limited"):
+    with pytest.raises(ValueError, match=r"unknown fault 'rate_limit'; known faults: rate_limited"):
         Fault("rate_limit")
-    with pytest.raises(ValueError, match="do not add up"):
+    with pytest.raises(ValueError, match="must add up to between 0 and 1"):
         FaultPlan(rates={"closed": 0.7, "reset": 0.7})
 
 

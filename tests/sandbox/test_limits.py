@@ -71,7 +71,7 @@ def test_rate_headers_of_digitalocean() -> None:
         assert refused.headers["ratelimit-reset"] == "1700000060"
 
 
-def test_concurrency_is_limited_and_the_books_know_the_most() -> None:
+def test_concurrency_is_limited_and_the_log_knows_the_most() -> None:
     """Of more requests at once than are admitted, the others are refused without a wait named."""
 
     async def ten_at_once(url: str) -> list[httpx.Response]:

@@ -113,7 +113,7 @@ def test_hard_limits_are_refused(
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff"])
 def test_a_body_that_is_no_json_object_is_refused(imagegen_sandbox: Sandbox, body: bytes) -> None:
-    """Nonsense is a 400 and is booked as it came."""
+    """Nonsense is a 400 and is logged as it came."""
     url = f"{imagegen_sandbox.base_url}/images/generations"
     assert httpx.post(url, verify=False, content=body).status_code == 400
     assert imagegen_sandbox.requests[0].status == 400
@@ -131,7 +131,7 @@ def test_limits_are_inclusive(imagegen_sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("prompt", [r"\u0000", r"\ud83c\udfa8", " ", "مرحبا", "<b>|=1+1"])
 def test_any_text_can_be_a_prompt(imagegen_sandbox: Sandbox, prompt: str) -> None:
-    """NUL, emoji and blanks are painted and booked like any other prompt."""
+    """NUL, emoji and blanks are painted and logged like any other prompt."""
     url = f"{imagegen_sandbox.base_url}/images/generations"
     raw = f'{{"prompt": "{prompt}", "size": "64x64"}}'.encode()
     assert httpx.post(url, content=raw, verify=False).status_code == 200
@@ -140,7 +140,7 @@ def test_any_text_can_be_a_prompt(imagegen_sandbox: Sandbox, prompt: str) -> Non
 
 
 def test_a_lone_surrogate_is_refused_and_booked(imagegen_sandbox: Sandbox) -> None:
-    """What is not text is a 400; the log still show what came."""
+    """What is not text is a 400; the log still shows what came."""
     url = f"{imagegen_sandbox.base_url}/images/generations"
     raw = rb'{"prompt": "\ud800"}'
     assert httpx.post(url, content=raw, verify=False).status_code == 400

@@ -22,7 +22,7 @@ def ask(sandbox, prompt):
             return error.code
 
 @pytest.mark.parametrize("again", [1, 2])
-def test_books_are_new_for_each_test(imagegen_sandbox, again):
+def test_the_log_is_new_for_each_test(imagegen_sandbox, again):
     assert ask(imagegen_sandbox, "mug") == 200
     assert len(imagegen_sandbox.requests) == 1
 

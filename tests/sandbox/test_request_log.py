@@ -1,4 +1,4 @@
-"""The provider's side: every request is booked, billed by the table, and the key is not kept."""
+"""The request log: every request is logged, billed by the table, and the key is not kept."""
 
 import hashlib
 from decimal import Decimal
@@ -41,7 +41,7 @@ def test_other_sizes_cost_in_proportion_to_their_area() -> None:
     assert dearest == 4160 + 200
 
 
-def test_the_key_is_booked_as_a_digest_only(imagegen_sandbox: Sandbox) -> None:
+def test_the_key_is_logged_as_a_digest_only(imagegen_sandbox: Sandbox) -> None:
     """Tests can tell which key was sent, and nobody can read it."""
     url = f"{imagegen_sandbox.base_url}/images/generations"
     headers = {"authorization": "Bearer sk-secret", "x-mine": "1"}

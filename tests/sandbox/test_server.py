@@ -30,9 +30,10 @@ def run(script: str) -> str:
 
 def test_it_listens_for_as_long_as_the_block() -> None:
     """The port is open within, and free and without an address after."""
-    before = {*threading.enumerate()}
     with Sandbox(paint=False) as sandbox:
         url = sandbox.base_url
+        name = f"imagegen-sandbox-{httpx.URL(url).port}"
+        assert name in [thread.name for thread in threading.enumerate()]
         assert url.startswith("http://127.0.0.1:")
         assert url.endswith("/v1")
         assert get(f"{url}/models").status_code == 200
@@ -41,7 +42,7 @@ def test_it_listens_for_as_long_as_the_block() -> None:
     with pytest.raises(RuntimeError, match="not running"):
         _ = sandbox.base_url
     sandbox.stop()
-    assert {*threading.enumerate()} <= before
+    assert name not in [thread.name for thread in threading.enumerate()]
 
 
 def test_it_can_be_started_again_on_its_port() -> None:

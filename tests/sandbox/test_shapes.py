@@ -69,7 +69,7 @@ def test_vllm() -> None:
 
 @pytest.mark.parametrize("shape", ["localai", "litellm"])
 def test_usage_of_nothing_but_zeros(shape: Shape) -> None:
-    """Servers and proxies that count nothing answer zeros; the log know better."""
+    """Servers and proxies that count nothing answer zeros; the log knows better."""
     answer, _ = ask(shape)
     assert answer["usage"]["total_tokens"] == 0
     assert answer["usage"]["output_tokens_details"]["image_tokens"] == 0
