@@ -447,7 +447,7 @@ def test_progress_is_logged_every_so_often(
 ) -> None:
     """Between the plan and the sum."""
     monkeypatch.setattr(execution, "PROGRESS_SECONDS", 0.05)
-    with Sandbox(paint=False, latency_seconds=0.2) as slow:
+    with Sandbox(paint=False, latency_seconds=2.0) as slow:
         lines = project.logs(
             project.run(hero, resources={"imagegen": project.resource(base_url=slow.base_url)})
         )
@@ -476,12 +476,12 @@ def test_a_terminated_run_waits_for_what_is_in_flight_and_observes_what_it_spent
             third.set()
         return False
 
-    with Sandbox(paint=False, latency_seconds=0.5, refuse=count) as sandbox:
+    with Sandbox(paint=False, latency_seconds=1.0, refuse=count) as sandbox:
         command = [sys.executable, "-m", "tests.terminated_run", sandbox.base_url, str(tmp_path)]
         with subprocess.Popen(command) as process:
-            assert third.wait(timeout=90)
+            assert third.wait(timeout=300)
             process.send_signal(signal.SIGTERM)
-            process.wait(timeout=60)
+            process.wait(timeout=300)
         requests = sandbox.requests
     assert 3 <= len(requests) < terminated_run.ROWS
     with terminated_run.instance(tmp_path) as instance:

@@ -242,7 +242,7 @@ def test_a_run_stays_within_the_smaller_of_max_usd_and_the_budget(
 @pytest.mark.full
 def test_a_run_stays_within_max_usd_when_all_64_are_in_flight(project: Project) -> None:
     """The same where the endpoint takes its time."""
-    with Sandbox(paint=False, latency_seconds=4.0) as sandbox:
+    with Sandbox(paint=False, latency_seconds=8.0) as sandbox:
         project.sandbox = sandbox
         project.settings = {"model": "gpt-image-1-mini"}
         project.run(hero, run_config=config(max_usd=0.5), fails=True)

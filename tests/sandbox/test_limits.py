@@ -75,10 +75,10 @@ def test_concurrency_is_limited_and_the_log_knows_the_most() -> None:
     """Of more requests at once than are admitted, the others are refused without a wait named."""
 
     async def ten_at_once(url: str) -> list[httpx.Response]:
-        async with httpx.AsyncClient(verify=False) as client:
+        async with httpx.AsyncClient(verify=False, timeout=60) as client:
             return await asyncio.gather(*(client.post(url, json=MUG) for _ in range(10)))
 
-    with Sandbox(max_concurrency=4, latency_seconds=0.5, paint=False) as sandbox:
+    with Sandbox(max_concurrency=4, latency_seconds=3.0, paint=False) as sandbox:
         answers = asyncio.run(ten_at_once(f"{sandbox.base_url}/images/generations"))
         refused = [answer for answer in answers if answer.status_code == 429]
         assert len(refused) == 6
@@ -95,7 +95,7 @@ def test_who_keeps_within_the_concurrency_is_never_refused() -> None:
         return [(await client.post(url, json=MUG)).status_code for _ in range(20)]
 
     async def in_four_lanes(url: str) -> list[list[int]]:
-        async with httpx.AsyncClient(verify=False) as client:
+        async with httpx.AsyncClient(verify=False, timeout=60) as client:
             return await asyncio.gather(*(one_after_another(client, url) for _ in range(4)))
 
     with Sandbox(max_concurrency=4, paint=False) as sandbox:

@@ -115,7 +115,7 @@ def test_hard_limits_are_refused(
 def test_a_body_that_is_no_json_object_is_refused(imagegen_sandbox: Sandbox, body: bytes) -> None:
     """Nonsense is a 400 and is logged as it came."""
     url = f"{imagegen_sandbox.base_url}/images/generations"
-    assert httpx.post(url, verify=False, content=body).status_code == 400
+    assert httpx.post(url, verify=False, timeout=60, content=body).status_code == 400
     assert imagegen_sandbox.requests[0].status == 400
 
 
@@ -134,7 +134,7 @@ def test_any_text_can_be_a_prompt(imagegen_sandbox: Sandbox, prompt: str) -> Non
     """NUL, emoji and blanks are painted and logged like any other prompt."""
     url = f"{imagegen_sandbox.base_url}/images/generations"
     raw = f'{{"prompt": "{prompt}", "size": "64x64"}}'.encode()
-    assert httpx.post(url, content=raw, verify=False).status_code == 200
+    assert httpx.post(url, content=raw, verify=False, timeout=60).status_code == 200
     log = get(f"{imagegen_sandbox.root_url}/sandbox/requests").json()
     assert log["requests"][0]["body"] == json.loads(raw)
 
@@ -143,7 +143,7 @@ def test_a_lone_surrogate_is_refused_and_booked(imagegen_sandbox: Sandbox) -> No
     """What is not text is a 400; the log still shows what came."""
     url = f"{imagegen_sandbox.base_url}/images/generations"
     raw = rb'{"prompt": "\ud800"}'
-    assert httpx.post(url, content=raw, verify=False).status_code == 400
+    assert httpx.post(url, content=raw, verify=False, timeout=60).status_code == 400
     log = get(f"{imagegen_sandbox.root_url}/sandbox/requests").json()
     assert log["requests"][0]["body"] == {"prompt": "\ud800"}
 
@@ -200,7 +200,10 @@ def test_a_key_can_be_demanded() -> None:
             ({"authorization": "Bearer right"}, 200),
             ({"api-key": "right"}, 200),
         ]:
-            assert httpx.post(url, verify=False, json=MUG, headers=headers).status_code == status
+            assert (
+                httpx.post(url, verify=False, timeout=60, json=MUG, headers=headers).status_code
+                == status
+            )
 
 
 def test_everything_says_that_it_is_a_sandbox(imagegen_sandbox: Sandbox) -> None:

@@ -45,7 +45,7 @@ def test_the_key_is_logged_as_a_digest_only(imagegen_sandbox: Sandbox) -> None:
     """Tests can tell which key was sent, and nobody can read it."""
     url = f"{imagegen_sandbox.base_url}/images/generations"
     headers = {"authorization": "Bearer sk-secret", "x-mine": "1"}
-    httpx.post(url, json=MUG, headers=headers, verify=False)
+    httpx.post(url, json=MUG, headers=headers, verify=False, timeout=60)
     post(imagegen_sandbox)
     with_key, without = imagegen_sandbox.requests
     assert with_key.key_sent
@@ -86,7 +86,9 @@ def test_every_request_is_listed_over_http_too(imagegen_sandbox: Sandbox) -> Non
         "max_in_flight": 1,
     }
     assert imagegen_sandbox.totals.cost_usd == Decimal("0.02179")
-    cleared = httpx.delete(f"{imagegen_sandbox.root_url}/sandbox/requests", verify=False)
+    cleared = httpx.delete(
+        f"{imagegen_sandbox.root_url}/sandbox/requests", verify=False, timeout=60
+    )
     assert cleared.status_code == 204
     assert imagegen_sandbox.requests == []
     assert imagegen_sandbox.other_requests == []
