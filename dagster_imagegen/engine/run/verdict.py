@@ -19,8 +19,8 @@ class Unresolved:
     """The requests for one image that may have been billed and left no image.
 
     `count` is how many there are; `settles` whether this run is to settle them, because an earlier
-    run left them, or because it is configured to. This is the one place that limits what runs resend
-    by themselves; `retry.resend_unknown` allows more within a run.
+    run left them, or because it is configured to. This is the one place that limits what runs
+    resend by themselves; `retry.resend_unknown` allows more within a run.
     """
 
     count: int = 0
