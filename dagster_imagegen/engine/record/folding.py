@@ -84,7 +84,7 @@ class Folding:
             return
         content = await read_journal(self._store, jid, found)
         if not await has_part(self._store, jid):
-            for attempt_id in list(content.unresolved):
+            for attempt_id in list(content.pending):
                 content.resolve(attempt_id, await self._result_of(content.attempts[attempt_id]))
             if content.had_intents:
                 await put_part(self._store, jid, content.attempts.values())

@@ -120,25 +120,25 @@ class JournalContent:
     reserved_usd: Decimal = Decimal(0)
     attempts: dict[str, Attempt] = field(default_factory=dict[str, Attempt])
     """By id, each with its result once there is one. Withdrawn ones are gone."""
-    unresolved: dict[str, str] = field(default_factory=dict[str, str])
+    pending: dict[str, str] = field(default_factory=dict[str, str])
     """The ids of attempts without a result, and the fingerprint that each requests."""
 
     def intend(self, attempt: Attempt) -> None:
         """Add an attempt without a result."""
         self.had_intents = True
         self.attempts[attempt.attempt_id] = attempt
-        self.unresolved[attempt.attempt_id] = attempt.fingerprint
+        self.pending[attempt.attempt_id] = attempt.fingerprint
 
     def resolve(self, attempt_id: str, result: Result) -> None:
         """Give an attempt its result."""
         if attempt_id in self.attempts:
             self.attempts[attempt_id] = self.attempts[attempt_id].with_result(result)
-        self.unresolved.pop(attempt_id, None)
+        self.pending.pop(attempt_id, None)
 
     def withdraw(self, attempt_id: str) -> None:
         """Remove an attempt that was not sent."""
         self.attempts.pop(attempt_id, None)
-        self.unresolved.pop(attempt_id, None)
+        self.pending.pop(attempt_id, None)
 
     def apply(self, data: bytes) -> None:
         """Add the records of one object of the journal."""
@@ -171,8 +171,8 @@ class JournalContent:
         return self.header is not None and self.header.schema > SCHEMA_VERSION
 
     def rivals(self, fingerprint: str) -> tuple[str, ...]:
-        """Its unresolved attempts at one image."""
-        return tuple(a for a, wanted in self.unresolved.items() if wanted == fingerprint)
+        """Its pending attempts at one image."""
+        return tuple(a for a, wanted in self.pending.items() if wanted == fingerprint)
 
 
 @dataclass(kw_only=True)

@@ -209,8 +209,8 @@ class OwnJournals:
     # -- publishing and closing ----------------------------------------------------------------
 
     def publish_if_drained(self, journal: OwnJournal) -> None:
-        """Publish a journal that takes no more intents once none of its attempts is unresolved."""
-        if journal.state == "draining" and not journal.content.unresolved:
+        """Publish a journal that takes no more intents once none of its attempts is pending."""
+        if journal.state == "draining" and not journal.content.pending:
             journal.state = "publishing"
             self._publishing.add(asyncio.create_task(self.publish(journal)))
 

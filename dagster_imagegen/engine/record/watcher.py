@@ -106,7 +106,7 @@ class Watcher:
         self._next_seq.pop(jid, None)
 
     def rivals(self, fingerprint: str) -> Sequence[str]:
-        """Other writers' unresolved attempts at an image."""
+        """Other writers' pending attempts at an image."""
         return [
             attempt_id
             for content in self._content.values()

@@ -262,14 +262,14 @@ class RecordWriter:
         return attempt
 
     async def close(self) -> None:
-        """Publish everything. Attempts that are still unresolved become `unknown`."""
+        """Publish everything. Attempts that are still pending become `unknown`."""
         fenced = self._journals.broken
         await self._journals.stop_committing()
         try:
             if isinstance(fenced, Fenced):
                 raise fenced
             for journal in list(self._own.values()):
-                for attempt_id in list(journal.content.unresolved):
+                for attempt_id in list(journal.content.pending):
                     lost = self._images.lost(journal.content.attempts[attempt_id])
                     journal.content.resolve(attempt_id, lost)
                     journal.pending.append(result_line(attempt_id, lost))

@@ -161,8 +161,8 @@ MUTANTS = [
         seeds=(15, 28),
     ),
     Mutant(
-        rule="a journal is published when nothing in it is unresolved",
-        was='if journal.state == "draining" and not journal.content.unresolved:',
+        rule="a journal is published when nothing in it is pending",
+        was='if journal.state == "draining" and not journal.content.pending:',
         becomes='if journal.state == "draining":',
         seeds=(2, 3),
     ),

@@ -232,7 +232,7 @@ def test_the_intent_is_on_record_before_it_is_granted(storage: Storage):
     assert [(each.attempt_id, each.status) for each in record.open_attempts] == [(attempt_id, None)]
 
 
-def test_what_is_unresolved_at_the_end_is_unknown(storage: Storage):
+def test_what_is_pending_at_the_end_is_unknown(storage: Storage):
     """Closing gives an attempt without an outcome a row all the same."""
 
     async def main() -> None:
