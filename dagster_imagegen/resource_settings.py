@@ -34,8 +34,8 @@ class RetryConfig(_Config):
     max_attempts: int = Field(
         default=RetryPolicy.max_attempts,
         ge=1,
-        description="The most requests for one image in one run, the first included. Requests that "
-        "ended in a server error may have been billed; of those there are at most 3.",
+        description="The most requests for one image in one run that end in server errors, which "
+        "may have been billed. Refusals because of load, and outages, do not count.",
     )
     max_wait_seconds: float = Field(
         default=RetryPolicy.max_wait_seconds,
@@ -155,6 +155,12 @@ class ResourceSettings(dg.ConfigurableResource):  # pyright: ignore[reportMissin
         gt=0,
         description="The longest wait for an answer, in seconds. A request given up may have been "
         "billed; its usage row has the status `unknown`.",
+    )
+    patience_seconds: float = Field(
+        default=Settings.patience_seconds,
+        ge=0,
+        description="How long a run waits for an endpoint that is away or fails all requests, in "
+        "seconds, before it ends. An address that has never answered is given a minute.",
     )
     max_concurrency: int = Field(
         default=Settings.max_concurrency,

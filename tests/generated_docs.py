@@ -126,15 +126,15 @@ def failure_kinds() -> str:
     """Every kind of failure, with what it means for the run."""
     from dagster_imagegen.engine.endpoint.kinds import FailureKind
 
-    tries = {None: "no", "not_accepted": "yes", "perhaps_billed": "yes, three tries at most"}
+    tries = {None: "no", "not_accepted": "yes", "perhaps_billed": "yes, `retry.max_attempts`"}
 
     def rows() -> Iterator[tuple[str, ...]]:
         for kind in FailureKind:
             rules = kind.rules
             again = "if `retry.resend_unknown`" if rules.only_if_allowed else tries[rules.retry]
             ends = "no"
-            if rules.ends_run is not None:
-                ends = "after the last try" if rules.ends_run.after_last_try else "yes"
+            if rules.if_all_fail is not None:
+                ends = "when patience is out" if rules.is_outage else "yes"
             slows = "yes" if rules.slows_sending else "no"
             name = f"`{kind.name.lower()}`"
             helps = "yes" if rules.retry_can_help else "no"
@@ -142,7 +142,7 @@ def failure_kinds() -> str:
             yield name, rules.meaning, *words, again, slows, ends, helps
 
     header = ("kind", "what happened", "status", "billing", "sent again", "slows sending")
-    return table((*header, "ends the run", "a retry of the step can help"), rows())
+    return table((*header, "ends the run if all fail so", "a retry of the step can help"), rows())
 
 
 SECTIONS: Mapping[str, Callable[[], str]] = {

@@ -31,6 +31,7 @@ from dagster_imagegen.engine.record import Record, RecordWriter, read_record
 from dagster_imagegen.engine.record.parts import PARTS_FOLDER, open_parts
 from dagster_imagegen.engine.record.schema import row_of, to_table
 from dagster_imagegen.engine.request import PARAMETERS, ImageParams
+from dagster_imagegen.engine.run.breaker import Breaker
 from dagster_imagegen.engine.run.context import PassContext, Stop
 from dagster_imagegen.engine.run.plan import Plan, make_plan, plan_as_writer
 from dagster_imagegen.engine.run.spending import remaining_usd
@@ -179,6 +180,14 @@ class Engine:
         self, budgets: Sequence[Budget], identity: Identity, generation: Generation
     ) -> PassContext:
         settings = self.settings
+        stop = Stop()
+        pacer = Pacer(
+            max_concurrency=settings.max_concurrency,
+            requests_per_minute=settings.requests_per_minute,
+            max_pause_seconds=settings.retry.max_wait_seconds,
+            clock=asyncio.get_running_loop().time,
+            sleep=asyncio.sleep,
+        )
         return PassContext(
             record=RecordWriter(
                 store=self._usage,
@@ -196,12 +205,13 @@ class Engine:
                 extra_headers=settings.extra_headers,
                 transport=self._transport,
             ),
-            pacer=Pacer(
-                max_concurrency=settings.max_concurrency,
-                requests_per_minute=settings.requests_per_minute,
-                max_pause_seconds=settings.retry.max_wait_seconds,
-                clock=asyncio.get_running_loop().time,
-                sleep=asyncio.sleep,
+            pacer=pacer,
+            breaker=Breaker(
+                patience_seconds=settings.patience_seconds,
+                in_flight=lambda: pacer.in_flight,
+                end=stop.set,
+                rng=self._rng,
+                with_messages=settings.record_prompts,
             ),
             prices=self._prices,
             identity=identity,
@@ -212,7 +222,7 @@ class Engine:
             now=self._now,
             rng=self._rng,
             totals=generation.totals,
-            stop=Stop(),
+            stop=stop,
             remaining=self._remaining(budgets, identity) if budgets else None,
             defers=bool(budgets) and budgets[0].when_exhausted == "defer",
         )

@@ -30,6 +30,7 @@ class Settings:
     storage_options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     usage_uri: str | None = None
     timeout_seconds: float = 600.0
+    patience_seconds: float = 600.0
     max_concurrency: int = 64
     requests_per_minute: float | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)

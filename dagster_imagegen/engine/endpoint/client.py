@@ -27,7 +27,7 @@ from dagster_imagegen.engine.endpoint.base_url import (
 )
 from dagster_imagegen.engine.endpoint.connections import LIMITS, Connections
 from dagster_imagegen.engine.endpoint.download import ImageDownloader, Resolve, resolve_name, shown
-from dagster_imagegen.engine.endpoint.failures import AnswerHead, Failure
+from dagster_imagegen.engine.endpoint.failures import CONNECTION_LOST, AnswerHead, Failure
 from dagster_imagegen.engine.endpoint.kinds import FailureKind
 from dagster_imagegen.engine.endpoint.response import (
     Answer,
@@ -221,7 +221,7 @@ class ImageClient:
         """Code and message of a connection that broke after the request was sent."""
         if isinstance(error, httpx.TimeoutException):
             return "read_timeout", f"no complete answer within {self._timeout_seconds:g} s"
-        return "connection_lost", f"the connection was lost: {self._text_of(error)}"
+        return CONNECTION_LOST, f"the connection was lost: {self._text_of(error)}"
 
     def _without_answer(self, error: Exception, delivery: "_Delivery") -> Failure:
         """The failure for an exception that came before any answer."""

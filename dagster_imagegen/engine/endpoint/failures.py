@@ -16,6 +16,10 @@ from dagster_imagegen.engine.endpoint.waits import server_wait
 from dagster_imagegen.engine.endpoint.wire import message_of
 from dagster_imagegen.engine.errors import EndpointError
 
+CONNECTION_LOST = "connection_lost"
+"""Our code for a connection that broke after the request was sent."""
+OUTAGE_STATUSES = frozenset({502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 527, 529, 530})
+"""Of gateways that do not reach the server behind them, and of servers that are overwhelmed."""
 _CODE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
@@ -107,25 +111,35 @@ class Failure:
         code = self.code_without_text
         return f"{status} ({code})" if code else status
 
+    @property
+    def is_outage(self) -> bool:
+        """Whether it shows that the endpoint, or what stands before it, is away or overwhelmed."""
+        if self.kind.rules.is_outage or self.http_status in OUTAGE_STATUSES:
+            return True
+        return self.kind is FailureKind.AMBIGUOUS and self.code == CONNECTION_LOST
+
     def error_that_ends_run(
-        self, place: str, *, out_of_tries: bool, with_message: bool = True
-    ) -> EndpointError | None:
-        """The error to end the run with; None where the failure concerns this request alone.
+        self, place: str, evidence: str, *, retry_can_help: bool, with_message: bool = True
+    ) -> EndpointError:
+        """The error to end the run with, where all requests fail like this one.
 
         Args:
             place: Endpoint and model, with which the message begins.
-            out_of_tries: Whether the request will not be sent again in this run.
+            evidence: The sentence that says why it concerns all.
+            retry_can_help: Whether running the same step again can bring another answer.
             with_message: Whether the endpoint's message, which can repeat a prompt, is in it.
+
+        Raises `ValueError` for a kind that concerns one request alone.
         """
-        end = self.kind.rules.ends_run
-        if end is None or (end.after_last_try and not out_of_tries):
-            return None
+        end = self.kind.rules.if_all_fail
+        if end is None:
+            raise ValueError(f"{self.kind} ends no run")
         summary = self.summary if with_message else self.summary_without_message
         return end.error(
-            f"{place}: {summary}. {end.advice}",
+            f"{place}: {summary}. {evidence}. {end.advice}",
             http_status=self.http_status,
             code=self.code if with_message else self.code_without_text,
-            retry_can_help=self.kind.rules.retry_can_help,
+            retry_can_help=retry_can_help,
         )
 
 

@@ -1,7 +1,7 @@
 """The kinds of failure and what each one means: one row a kind, and no other place says so.
 
-`Failure` (failures.py) reads the status, the billing and the end of the run from it, `RetryPolicy`
-(retries.py) the retries. A circuit breaker that weighs answers will read `ends_run` as evidence.
+`Failure` (failures.py) reads the status and the billing from it, `RetryPolicy`
+(retries.py) the retries, and the circuit breaker of a pass (run/breaker.py) what they prove.
 """
 
 import enum
@@ -19,14 +19,10 @@ from dagster_imagegen.engine.errors import (
 
 @dataclass(frozen=True, kw_only=True)
 class RunEnd:
-    """How a failure ends the run: by `error`, whose message ends with `advice`.
-
-    The first such failure ends it; with `after_last_try`, only one that may not be sent again.
-    """
+    """The error that ends a run whose requests all fail alike; its message ends with `advice`."""
 
     error: type[EndpointError]
     advice: str
-    after_last_try: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +41,11 @@ class KindRules:
         only_if_allowed: Whether sending it again needs the caller's permission, because the image
             may then be paid for twice.
         slows_sending: Whether the endpoint refused to take the request on, so that less is sent.
-        ends_run: How it ends the run; None: it concerns this one request.
+        is_outage: Whether it shows that the endpoint is away or overwhelmed. If all requests fail
+            so, the run waits.
+        concerns_all: Whether the endpoint says that it concerns every request.
+        if_all_fail: How the run ends if all requests fail so; None: the endpoint works, and it
+            concerns this one request.
         retry_can_help: Whether running the same step again can bring the image.
     """
 
@@ -56,14 +56,21 @@ class KindRules:
     retry: Literal["not_accepted", "perhaps_billed"] | None = None
     only_if_allowed: bool = False
     slows_sending: bool = False
-    ends_run: RunEnd | None = None
+    is_outage: bool = False
+    concerns_all: bool = False
+    if_all_fail: RunEnd | None = None
     retry_can_help: bool
 
 
-_NOBODY_ANSWERS = RunEnd(
+_AWAY = RunEnd(
     error=EndpointUnreachable,
-    advice="Nobody answers there; check base_url and the network",
-    after_last_try=True,
+    advice="The endpoint is away or overwhelmed; check base_url and the network, or run again "
+    "later. What was paid for is saved",
+)
+_TOO_FAST = RunEnd(
+    error=EndpointUnreachable,
+    advice="The endpoint refuses all requests as too many; run again later, or ask for a higher "
+    "limit. What was paid for is saved",
 )
 _NOT_ACCEPTED_AT_ALL = RunEnd(
     error=EndpointMisconfigured,
@@ -85,27 +92,29 @@ class FailureKind(enum.Enum):
     RATE_LIMITED = KindRules(
         meaning="Too many requests: not accepted.",
         status="rate_limited", billing="not_billed",
-        retry="not_accepted", slows_sending=True, retry_can_help=True,
+        retry="not_accepted", slows_sending=True,
+        if_all_fail=_TOO_FAST, retry_can_help=True,
     )
     UNAVAILABLE = KindRules(
         meaning="The server is overloaded and did not take the request on.",
         status="failed", billing="not_billed",
-        retry="not_accepted", slows_sending=True, retry_can_help=True,
+        retry="not_accepted", slows_sending=True,
+        is_outage=True, if_all_fail=_AWAY, retry_can_help=True,
     )
     UNREACHABLE = KindRules(
         meaning="The request was not delivered.",
         status="failed", billing="not_billed",
-        retry="not_accepted", ends_run=_NOBODY_ANSWERS, retry_can_help=True,
+        retry="not_accepted", is_outage=True, if_all_fail=_AWAY, retry_can_help=True,
     )
     SERVER_ERROR = KindRules(
         meaning="The server failed while it worked on the request.",
         status="failed", billing="unknown",
-        retry="perhaps_billed", retry_can_help=True,
+        retry="perhaps_billed", if_all_fail=_AWAY, retry_can_help=True,
     )
     AMBIGUOUS = KindRules(
         meaning="The answer was lost or unreadable; the image may have been made and billed.",
         status="unknown", billing="unknown",
-        retry="perhaps_billed", only_if_allowed=True, retry_can_help=False,
+        retry="perhaps_billed", only_if_allowed=True, if_all_fail=_AWAY, retry_can_help=False,
     )
     REFUSED = KindRules(
         meaning="Moderation refused this prompt or its image, and would do so again.",
@@ -115,17 +124,17 @@ class FailureKind(enum.Enum):
     REJECTED = KindRules(
         meaning="Something in this one request is not accepted.",
         status="rejected", billing="not_billed", unknown_if="answered_2xx",
-        retry_can_help=True,
+        if_all_fail=_NOT_ACCEPTED_AT_ALL, retry_can_help=False,
     )
     MISCONFIGURED = KindRules(
         meaning="Key, address, model or parameter is not accepted: every request would fail.",
         status="rejected", billing="not_billed", unknown_if="answered_2xx",
-        ends_run=_NOT_ACCEPTED_AT_ALL, retry_can_help=False,
+        concerns_all=True, if_all_fail=_NOT_ACCEPTED_AT_ALL, retry_can_help=False,
     )
     OUT_OF_CREDIT = KindRules(
         meaning="The account cannot pay: every request would fail until it can.",
         status="rejected", billing="not_billed",
-        ends_run=_CANNOT_PAY, retry_can_help=False,
+        concerns_all=True, if_all_fail=_CANNOT_PAY, retry_can_help=False,
     )
     SAVING_FAILED = KindRules(
         meaning="The image was made and paid for, and could not be downloaded.",

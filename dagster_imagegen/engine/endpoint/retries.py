@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from dagster_imagegen.engine.endpoint.failures import Failure
 from dagster_imagegen.engine.endpoint.kinds import FailureKind
 
-PERHAPS_BILLED_ATTEMPTS = 3
+NOT_ACCEPTED_MAX = 50
+"""How often one request is sent again that the endpoint does not accept. It costs nothing, and what
+all requests have in common is the breaker's business; one that others overtake so often is refused
+for itself."""
 BACKOFF_SECONDS = 0.5
 BACKOFF_MAX_SECONDS = 60.0
 
@@ -17,15 +20,14 @@ class RetryPolicy:
     """When to send again what failed, and after how long.
 
     Attributes:
-        max_attempts: How often a request is sent in all while the endpoint does not accept it.
-            Failures that may have been billed are counted apart, up to `PERHAPS_BILLED_ATTEMPTS`:
-            a few rate limits are no reason to give up at the first server error.
+        max_attempts: How often a request is sent in all if it ends in server errors, which may
+            have been billed. Refusals because of load, and what fails in an outage, do not count.
         max_wait_seconds: The longest wait that the endpoint may ask for.
         resend_unknown: Whether the user accepts that an image with an unknown outcome is paid for
             twice.
     """
 
-    max_attempts: int = 5
+    max_attempts: int = 3
     max_wait_seconds: float = 300.0
     resend_unknown: bool = False
 
@@ -72,7 +74,5 @@ class RetryPolicy:
         if group is None or not failure.retryable:
             return None
         attempt = sum(count for kind, count in failed.items() if kind.rules.retry == group)
-        most = self.max_attempts
-        if group == "perhaps_billed":
-            most = min(most, PERHAPS_BILLED_ATTEMPTS)
+        most = self.max_attempts if group == "perhaps_billed" else NOT_ACCEPTED_MAX
         return attempt if attempt < most else None

@@ -16,6 +16,7 @@ from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.pacing.pacer import Pacer
 from dagster_imagegen.engine.record import Record, RecordWriter
 from dagster_imagegen.engine.request import ImageRequest
+from dagster_imagegen.engine.run.breaker import Breaker
 from dagster_imagegen.engine.run.progress import Totals
 
 
@@ -61,6 +62,7 @@ class PassContext:
     images: Images
     endpoint: Endpoint
     pacer: Pacer
+    breaker: Breaker
     prices: PriceList
     identity: Identity
     retry: RetryPolicy

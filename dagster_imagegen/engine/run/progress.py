@@ -53,13 +53,17 @@ class Progress:
     seconds_left: float | None
     sandbox: bool
     unpriced: int = 0
+    paused: str | None = None
+    """Why nothing but probes is sent at the moment, if so."""
 
     def __str__(self) -> str:
         parts = [f"{self.done:,} of {self.total:,} images", f"{self.in_flight} in flight"]
         if self.images_per_minute is not None:
             parts.append(f"{self.images_per_minute:,.0f} a minute")
         parts.append(self.cost)
-        if self.seconds_left is not None and self.done < self.total:
+        if self.paused is not None:
+            parts.append(self.paused)
+        elif self.seconds_left is not None and self.done < self.total:
             minutes, seconds = divmod(round(self.seconds_left), 60)
             parts.append(f"{minutes}:{seconds:02d} left")
         return ", ".join(parts)

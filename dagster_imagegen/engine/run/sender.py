@@ -13,11 +13,12 @@ from dagster_imagegen.engine.attempt import (
     RequestRecord,
     Result,
 )
-from dagster_imagegen.engine.endpoint.response import Failure, GeneratedImage
+from dagster_imagegen.engine.endpoint.response import Answer, Failure, GeneratedImage
 from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.pacing.pacer import Signal, Slot
 from dagster_imagegen.engine.record import AlreadyThere, Contended, Granted
 from dagster_imagegen.engine.run.answers import cost_of_answer, result_of_answer, signal_of
+from dagster_imagegen.engine.run.breaker import Streak, Turn
 from dagster_imagegen.engine.run.context import PassContext
 from dagster_imagegen.engine.run.plan import Job
 from dagster_imagegen.engine.run.verdict import Unresolved
@@ -25,11 +26,12 @@ from dagster_imagegen.engine.run.verdict import Unresolved
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """The right to send one request: a slot, and an attempt on record.
+    """The right to send one request: a turn, a slot, and an attempt on record.
 
     `unresolved` counts what other writers left unresolved in the meantime, too.
     """
 
+    turn: Turn
     slot: Slot
     attempt_id: str
     unresolved: Unresolved = field(default_factory=Unresolved)
@@ -37,7 +39,8 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Sent:
-    """A request that was sent and settled. `failure` is None where it brought an image.
+    """A request that was sent and settled. `failure` is None where it brought an image, `streak`
+    also where it shows that the endpoint works.
 
     `list_price_usd` is what it cost at list price, which the sandbox's results do not hold.
     """
@@ -45,7 +48,12 @@ class Sent:
     attempt: Attempt
     unresolved: Unresolved
     failure: Failure | None
+    streak: Streak | None
     list_price_usd: Decimal | None
+
+
+class SendingPaused(Exception):
+    """Sending has paused since the turn was given; nothing was put on record."""
 
 
 class Sender:
@@ -56,10 +64,13 @@ class Sender:
         self.sending: set[asyncio.Task[None] | None] = set()
         """The tasks that wait for an answer; stopping waits for them."""
 
-    async def claim(self, job: Job, *, number: int, unresolved: Unresolved) -> Claim | Outcome:
+    async def claim(
+        self, job: Job, turn: Turn, *, number: int, unresolved: Unresolved
+    ) -> Claim | Outcome:
         """A free slot and an attempt on record in it; or the outcome that another writer brought.
 
-        Raises `PauseTooLong` where the endpoint asks everybody to wait for too long.
+        Raises `PauseTooLong` where the endpoint asks everybody to wait for too long, and
+        `SendingPaused` where the turn is no longer good.
         """
         context, request = self._context, job.request
         attempt = Attempt(
@@ -71,7 +82,7 @@ class Sender:
             worst_case=job.worst_case,
         )
         while True:
-            decision = await self._intend(attempt)
+            decision = await self._intend(attempt, turn)
             if isinstance(decision, Claim):
                 return replace(decision, unresolved=unresolved)
             if isinstance(decision, AlreadyThere):
@@ -86,18 +97,20 @@ class Sender:
             if other.status in ("succeeded", "refused", "unknown"):
                 return Outcome.of(other, reused=True)
 
-    async def _intend(self, attempt: Attempt) -> Claim | AlreadyThere | Contended:
+    async def _intend(self, attempt: Attempt, turn: Turn) -> Claim | AlreadyThere | Contended:
         context = self._context
         slot = await context.pacer.acquire()
         claim: Claim | None = None
         try:
+            if not context.breaker.allows(turn):
+                raise SendingPaused
             decision = await context.record.intend(attempt)
             if not isinstance(decision, Granted):
                 return decision
             if context.stop.is_set:
                 await context.record.withdraw(decision.attempt_id)
                 raise asyncio.CancelledError
-            claim = Claim(slot=slot, attempt_id=decision.attempt_id)
+            claim = Claim(turn=turn, slot=slot, attempt_id=decision.attempt_id)
             return claim
         finally:
             if claim is None:
@@ -127,12 +140,7 @@ class Sender:
         self.sending.add(task)
         try:
             context.totals.requests += 1
-            signal = Signal(outcome="unclear")
-            try:
-                answer = await context.endpoint.send(request)
-                signal = signal_of(answer)
-            finally:
-                context.pacer.release(claim.slot, signal)
+            answer, streak = await self._answer(job, claim)
             cost = cost_of_answer(context.prices, request, answer, worst_case=job.worst_case)
             result = result_of_answer(
                 answer,
@@ -157,8 +165,22 @@ class Sender:
             attempt=attempt,
             unresolved=claim.unresolved,
             failure=failure,
+            streak=streak,
             list_price_usd=cost.usd,
         )
+
+    async def _answer(self, job: Job, claim: Claim) -> tuple[Answer, Streak | None]:
+        """Send once. Pacer and breaker learn from the answer before it is put on record."""
+        context, request = self._context, job.request
+        signal = Signal(outcome="unclear")
+        try:
+            answer = await context.endpoint.send(request)
+            signal = signal_of(answer)
+        finally:
+            context.pacer.release(claim.slot, signal)
+        failure = answer.result if isinstance(answer.result, Failure) else None
+        place = f"{request.endpoint_id}, model {request.model!r}"
+        return answer, context.breaker.observe(claim.turn, failure, place=place)
 
     def _with_reason(self, result: Result, failure: Failure) -> Result:
         """The same with the wait that is too long, where that is why it is not sent again."""

@@ -73,6 +73,7 @@ class Generation:
             seconds_left=(total - done) / rate * 60 if rate else None,
             sandbox=plan.sandbox,
             unpriced=totals.unpriced,
+            paused=self._pass.paused if self._pass else None,
         )
 
     def __iter__(self) -> Self:

@@ -9,9 +9,10 @@ from dagster_imagegen.engine.attempt import Outcome
 from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.money.budget import Allowance
 from dagster_imagegen.engine.run.attempt_loop import AttemptLoop
+from dagster_imagegen.engine.run.breaker import Turn
 from dagster_imagegen.engine.run.context import PassContext
 from dagster_imagegen.engine.run.plan import Job, Plan
-from dagster_imagegen.engine.run.sender import Sender
+from dagster_imagegen.engine.run.sender import Sender, SendingPaused
 
 GROWTH = Decimal("1.25")
 
@@ -34,6 +35,11 @@ class Pass:
     def in_flight(self) -> int:
         """Requests that wait for their answer, or whose image is being saved."""
         return len(self._sender.sending)
+
+    @property
+    def paused(self) -> str | None:
+        """Why nothing but probes is sent at the moment, if so."""
+        return self._context.breaker.describe()
 
     @property
     def error(self) -> Exception | None:
@@ -60,6 +66,8 @@ class Pass:
                     await self._work(
                         AttemptLoop(context, self._sender, allowance=allowance), workers
                     )
+                    if not context.stop.is_set and (error := context.breaker.error_of_all()):
+                        context.stop.set(error)
             finally:
                 await context.record.close()
         except StorageError as error:
@@ -96,10 +104,26 @@ class Pass:
         stopping.cancel()
 
     async def _worker(self, loop: AttemptLoop) -> None:
+        breaker, stop = self._context.breaker, self._context.stop
         try:
-            while self._todo and not self._context.stop.is_set:
-                outcome = await loop.produce(self._todo.popleft())
+            while self._todo and not stop.is_set:
+                turn = await breaker.admit()
+                if not self._todo:
+                    breaker.give_up(turn)
+                    return
+                job = self._take(turn)
+                try:
+                    outcome = await loop.produce(job, turn)
+                except SendingPaused:
+                    self._todo.appendleft(job)
+                    continue
                 if outcome is not None:
                     self._report(outcome)
         except Exception as error:  # noqa: BLE001  # whatever it is, it ends the pass and is raised
-            self._context.stop.set(error)
+            stop.set(error)
+
+    def _take(self, turn: Turn) -> Job:
+        """The next job; for a probe any: rows that fail for their own reasons stand together."""
+        if turn.is_probe:
+            self._todo.rotate(self._context.rng.randrange(len(self._todo)))
+        return self._todo.popleft()
