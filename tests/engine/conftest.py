@@ -40,6 +40,7 @@ def open_engine(storage: Path) -> Iterator[Callable[..., Engine]]:
                 "endpoint_id": "https://images.example/v1",
                 "model": "openai-gpt-image-1",
                 "storage_uri": str(storage),
+                "patience_seconds": 2.0,
                 "limits": Limits(lease=20.0, patience=Patience(backoff_seconds=0.01)),
                 **changes,
             }

@@ -242,19 +242,33 @@ def test_an_ambiguous_outcome_is_asked_again_at_once_on_request(
     assert sorted(values(usage_rows(storage), "status")) == ["succeeded"] * 2 + ["unknown"] * 2
 
 
-@pytest.mark.parametrize(
-    ("fault", "error"),
-    [("invalid_api_key", EndpointMisconfigured), ("insufficient_quota", OutOfCredit)],
-)
+CONCERN_ALL = [("invalid_api_key", EndpointMisconfigured), ("insufficient_quota", OutOfCredit)]
+
+
+@pytest.mark.parametrize(("fault", "error"), CONCERN_ALL)
 def test_what_every_request_would_meet_ends_the_pass(
     run: Run, imagegen_sandbox: Sandbox, storage: Path, fault: str, error: type[Exception]
 ) -> None:
-    """One error, and no request more than were in flight; what was made before is kept."""
-    imagegen_sandbox.script(None, None, *[fault] * 98)
-    with pytest.raises(error):
+    """One error, after a few answers that agree."""
+    imagegen_sandbox.script(*[fault] * 100)
+    with pytest.raises(error, match="answers were like this"):
         run([f"mug {number}" for number in range(100)], max_concurrency=2)
-    assert len(imagegen_sandbox.requests) <= 5
+    assert len(imagegen_sandbox.requests) <= 8
     assert usage_rows(storage).num_rows == len(imagegen_sandbox.requests)
+
+
+@pytest.mark.parametrize(("fault", "error"), CONCERN_ALL)
+def test_what_every_request_meets_from_some_time_on_ends_the_pass_after_patience(
+    run: Run, imagegen_sandbox: Sandbox, storage: Path, fault: str, error: type[Exception]
+) -> None:
+    """It has worked before, so it may again. What was made before is kept."""
+    imagegen_sandbox.script(None, None, *[fault] * 98)
+    with pytest.raises(error, match="Nothing has succeeded for 2 s"):
+        run([f"mug {number}" for number in range(100)], max_concurrency=2)
+    assert len(imagegen_sandbox.requests) <= 20
+    rows = usage_rows(storage)
+    assert rows.num_rows == len(imagegen_sandbox.requests)
+    assert values(rows, "status").count("succeeded") == 2
 
 
 def test_nobody_at_the_base_url(open_engine: Callable[..., Engine], storage: Path) -> None:
@@ -270,7 +284,7 @@ def test_nobody_at_the_base_url(open_engine: Callable[..., Engine], storage: Pat
     ):
         for _ in generation:
             pass
-    assert values(usage_rows(storage), "billing") == ["not_billed"] * 2
+    assert set(values(usage_rows(storage), "billing")) == {"not_billed"}
 
 
 def test_an_image_that_is_gone_is_not_bought_again(run: Run, imagegen_sandbox: Sandbox) -> None:

@@ -67,6 +67,7 @@ class Passes:
             "model": "openai-gpt-image-1",
             "storage_uri": str(self.storage),
             "spill_folder": str(self.folder / "aside"),
+            "patience_seconds": 2.0,
             "limits": Limits(lease=20.0, patience=Patience(backoff_seconds=0.01)),
             **self.defaults,
             **changes,

@@ -67,6 +67,11 @@ _AWAY = RunEnd(
     advice="The endpoint is away or overwhelmed; check base_url and the network, or run again "
     "later. What was paid for is saved",
 )
+_UNREADABLE = RunEnd(
+    error=EndpointMisconfigured,
+    advice="No answer comes in time or can be read as an image, and each may have been billed, so "
+    "no more are sent; check base_url, model and timeout_seconds",
+)
 _TOO_FAST = RunEnd(
     error=EndpointUnreachable,
     advice="The endpoint refuses all requests as too many; run again later, or ask for a higher "
@@ -114,7 +119,7 @@ class FailureKind(enum.Enum):
     AMBIGUOUS = KindRules(
         meaning="The answer was lost or unreadable; the image may have been made and billed.",
         status="unknown", billing="unknown",
-        retry="perhaps_billed", only_if_allowed=True, if_all_fail=_AWAY, retry_can_help=False,
+        retry="perhaps_billed", only_if_allowed=True, if_all_fail=_UNREADABLE, retry_can_help=False,
     )
     REFUSED = KindRules(
         meaning="Moderation refused this prompt or its image, and would do so again.",
