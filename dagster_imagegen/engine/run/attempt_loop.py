@@ -51,7 +51,7 @@ class AttemptLoop:
                 if number == 1:
                     raise
                 number -= 1
-                turn = await context.breaker.admit()
+                turn = await context.breaker.admit(spare=unresolved.count > 0)
                 continue
             except PauseTooLong as pause:
                 return _deferred(job, "wait_too_long", context.retry.too_long(pause.seconds))
@@ -79,7 +79,7 @@ class AttemptLoop:
             if context.stop.is_set:
                 return None
             await asyncio.sleep(wait)
-            turn = await context.breaker.admit()
+            turn = await context.breaker.admit(spare=unresolved.count > 0)
 
     async def _is_outage(self, sent: Sent) -> bool:
         """Whether it failed in an outage, and not for a reason of its own."""

@@ -98,26 +98,31 @@ class Breaker:
         self._has_succeeded = False
         self._has_answered = False
         self._waiting: list[asyncio.Future[bool]] = []
+        self._spared: list[asyncio.Future[bool]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._observed = asyncio.Event()
 
     # -- who may send --------------------------------------------------------------------------
 
-    async def admit(self) -> Turn:
-        """Wait while sending is paused, unless this request is chosen as a probe."""
+    async def admit(self, *, spare: bool = False) -> Turn:
+        """Wait while sending is paused, unless this request is chosen as a probe.
+
+        With `spare` only if no other can be: the image may have been paid for already.
+        """
         if self._pause is None:
             return Turn()
         if self._pause.probe_is_due:
             self._pause.probe_is_due = False
             return Turn(is_probe=True)
         chosen: asyncio.Future[bool] = self._loop.create_future()
-        self._waiting.append(chosen)
+        (self._spared if spare else self._waiting).append(chosen)
         try:
             return Turn(is_probe=await chosen)
         except asyncio.CancelledError:
-            if chosen in self._waiting:
-                self._waiting.remove(chosen)
-            elif chosen.done() and not chosen.cancelled():
+            for waiting in (self._waiting, self._spared):
+                if chosen in waiting:
+                    waiting.remove(chosen)
+            if chosen.done() and not chosen.cancelled():
                 self.give_up(Turn(is_probe=chosen.result()))
             raise
 
@@ -207,10 +212,11 @@ class Breaker:
         self._pause = None
         if self._timer is not None:
             self._timer.cancel()
-        for each in self._waiting:
+        for each in (*self._waiting, *self._spared):
             if not each.done():  # A waiter that was cancelled has not run yet.
                 each.set_result(False)
         self._waiting.clear()
+        self._spared.clear()
         self._observed.set()
 
     def _continued(self, failure: Failure) -> Streak:
@@ -247,13 +253,13 @@ class Breaker:
     def _probe_is_due(self) -> None:
         if self._pause is None:
             return
-        waiting = [each for each in self._waiting if not each.done()]
-        if not waiting:
-            self._pause.probe_is_due = True
-            return
-        chosen = self._rng.choice(waiting)
-        self._waiting.remove(chosen)
-        chosen.set_result(True)
+        for waiting in (self._waiting, self._spared):
+            if alive := [each for each in waiting if not each.done()]:
+                chosen = self._rng.choice(alive)
+                waiting.remove(chosen)
+                chosen.set_result(True)
+                return
+        self._pause.probe_is_due = True
 
     def _patience(self) -> float:
         if self._has_answered:

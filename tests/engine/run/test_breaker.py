@@ -338,3 +338,22 @@ def test_a_probe_that_is_cancelled_makes_room_for_another() -> None:
         assert (await second).is_probe
 
     run_virtual(main())
+
+
+def test_a_row_that_may_have_been_paid_for_is_the_last_to_probe() -> None:
+    async def main() -> None:
+        breaker = Breaker(
+            patience_seconds=600, in_flight=lambda: 0, end=lambda _: None, rng=random.Random(1)
+        )
+        for _ in range(AGREE):
+            breaker.observe(await breaker.admit(), RESET, place="e")
+        spared = [asyncio.create_task(breaker.admit(spare=True)) for _ in range(9)]
+        other = asyncio.create_task(breaker.admit())
+        assert (await other).is_probe
+        breaker.observe(await other, RESET, place="e")
+        await asyncio.sleep(60)
+        assert [task.done() for task in spared].count(True) == 1
+        breaker.observe(Turn(), None, place="e")
+        assert [(await task).is_probe for task in spared].count(True) == 1
+
+    run_virtual(main())
