@@ -41,22 +41,17 @@ def serve(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as exc:
         if (exc.name or "").split(".")[0] not in ("starlette", "uvicorn"):
             raise
-        sys.stderr.write(
-            f"dagster-imagegen serve: {exc.name} is not installed. Install it with:\n"
-            "  pip install 'dagster-imagegen[sandbox]'\n"
+        return _fail(
+            f"{exc.name} is not installed. Install it with:\n"
+            "  pip install 'dagster-imagegen[sandbox]'"
         )
-        return 1
     try:
         options.fault_rates = dict(options.fault_rates)
-        sandbox = Sandbox(**vars(options))
+        sandbox = Sandbox(**vars(options)).start()
     except ValueError as exc:
-        sys.stderr.write(f"dagster-imagegen serve: {exc}\n")
-        return 1
-    try:
-        sandbox.start()
+        return _fail(str(exc))
     except (OSError, OverflowError) as exc:  # Overflow: not a port number
-        sys.stderr.write(f"dagster-imagegen serve: port {options.port}: {exc}\n")
-        return 1
+        return _fail(f"port {options.port}: {exc}")
     try:
         sys.stdout.write(SERVING.format(base_url=sandbox.base_url, root_url=sandbox.root_url))
         sys.stdout.flush()
@@ -64,6 +59,11 @@ def serve(options: argparse.Namespace) -> int:
     finally:
         sandbox.stop()
     return 0
+
+
+def _fail(problem: str) -> int:
+    sys.stderr.write(f"dagster-imagegen serve: {problem}\n")
+    return 1
 
 
 def _wait_for_a_signal() -> None:
