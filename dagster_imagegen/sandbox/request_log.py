@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from dagster_imagegen.sandbox.orders import ImageOrder
+
 KEY_HEADERS = ("authorization", "api-key")
 
 
@@ -110,16 +112,16 @@ class RequestLog:
             **fields,
         )
 
-    def bill(self, sequence: int, *, input_tokens: int, output_tokens: int, cost: Decimal) -> None:
+    def bill(self, sequence: int, order: "ImageOrder") -> None:
         """Charge for the work, whether or not its answer arrives."""
         with self._lock:
-            self._spent_usd += cost
+            self._spent_usd += order.cost_usd
         self._update(
             sequence,
             billed=True,
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
-            cost_usd=cost,
+            input_tokens=order.input_tokens,
+            output_tokens=order.output_tokens,
+            cost_usd=order.cost_usd,
         )
 
     def answer(self, sequence: int, *, status: int | None, fault: str | None) -> None:
