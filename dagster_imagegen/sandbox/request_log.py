@@ -80,7 +80,7 @@ class RequestLog:
         self._sequence = 0
         self._in_flight = 0
         self._max_in_flight = 0
-        self._spent_usd = Decimal(0)
+        self.spent_usd = Decimal(0)  # since the start
 
     def receive(self, request: "Request", *, at: float, request_id: str, body: object) -> int:
         """Log a generation request before anything is decided about it.
@@ -115,7 +115,7 @@ class RequestLog:
     def bill(self, sequence: int, order: "ImageOrder") -> None:
         """Charge for the work, whether or not its answer arrives."""
         with self._lock:
-            self._spent_usd += order.cost_usd
+            self.spent_usd += order.cost_usd
         self._update(
             sequence,
             billed=True,
@@ -145,12 +145,6 @@ class RequestLog:
             self._generations.clear()
             self._others.clear()
             self._max_in_flight = self._in_flight
-
-    @property
-    def spent_usd(self) -> Decimal:
-        """What the account has paid since the start."""
-        with self._lock:
-            return self._spent_usd
 
     @property
     def generations(self) -> list[ReceivedRequest]:
