@@ -38,7 +38,7 @@ _PARTS = {
     "end of sentence": r"(?=\s*($|\n|\.|by |for (this|your)|in your))",
     "not valid": (
         r"\b(not valid|invalid|incorrect|not found|expired|missing|required|revoked|disabled|"
-        r"malformed|does not exist)\b"
+        r"malformed|does not exist|reported as leaked)\b"
     ),
     "suspended": (
         r"\b(has been|is|was) (temporarily |currently )?(suspended|deactivated|disabled|banned|"
@@ -97,6 +97,7 @@ _MESSAGES = (
         FailureKind.OUT_OF_CREDIT,
         says=r"""
             <out of> ([\w']+ ){0,3}<credit>
+            \bno credits? (left|remaining|available)\b
             <credit>[^.\n]{0,30}<used up>
             <money limit>[^.\n]{0,30}<reached>
             <reached>[^.\n]{0,40}<money limit>
@@ -157,6 +158,9 @@ _MESSAGES = (
             <prompt>[^.\n]{0,40}\bviolat\w*<near><rules>
             \bviolat\w* (one of |some of )?our <rules>
             <contains> ([\w-]+ ){0,3}?<bad content>
+            \bnsfw content\b|\b(potentially|possibly|considered|contains) nsfw\b
+            \b(prompt|content) (was |is |has been )?(blocked|moderated)\b
+            \bimage_safety\b|\bfinish_?reason\W{1,4}(safety|prohibited_content|content_filter)\b
             (<bad content>|\bnsfw) (\w+ ){0,2}(detected|found|blocked|is not allowed)\b
             \bblocked\b<near>\b(due to safety|prohibited[_ ]content|image_safety)\b
             \b(due to|because of|for) (our )?safety (reasons|concerns|restrictions)\b

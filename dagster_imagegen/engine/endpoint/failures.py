@@ -1,8 +1,8 @@
 """Which kind of failure an answer is, by all that it says.
 
-The evidence, in this order: a code, type or reason that has one meaning (`_BY_CODE`); a moderation
-flag, or a sentence that leaves no doubt (error_messages.py), where the status leaves it open; a
-code that repeats a status (`_LIKE_A_STATUS`); the HTTP status (`_BY_STATUS`).
+The evidence, in this order: a code, type or reason that has one meaning (`_BY_CODE`); where the
+status leaves it open, a sentence that leaves no doubt (error_messages.py), or a moderation flag;
+a code that repeats a status (`_LIKE_A_STATUS`); the HTTP status (`_BY_STATUS`).
 
 What each kind means is in one table, kinds.py. A new error code goes into `_BY_CODE` here.
 """
