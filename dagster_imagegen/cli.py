@@ -41,35 +41,17 @@ def serve(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as exc:
         if (exc.name or "").split(".")[0] not in ("starlette", "uvicorn"):
             raise
-        sys.stderr.write(
-            f"dagster-imagegen serve: {exc.name} is not installed. Install it with:\n"
-            "  pip install 'dagster-imagegen[sandbox]'\n"
+        return _fail(
+            f"{exc.name} is not installed. Install it with:\n"
+            "  pip install 'dagster-imagegen[sandbox]'"
         )
-        return 1
     try:
-        sandbox = Sandbox(
-            port=options.port,
-            api_key=options.api_key,
-            error_dialect=options.error_dialect,
-            answer_shape=options.answer_shape,
-            strict_sizes=options.strict_sizes,
-            latency_seconds=options.latency,
-            requests_per_minute=options.requests_per_minute,
-            max_concurrency=options.max_concurrency,
-            credit_usd=options.credit_usd,
-            refuse=options.refuse,
-            fault_rates=dict(options.fault),
-            seed=options.seed,
-            paint=not options.no_paint,
-        )
+        options.fault_rates = dict(options.fault_rates)
+        sandbox = Sandbox(**vars(options)).start()
     except ValueError as exc:
-        sys.stderr.write(f"dagster-imagegen serve: {exc}\n")
-        return 1
-    try:
-        sandbox.start()
+        return _fail(str(exc))
     except (OSError, OverflowError) as exc:  # Overflow: not a port number
-        sys.stderr.write(f"dagster-imagegen serve: port {options.port}: {exc}\n")
-        return 1
+        return _fail(f"port {options.port}: {exc}")
     try:
         sys.stdout.write(SERVING.format(base_url=sandbox.base_url, root_url=sandbox.root_url))
         sys.stdout.flush()
@@ -77,6 +59,11 @@ def serve(options: argparse.Namespace) -> int:
     finally:
         sandbox.stop()
     return 0
+
+
+def _fail(problem: str) -> int:
+    sys.stderr.write(f"dagster-imagegen serve: {problem}\n")
+    return 1
 
 
 def _wait_for_a_signal() -> None:
@@ -88,6 +75,7 @@ def _wait_for_a_signal() -> None:
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `serve`, each stored under the name of its argument of `Sandbox`."""
     add = parser.add_argument
     add("--port", type=int, default=0, help="a port of your choice instead of a free one")
     add("--api-key", help="accept only this key; by default any, and none")
@@ -96,6 +84,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     add("--strict-sizes", action="store_true", help="refuse sizes that the models do not list")
     add(
         "--latency",
+        dest="latency_seconds",
         type=_seconds,
         default=(0.0, 0.0),
         metavar="SECONDS",
@@ -113,6 +102,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--fault",
+        dest="fault_rates",
         action="append",
         default=[],
         type=_rate,
@@ -120,7 +110,12 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         help="fail at random, e.g. rate_limited=0.2; may be given again",
     )
     add("--seed", type=int, default=0, help="for random latencies and faults")
-    add("--no-paint", action="store_true", help="pictures of a few pixels, for load tests")
+    add(
+        "--no-paint",
+        dest="paint",
+        action="store_false",
+        help="pictures of a few pixels, for load tests",
+    )
 
 
 def _seconds(text: str) -> tuple[float, float]:

@@ -2,9 +2,8 @@
 
 import base64
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 from dagster_imagegen.sandbox.orders import ImageOrder, Shape
@@ -26,7 +25,6 @@ class Done:
     created: int
     images: Sequence[bytes]
     urls: Sequence[str] | None  # instead of the images
-    cost_usd: Decimal
 
     @property
     def media_type(self) -> str:
@@ -36,7 +34,35 @@ class Done:
 
 def body_in(shape: Shape, done: Done) -> dict[str, Any]:
     """The JSON answer of a server of that shape."""
-    return _BODIES.get(shape, _openai)(done)
+    order, counts = done.order, usage(done.order)
+    created = {"created": done.created}
+    match shape:
+        case "bare":
+            return {**created, "data": _entries(done)}
+        case "together":
+            entries = [{"index": i, **entry} for i, entry in enumerate(_entries(done))]
+            return {"id": "sandbox", "model": order.model, "object": "list", "data": entries}
+        case "xai":
+            entries = _entries(done, revised_prompt="", mime_type=done.media_type)
+            return {"data": entries, "usage": {"cost_in_usd_ticks": int(order.cost_usd * 10**10)}}
+        case "sglang":
+            counts = {
+                "prompt_tokens": order.input_tokens,
+                "completion_tokens": order.output_tokens,
+                "total_tokens": order.input_tokens + order.output_tokens,
+                "image_count": order.n,
+            }
+            return {"id": "sandbox", **created, "data": _entries(done), "usage": counts}
+        case "vllm":
+            nulls = {"url": None, "b64_json": None, "revised_prompt": None}
+            entries = [{**nulls, **entry} for entry in _entries(done)]
+            return {**created, "data": entries, "metrics": {"generation_seconds": 0.1}}
+        case "localai":
+            return {**created, "id": "sandbox", "data": _entries(done), "usage": zeroed(counts)}
+        case _:
+            entries = _entries(done, revised_prompt=f"Sandbox picture: {order.prompt}")
+            counts = zeroed(counts) if shape == "litellm" else counts
+            return {**created, "data": entries, **resolved(order), "usage": counts}
 
 
 def usage(order: ImageOrder) -> dict[str, Any]:
@@ -98,85 +124,32 @@ def written(body: dict[str, Any], *, fault: str | None) -> bytes:
     return text[: len(text) // 2] if fault == "broken_json" else text
 
 
-def partial_event(order: ImageOrder, image: str, *, step: int, created: int) -> bytes:
+def partial_event(order: ImageOrder, image: bytes, *, step: int, created: int) -> bytes:
     """One `partial_image` event of a stream."""
-    name = "image_generation.partial_image"
-    payload = {"type": name, "b64_json": image, "partial_image_index": step, "created_at": created}
-    return _event(name, json.dumps({**payload, **resolved(order)}).encode())
+    payload = {**_payload(order, image, "partial_image", created), "partial_image_index": step}
+    return _event("partial_image", json.dumps(payload).encode())
 
 
-def completed_event(done: Done, *, fault: str | None) -> bytes:
+def completed_event(order: ImageOrder, image: bytes, *, created: int, fault: str | None) -> bytes:
     """The event that holds the picture and the usage."""
-    name = "image_generation.completed"
-    payload = {
-        "type": name,
-        "b64_json": encoded(done.images[0]),
-        "created_at": done.created,
-        **resolved(done.order),
-        "usage": usage(done.order),
+    payload = {**_payload(order, image, "completed", created), "usage": usage(order)}
+    return _event("completed", written(payload, fault=fault))
+
+
+def _payload(order: ImageOrder, image: bytes, event: str, created: int) -> dict[str, Any]:
+    return {
+        "type": f"image_generation.{event}",
+        "b64_json": encoded(image),
+        "created_at": created,
+        **resolved(order),
     }
-    return _event(name, written(payload, fault=fault))
 
 
 def _event(name: str, data: bytes) -> bytes:
-    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
+    return b"event: image_generation." + name.encode() + b"\ndata: " + data + b"\n\n"
 
 
 def _entries(done: Done, **more: Any) -> list[dict[str, Any]]:
     if done.urls is not None:
         return [{"url": url, **more} for url in done.urls]
     return [{"b64_json": encoded(image), **more} for image in done.images]
-
-
-def _openai(done: Done) -> dict[str, Any]:
-    return {
-        "created": done.created,
-        "data": _entries(done, revised_prompt=f"Sandbox picture: {done.order.prompt}"),
-        **resolved(done.order),
-        "usage": usage(done.order),
-    }
-
-
-def _together(done: Done) -> dict[str, Any]:
-    entries = [{"index": i, **entry} for i, entry in enumerate(_entries(done))]
-    return {"id": "sandbox", "model": done.order.model, "object": "list", "data": entries}
-
-
-def _xai(done: Done) -> dict[str, Any]:
-    ticks = int(done.cost_usd * 10**10)
-    entries = _entries(done, revised_prompt="", mime_type=done.media_type)
-    return {"data": entries, "usage": {"cost_in_usd_ticks": ticks}}
-
-
-def _sglang(done: Done) -> dict[str, Any]:
-    order = done.order
-    counts = {
-        "prompt_tokens": order.input_tokens,
-        "completion_tokens": order.output_tokens,
-        "total_tokens": order.input_tokens + order.output_tokens,
-        "image_count": order.n,
-    }
-    return {"id": "sandbox", "created": done.created, "data": _entries(done), "usage": counts}
-
-
-def _vllm(done: Done) -> dict[str, Any]:
-    nulls = {"url": None} if done.urls is None else {"b64_json": None}
-    entries = [{**nulls, "revised_prompt": None, **entry} for entry in _entries(done)]
-    return {"created": done.created, "data": entries, "metrics": {"generation_seconds": 0.1}}
-
-
-def _localai(done: Done) -> dict[str, Any]:
-    counts = zeroed(usage(done.order))
-    return {"created": done.created, "id": "sandbox", "data": _entries(done), "usage": counts}
-
-
-_BODIES: dict[Shape, Callable[[Done], dict[str, Any]]] = {
-    "openai": _openai,
-    "bare": lambda done: {"created": done.created, "data": _entries(done)},
-    "together": _together,
-    "xai": _xai,
-    "sglang": _sglang,
-    "vllm": _vllm,
-    "localai": _localai,
-    "litellm": lambda done: {**_openai(done), "usage": zeroed(usage(done.order))},
-}

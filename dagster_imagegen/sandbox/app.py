@@ -6,7 +6,6 @@ logged -> fault drawn -> key -> refused by the fault -> limits -> hard limits
 
 import asyncio
 import json
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -20,7 +19,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from dagster_imagegen.sandbox import answers, metering
+from dagster_imagegen.sandbox import answers
 from dagster_imagegen.sandbox.answers import Done
 from dagster_imagegen.sandbox.delivery import (
     Cut,
@@ -33,7 +32,7 @@ from dagster_imagegen.sandbox.delivery import (
 from dagster_imagegen.sandbox.errors import ApiError, Dialect
 from dagster_imagegen.sandbox.faults import ODD_ANSWERS, Fault, FaultPlan, error_of
 from dagster_imagegen.sandbox.limits import Gate
-from dagster_imagegen.sandbox.orders import ImageOrder, Shape, parse, read_order
+from dagster_imagegen.sandbox.orders import ImageOrder, Shape, read_order
 from dagster_imagegen.sandbox.other_routes import (
     Hosting,
     OtherRoutes,
@@ -44,25 +43,12 @@ from dagster_imagegen.sandbox.pictures import Pictures
 from dagster_imagegen.sandbox.request_log import RequestLog, key_in
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rules:
-    """The settings that hold for every request of one server; see `Sandbox`."""
-
-    api_key: str | None
-    error_dialect: Dialect
-    answer_shape: Shape
-    strict_sizes: bool
-    refuses: Callable[[str], bool]
-    latency_seconds: tuple[float, float]
-    credit_usd: Decimal | None
-
-
 @dataclass(kw_only=True)
 class Call:
     """One generation request on its way through."""
 
     request: Request
-    raw: bytes
+    fields: dict[str, Any] | None  # of the body; None if it is not a JSON object
     sequence: int
     request_id: str
     fault: Fault | None
@@ -82,16 +68,22 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxApp:
-    """The endpoint: `build` makes an ASGI app of it. `cut` ends a connection."""
+    """The endpoint: `build` makes an ASGI app of it. The settings are those of `Sandbox`."""
 
-    rules: Rules
+    api_key: str | None
+    error_dialect: Dialect
+    answer_shape: Shape
+    strict_sizes: bool
+    refuses: Callable[[str], bool]
+    draw_latency: Callable[[], float]
+    credit_usd: Decimal | None
     log: RequestLog
     gate: Gate
     faults: FaultPlan
-    pictures: Pictures
-    latencies: random.Random
     clock: Callable[[], float]
-    cut: Cut
+    pictures: Pictures
+    close: Cut
+    reset: Cut
     hosting: Hosting = field(default_factory=Hosting)
 
     def build(self) -> ASGIApp:
@@ -100,7 +92,7 @@ class SandboxApp:
             log=self.log,
             hosting=self.hosting,
             pictures=self.pictures,
-            dialect=self.rules.error_dialect,
+            dialect=self.error_dialect,
             clock=self.clock,
         )
         generate = Route("/v1/images/generations", self._generate, methods=["POST"])
@@ -118,8 +110,9 @@ class SandboxApp:
             try:
                 response = await self._answer(call)
             except ApiError as error:
-                dialect = self.rules.error_dialect
-                response = error_response(error, dialect=dialect, request_id=call.request_id)
+                response = error_response(
+                    error, dialect=self.error_dialect, request_id=call.request_id
+                )
             self._stamp(response, call)
             self.log.answer(
                 call.sequence,
@@ -136,19 +129,20 @@ class SandboxApp:
 
     def _receive(self, request: Request, raw: bytes) -> Call:
         body = _as_json(raw)
-        fields = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
+        fields = cast("dict[str, Any]", body) if isinstance(body, dict) else None
+        asked = fields or {}
         fault = self.faults.take(
-            prompt=str(fields.get("prompt", "")), stream=fields.get("stream") is True
+            prompt=str(asked.get("prompt", "")), stream=asked.get("stream") is True
         )
         request_id = new_request_id()
         sequence = self.log.receive(request, at=self.clock(), request_id=request_id, body=body)
         return Call(
             request=request,
-            raw=raw,
+            fields=fields,
             sequence=sequence,
             request_id=request_id,
             fault=fault,
-            latency_seconds=self.latencies.uniform(*self.rules.latency_seconds),
+            latency_seconds=self.draw_latency(),
         )
 
     def _leave(self, call: Call) -> None:
@@ -157,21 +151,22 @@ class SandboxApp:
             self.gate.leave()
 
     async def _answer(self, call: Call) -> Response:
-        if self.rules.api_key not in (None, key_in(call.request.headers)):
+        if self.api_key not in (None, key_in(call.request.headers)):
             raise ApiError(401, "invalid_api_key", "Incorrect API key provided.")
         error = None if call.fault is None else call.fault.error()
         if error is not None and not error.billed:
             raise error
         self.gate.enter()
         call.admitted = True
-        order = read_order(
-            parse(call.raw), shape=self.rules.answer_shape, strict_sizes=self.rules.strict_sizes
-        )
-        if self.rules.refuses(order.prompt):
+        if call.fields is None:
+            message = "We could not parse the body of your request; it must be a JSON object."
+            raise ApiError(400, None, message)
+        order = read_order(call.fields, shape=self.answer_shape, strict_sizes=self.strict_sizes)
+        if self.refuses(order.prompt):
             raise error_of("moderation_blocked")
-        if self.rules.credit_usd is not None and self.log.spent_usd >= self.rules.credit_usd:
+        if self.credit_usd is not None and self.log.spent_usd >= self.credit_usd:
             raise error_of("insufficient_quota")
-        in_events = order.stream and self.rules.answer_shape != "raw"
+        in_events = order.stream and self.answer_shape != "raw"
         if in_events and error is None and not call.fails_by(*NOT_IN_EVENTS):
             return self._stream(call, order)
         await asyncio.sleep(call.latency_seconds)
@@ -180,18 +175,9 @@ class SandboxApp:
             raise error
         return self._deliver(call, done)
 
-    def _bill(self, call: Call, order: ImageOrder) -> Decimal:
-        cost = metering.cost_usd(
-            order.model, input_count=order.input_tokens, output_count=order.output_tokens
-        )
+    def _bill(self, call: Call, order: ImageOrder) -> None:
         if call.fault is None or call.fault.is_billed:
-            self.log.bill(
-                call.sequence,
-                input_tokens=order.input_tokens,
-                output_tokens=order.output_tokens,
-                cost=cost,
-            )
-        return cost
+            self.log.bill(call.sequence, order)
 
     async def _work(self, call: Call, order: ImageOrder) -> Done:
         painted = order
@@ -199,10 +185,9 @@ class SandboxApp:
             actual = "png" if order.output_format == "jpeg" else "jpeg"
             painted = replace(order, output_format=actual, background="opaque")
         images = [await self.pictures.final(painted, index) for index in range(order.n)]
-        cost = self._bill(call, order)
+        self._bill(call, order)
         urls = self._urls(call, order, images)
-        created = int(self.clock())
-        return Done(order=order, created=created, images=images, urls=urls, cost_usd=cost)
+        return Done(order=order, created=int(self.clock()), images=images, urls=urls)
 
     def _urls(self, call: Call, order: ImageOrder, images: list[bytes]) -> list[str] | None:
         if call.fails_by("url_data"):
@@ -210,59 +195,59 @@ class SandboxApp:
             return [f"data:{media_type};base64,{answers.encoded(image)}" for image in images]
         if not order.as_url and not call.fails_by("url", "url_relative", "url_late", "url_gone"):
             return None
-        relative = self.rules.answer_shape == "sglang" or call.fails_by("url_relative")
+        relative = self.answer_shape == "sglang" or call.fails_by("url_relative")
         base = "/" if relative else str(call.request.base_url)
         paths = self.hosting.publish(order, name=call.request_id, fault=call.fault_kind)
         return [base + path for path in paths]
 
     def _deliver(self, call: Call, done: Done) -> Response:
         if call.fails_by("closed", "hang"):
-            return Unanswered(self.cut)
+            return Unanswered(self.close)
         if call.fails_by("html"):
             return HTMLResponse("<html><body>Welcome to the network. Please log in.</body></html>")
-        if call.fails_by("raw_image") or self.rules.answer_shape == "raw":
+        if call.fails_by("raw_image") or self.answer_shape == "raw":
             whole = Response(done.images[0], media_type=done.media_type)
         else:
-            body = answers.body_in(self.rules.answer_shape, done)
+            body = answers.body_in(self.answer_shape, done)
             text = answers.written(body, fault=call.fault_kind)
             whole = Response(text, media_type="application/json")
-        if call.fails_by("reset", "truncated"):
-            return CutShort(whole, self.cut, reset=call.fails_by("reset"))
-        return whole
+        cut = self._cut_of(call)
+        return whole if cut is None else CutShort(whole, cut)
+
+    def _cut_of(self, call: Call) -> Cut | None:
+        """How the connection ends in the middle of an answer, if it does."""
+        if call.fails_by("reset"):
+            return self.reset
+        return self.close if call.fails_by("truncated") else None
 
     # One image in events
 
     def _stream(self, call: Call, order: ImageOrder) -> Response:
         # Billed at the start: a client that leaves a stream half way pays for all of it.
-        cost = self._bill(call, order)
+        self._bill(call, order)
         if call.fails_by("closed", "hang"):
-            return Unanswered(self.cut)
-        return EventStream(
-            self._events(call, order, cost),
-            leave=lambda: self._leave(call),
-            cut=self.cut if call.fails_by("reset", "truncated") else None,
-            reset=call.fails_by("reset"),
-        )
+            return Unanswered(self.close)
+        events = self._events(call, order)
+        return EventStream(events, leave=lambda: self._leave(call), cut=self._cut_of(call))
 
-    async def _events(self, call: Call, order: ImageOrder, cost: Decimal) -> Events:
+    async def _events(self, call: Call, order: ImageOrder) -> Events:
         pause = call.latency_seconds / (order.partial_images + 1)
         created = int(self.clock())
         if call.fails_by("stream_completed_first"):
-            yield await self._completed(call, order, cost, created), False
+            yield await self._completed(call, order, created), False
         for step in range(order.partial_images):
             await asyncio.sleep(pause)
-            image = answers.encoded(await self.pictures.partial(order, step))
+            image = await self.pictures.partial(order, step)
             yield answers.partial_event(order, image, step=step, created=created), False
         await asyncio.sleep(pause)
         if call.fails_by("stream_error"):
             yield answers.ERROR_EVENT, True
         elif not call.fails_by("stream_cut", "stream_completed_first"):
-            yield await self._completed(call, order, cost, created), True
+            yield await self._completed(call, order, created), True
 
-    async def _completed(self, call: Call, order: ImageOrder, cost: Decimal, created: int) -> bytes:
-        images = [await self.pictures.final(order)]
-        done = Done(order=order, created=created, images=images, urls=None, cost_usd=cost)
-        return answers.completed_event(done, fault=call.fault_kind)
+    async def _completed(self, call: Call, order: ImageOrder, created: int) -> bytes:
+        image = await self.pictures.final(order)
+        return answers.completed_event(order, image, created=created, fault=call.fault_kind)
 
     def _stamp(self, response: Response, call: Call) -> None:
         """Add the headers that real servers send, unless the error has its own."""
@@ -270,7 +255,7 @@ class SandboxApp:
         headers: Mapping[str, str] = {
             "x-request-id": call.request_id,
             "openai-processing-ms": str(spent),
-            **self.gate.headers(self.rules.error_dialect),
+            **self.gate.headers(self.error_dialect),
         }
         for name, value in headers.items():
             response.headers.setdefault(name, value)

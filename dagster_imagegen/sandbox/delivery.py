@@ -1,16 +1,12 @@
 """Responses that Starlette does not have: no answer, half an answer, server-sent events."""
 
 from collections.abc import AsyncIterator, Callable
-from typing import Protocol
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-
-class Cut(Protocol):
-    """Ends the connection under a request; with `reset`, by a TCP reset instead of a close."""
-
-    def __call__(self, scope: Scope, *, reset: bool) -> None: ...
+# Ends the connection under a request.
+Cut = Callable[[Scope], None]
 
 
 class Unanswered(Response):
@@ -21,25 +17,24 @@ class Unanswered(Response):
         self._cut = cut
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._cut(scope, reset=False)
+        self._cut(scope)
         await until_gone(receive)
 
 
 class CutShort(Response):
     """Sends the headers and half of the body, then ends the connection."""
 
-    def __init__(self, whole: Response, cut: Cut, *, reset: bool) -> None:
+    def __init__(self, whole: Response, cut: Cut) -> None:
         super().__init__(status_code=whole.status_code)
         self.body = whole.body
         self.raw_headers = whole.raw_headers
         self._cut = cut
-        self._reset = reset
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send(_start(self))
         half = self.body[: len(self.body) // 2]
         await send({"type": "http.response.body", "body": bytes(half), "more_body": True})
-        self._cut(scope, reset=self._reset)
+        self._cut(scope)
         await until_gone(receive)
 
 
@@ -57,19 +52,13 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self,
-        events: Events,
-        *,
-        leave: Callable[[], None],
-        cut: Cut | None = None,
-        reset: bool = False,
+        self, events: Events, *, leave: Callable[[], None], cut: Cut | None = None
     ) -> None:
         super().__init__()
         del self.headers["content-length"]
         self._events = events
         self._leave = leave
         self._cut = cut
-        self._reset = reset
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         left = False
@@ -87,7 +76,7 @@ class EventStream(Response):
         if self._cut is None:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         else:
-            self._cut(scope, reset=self._reset)
+            self._cut(scope)
             await until_gone(receive)
 
 

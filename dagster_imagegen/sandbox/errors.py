@@ -50,42 +50,26 @@ def render(error: ApiError, *, dialect: Dialect, request_id: str) -> tuple[int, 
         return status, page.encode("utf-8", "replace"), "text/html; charset=utf-8"
     if dialect == "not_utf8":
         return status, b"\xff\xfe " + error.message.encode("utf-16-le", "replace"), "text/plain"
+    if dialect == "fastapi" and error.param is not None:
+        status = 422  # FastAPI's own, for a failed validation
+    return status, json.dumps(_body(error, dialect, request_id)).encode(), "application/json"
+
+
+def _body(error: ApiError, dialect: Dialect, request_id: str) -> dict[str, Any]:
+    message = error.message
     if dialect == "digitalocean":
         identifier = error.code or error.error_type
-        body: dict[str, Any] = {
-            "id": DIGITALOCEAN_IDS.get(identifier, identifier),
-            "message": error.message,
-            "request_id": request_id,
-        }
-    elif dialect == "xai":
-        body = {"code": str(status), "error": error.message}
-    elif dialect == "fastapi":
-        body = {"detail": error.message}
-        if error.param is not None:  # FastAPI answers a failed validation with 422 and a list
-            status = 422
-            where = ["body", error.param]
-            body = {"detail": [{"loc": where, "msg": error.message, "type": error.code}]}
-    elif dialect == "azure" and error.code == "moderation_blocked":
-        body = {
-            "error": {
-                "code": "contentFilter",
-                "message": error.message,
-                "inner_error": {"code": "ResponsibleAIPolicyViolation"},
-            }
-        }
-    else:
-        body = openai_body(error)
-    return status, json.dumps(body).encode(), "application/json"
-
-
-def openai_body(error: ApiError) -> dict[str, Any]:
-    """`{"error": {...}}`, as in OpenAI's answers and in the `error` event of a stream."""
-    return {
-        "error": {
-            "message": error.message,
-            "type": error.error_type,
-            "param": error.param,
-            "code": error.code,
-            **error.extra,
-        }
-    }
+        spelled = DIGITALOCEAN_IDS.get(identifier, identifier)
+        return {"id": spelled, "message": message, "request_id": request_id}
+    if dialect == "xai":
+        return {"code": str(error.status), "error": message}
+    if dialect == "fastapi" and error.param is not None:
+        where = ["body", error.param]
+        return {"detail": [{"loc": where, "msg": message, "type": error.code}]}
+    if dialect == "fastapi":
+        return {"detail": message}
+    if dialect == "azure" and error.code == "moderation_blocked":
+        inner = {"code": "ResponsibleAIPolicyViolation"}
+        return {"error": {"code": "contentFilter", "message": message, "inner_error": inner}}
+    openai = {"message": message, "type": error.error_type, "param": error.param}
+    return {"error": {**openai, "code": error.code, **error.extra}}

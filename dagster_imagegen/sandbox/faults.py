@@ -195,8 +195,7 @@ class FaultPlan:
         seed: int = 0,
     ) -> None:
         self._lock = threading.Lock()
-        self._in_order: list[Fault | None] = []
-        self._by_prompt: list[Fault] = []
+        self._script: list[Fault | None] = []
         self._rates = {Fault(kind): rate for kind, rate in (rates or {}).items()}
         if not 0 <= sum(self._rates.values()) <= 1:
             raise ValueError(f"fault rates must add up to between 0 and 1, got {rates}")
@@ -207,16 +206,17 @@ class FaultPlan:
         """Put more at the end of the script."""
         faults = [Fault(entry) if isinstance(entry, str) else entry for entry in script]
         with self._lock:
-            self._in_order += [entry for entry in faults if entry is None or entry.prompt is None]
-            self._by_prompt += [entry for entry in faults if entry and entry.prompt is not None]
+            self._script += faults
+            # Those that wait for a prompt go before those that take any request.
+            self._script.sort(key=lambda fault: fault is None or fault.prompt is None)
 
     def take(self, *, prompt: str, stream: bool) -> Fault | None:
         """The fault for a request that has just arrived."""
         with self._lock:
             draw = self._random.random()  # always one draw a request: scripts shift nothing
-            for queue in (self._by_prompt, self._in_order):
-                scripted, fault = _take_first(queue, prompt=prompt, stream=stream)
-                if scripted:
+            for position, fault in enumerate(self._script):
+                if fault is None or _applies(fault, prompt=prompt, stream=stream):
+                    self._script[position : position + 1] = _remaining(fault)
                     return fault
             for fault, rate in self._rates.items():
                 if draw < rate:
@@ -225,20 +225,13 @@ class FaultPlan:
             return None
 
 
-def _take_first(
-    queue: "list[Fault] | list[Fault | None]", *, prompt: str, stream: bool
-) -> tuple[bool, Fault | None]:
-    for position, fault in enumerate(queue):
-        if fault is None:
-            del queue[position]
-            return True, None
-        if _applies(fault, prompt=prompt, stream=stream):
-            if fault.times is not None and fault.times <= 1:
-                del queue[position]
-            elif fault.times is not None:
-                queue[position] = replace(fault, times=fault.times - 1)
-            return True, fault
-    return False, None
+def _remaining(fault: Fault | None) -> list[Fault | None]:
+    """What stays in the script once `fault` was taken from it."""
+    if fault is None:
+        return []
+    if fault.times is None:
+        return [fault]
+    return [replace(fault, times=fault.times - 1)] if fault.times > 1 else []
 
 
 def _applies(fault: Fault, *, prompt: str, stream: bool) -> bool:

@@ -3,10 +3,12 @@
 import math
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from dagster_imagegen.sandbox.errors import ApiError, Dialect
 
 
+@dataclass(kw_only=True)
 class Gate:
     """Admits requests up to a rate and a concurrency; refuses the others with 429.
 
@@ -15,43 +17,35 @@ class Gate:
     Used from the server's loop only.
     """
 
-    def __init__(
-        self,
-        *,
-        requests_per_minute: int | None,
-        max_concurrency: int | None,
-        window_seconds: float,
-        clock: Callable[[], float],
-    ) -> None:
-        self._limit = requests_per_minute
-        self._max_concurrency = max_concurrency
-        self._window_seconds = window_seconds
-        self._clock = clock
-        self._admitted: deque[float] = deque()
-        self._in_flight = 0
+    requests_per_minute: int | None
+    max_concurrency: int | None
+    window_seconds: float
+    clock: Callable[[], float]
+    _admitted: deque[float] = field(default_factory=deque[float], init=False)
+    _in_flight: int = field(default=0, init=False)
 
     def enter(self) -> None:
         """Admit one request, which must `leave` later, or raise a 429."""
         self._forget_old()
-        if self._max_concurrency is not None and self._in_flight >= self._max_concurrency:
+        if self.max_concurrency is not None and self._in_flight >= self.max_concurrency:
             message = (
                 "Too many concurrent requests: "
-                f"limit {self._max_concurrency}, in flight {self._in_flight}."
+                f"limit {self.max_concurrency}, in flight {self._in_flight}."
             )
             raise ApiError(429, "rate_limit_exceeded", message, error_type="concurrent_requests")
-        if self._limit is not None and len(self._admitted) >= self._limit:
-            wait = self._admitted[0] + self._window_seconds - self._clock()
+        if self.requests_per_minute is not None and len(self._admitted) >= self.requests_per_minute:
+            wait = self._admitted[0] + self.window_seconds - self.clock()
             raise ApiError(
                 429,
                 "rate_limit_exceeded",
-                f"Rate limit reached for images per min: limit {self._limit}, used "
+                f"Rate limit reached for images per min: limit {self.requests_per_minute}, used "
                 f"{len(self._admitted)}, requested 1. Please try again in {wait:.3f}s.",
                 error_type="requests",
                 headers={"retry-after": str(max(1, math.ceil(wait)))},
             )
         self._in_flight += 1
-        if self._limit is not None:
-            self._admitted.append(self._clock())
+        if self.requests_per_minute is not None:
+            self._admitted.append(self.clock())
 
     def leave(self) -> None:
         """One admitted request fewer is in flight."""
@@ -63,27 +57,27 @@ class Gate:
         The reset is the duration until all of it is back, as with OpenAI, or in the DigitalOcean
         dialect the Unix time at which the oldest request expires.
         """
-        if self._limit is None:
+        if self.requests_per_minute is None:
             return {}
         self._forget_old()
-        now = self._clock()
-        remaining = str(self._limit - len(self._admitted))
+        now = self.clock()
+        remaining = str(self.requests_per_minute - len(self._admitted))
         if dialect == "digitalocean":
             oldest = self._admitted[0] if self._admitted else now
             return {
-                "ratelimit-limit": str(self._limit),
+                "ratelimit-limit": str(self.requests_per_minute),
                 "ratelimit-remaining": remaining,
-                "ratelimit-reset": str(math.ceil(oldest + self._window_seconds)),
+                "ratelimit-reset": str(math.ceil(oldest + self.window_seconds)),
             }
-        newest = self._admitted[-1] if self._admitted else now - self._window_seconds
+        newest = self._admitted[-1] if self._admitted else now - self.window_seconds
         return {
-            "x-ratelimit-limit-requests": str(self._limit),
+            "x-ratelimit-limit-requests": str(self.requests_per_minute),
             "x-ratelimit-remaining-requests": remaining,
-            "x-ratelimit-reset-requests": duration(newest + self._window_seconds - now),
+            "x-ratelimit-reset-requests": duration(newest + self.window_seconds - now),
         }
 
     def _forget_old(self) -> None:
-        horizon = self._clock() - self._window_seconds
+        horizon = self.clock() - self.window_seconds
         while self._admitted and self._admitted[0] <= horizon:
             self._admitted.popleft()
 

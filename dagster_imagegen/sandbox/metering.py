@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-THREE = ("low", "medium", "high")
-FIVE = ("low", "medium", "high", "xhigh", "max")
 PARTIAL_IMAGE_TOKENS = 100
 CHARACTERS_PER_TOKEN = 4
 
@@ -27,7 +25,7 @@ class ModelFamily:
 
     text_in: int
     image_out: int
-    qualities: tuple[str, ...] = THREE
+    qualities: tuple[str, ...] = ("low", "medium", "high")
     tokens: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: _TOKENS)  # by size
     only_one_image: bool = False
 
@@ -36,7 +34,7 @@ _GPT_IMAGE_1_5 = ModelFamily(5, 32, only_one_image=True)
 _GPT_IMAGE_2_5 = ModelFamily(
     5,
     30,
-    FIVE,
+    ("low", "medium", "high", "xhigh", "max"),
     {"1024x1024": (196, 439, 1756, 3122, 7024), "1536x1024": (158, 343, 1372, 2459, 5488)},
 )
 FAMILIES = {
@@ -86,11 +84,8 @@ def output_tokens(model: str, *, width: int, height: int, quality: str, partials
     family = family_of(model)
     column = family.qualities.index(quality) if quality in family.qualities else -1
     row = family.tokens.get(f"{width}x{height}")
-    if row is None:
-        square = family.tokens["1024x1024"][column]
-        image = math.ceil(square * width * height / (1024 * 1024))
-    else:
-        image = row[column]
+    square = family.tokens["1024x1024"][column]
+    image = row[column] if row else math.ceil(square * width * height / (1024 * 1024))
     return image + PARTIAL_IMAGE_TOKENS * partials
 
 

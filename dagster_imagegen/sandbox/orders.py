@@ -1,17 +1,20 @@
 """Reads the body of a request and checks it against the reference's hard limits."""
 
 import hashlib
-import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from decimal import Decimal
+from typing import Any, Literal, TypeVar
 
 from dagster_imagegen.sandbox import metering
 from dagster_imagegen.sandbox.errors import ApiError
 
 Shape = Literal["openai", "together", "xai", "sglang", "vllm", "localai", "litellm", "bare", "raw"]
 
+T = TypeVar("T")
+TYPE_NAMES: Mapping[type, str] = {str: "a string", bool: "a boolean", int: "an integer"}
 DEFAULT_MODEL = "openai-gpt-image-1"
 JPEG_BY_DEFAULT = ("together", "xai")
 URL_BY_DEFAULT = ("xai", "sglang", "localai")
@@ -60,29 +63,26 @@ class ImageOrder:
             partials=self.partial_images,
         )
 
-
-def parse(raw: bytes) -> dict[str, Any]:
-    """The JSON object in `raw`; raises a 400 if it is not one."""
-    try:
-        value: object = json.loads(raw)
-    except ValueError:
-        raise ApiError(400, None, "We could not parse the JSON body of your request.") from None
-    if not isinstance(value, dict):
-        raise ApiError(400, None, "The body of your request must be a JSON object.")
-    return cast("dict[str, Any]", value)
+    @property
+    def cost_usd(self) -> Decimal:
+        """The bill at list price."""
+        return metering.cost_usd(
+            self.model, input_count=self.input_tokens, output_count=self.output_tokens
+        )
 
 
 def read_order(body: Mapping[str, Any], *, shape: Shape, strict_sizes: bool) -> ImageOrder:
     """What `body` asks for. A bad value raises an `ApiError` that names the parameter."""
     prompt = _text(body, "prompt", at_most=32_000)
     if not prompt:
-        raise _missing("prompt")
+        message = "Missing required parameter: 'prompt'."
+        raise ApiError(400, "missing_required_parameter", message, param="prompt")
     if re.search(r"[\ud800-\udfff]", prompt):
         raise _invalid("prompt", "a lone surrogate is not text")
     model = _text(body, "model") or DEFAULT_MODEL
     _text(body, "user", at_most=256)
     _choice(body, "moderation", ("auto", "low"))
-    stream = _boolean(body, "stream")
+    stream = _typed(body, "stream", bool) or False
     partials = _integer(body, "partial_images", at_least=0) or 0
     if stream and not partials:
         raise _invalid("partial_images", "must be greater than 0 when stream is true")
@@ -178,9 +178,7 @@ def _pick(choices: tuple[str, ...], prompt: str, salt: str) -> str:
 
 
 def _text(body: Mapping[str, Any], name: str, *, at_most: int | None = None) -> str | None:
-    value = body.get(name)
-    if value is not None and not isinstance(value, str):
-        raise _wrong_type(name, "a string")
+    value = _typed(body, name, str)
     if value is not None and at_most is not None and len(value) > at_most:
         message = f"Invalid '{name}': string too long. Expected at most {at_most} characters"
         raise ApiError(400, "string_above_max_length", f"{message}, got {len(value)}.", param=name)
@@ -188,45 +186,30 @@ def _text(body: Mapping[str, Any], name: str, *, at_most: int | None = None) -> 
 
 
 def _choice(body: Mapping[str, Any], name: str, choices: tuple[str, ...]) -> str | None:
-    value = _text(body, name)
+    value = _typed(body, name, str)
     if value is not None and value not in choices:
         raise _invalid(name, f"supported values are: {', '.join(choices)}", value=value)
     return value
 
 
-def _boolean(body: Mapping[str, Any], name: str) -> bool:
-    value = body.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise _wrong_type(name, "a boolean")
-    return bool(value)
-
-
 def _integer(
-    body: Mapping[str, Any], name: str, *, at_least: int, at_most: int | None = None
+    body: Mapping[str, Any], name: str, *, at_least: int, at_most: float = math.inf
 ) -> int | None:
+    value = _typed(body, name, int)
+    if value is None or at_least <= value <= at_most:
+        return value
+    bound, limit = ("least", at_least) if value < at_least else ("most", at_most)
+    code = "integer_below_min_value" if value < at_least else "integer_above_max_value"
+    message = f"Invalid '{name}': expected a value of at {bound} {limit}, got {value}."
+    raise ApiError(400, code, message, param=name)
+
+
+def _typed(body: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
     value = body.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise _wrong_type(name, "an integer")
-    if value < at_least:
-        message = f"Invalid '{name}': expected a value of at least {at_least}, got {value}."
-        raise ApiError(400, "integer_below_min_value", message, param=name)
-    if at_most is not None and value > at_most:
-        message = f"Invalid '{name}': expected a value of at most {at_most}, got {value}."
-        raise ApiError(400, "integer_above_max_value", message, param=name)
-    return value
-
-
-def _missing(name: str) -> ApiError:
-    message = f"Missing required parameter: '{name}'."
-    return ApiError(400, "missing_required_parameter", message, param=name)
-
-
-def _wrong_type(name: str, expected: str) -> ApiError:
-    return ApiError(
-        400, "invalid_type", f"Invalid type for '{name}': expected {expected}.", param=name
-    )
+    if value is None or type(value) is kind:  # not isinstance: to Python, true is an integer
+        return value
+    message = f"Invalid type for '{name}': expected {TYPE_NAMES[kind]}."
+    raise ApiError(400, "invalid_type", message, param=name)
 
 
 def _invalid(name: str, remedy: str, *, value: str | None = None) -> ApiError:

@@ -3,10 +3,9 @@
 import asyncio
 import hashlib
 import os
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ SOFTWARE_TAG, DESCRIPTION_TAG = 0x0131, 0x010E  # EXIF
 
 
 class Pictures:
-    """Encoded images by order: equal orders get equal bytes.
+    """Encoded images by order: equal orders get equal bytes. Used from the server's loop only.
 
     Args:
         paint: False makes images of eight pixels whose colours follow from the order, for tests in
@@ -36,10 +35,9 @@ class Pictures:
         self._threads = ThreadPoolExecutor(
             max_workers=os.cpu_count() or 1, thread_name_prefix="imagegen-sandbox-painter"
         )
-        self._lock = threading.Lock()
         self._made: OrderedDict[str, bytes] = OrderedDict()
         self._kept_bytes = 0
-        self._being_made: dict[str, Future[bytes]] = {}
+        self._being_made: dict[str, asyncio.Task[bytes]] = {}
 
     async def final(self, order: ImageOrder, index: int = 0) -> bytes:
         """Image number `index` of an order for `n` images."""
@@ -59,28 +57,23 @@ class Pictures:
 
     async def _once(self, key: str, make: Callable[[], bytes]) -> bytes:
         """Requests for one image that overlap share its making."""
-        with self._lock:
-            if key in self._made:
-                self._made.move_to_end(key)
-                return self._made[key]
-            future = self._being_made.get(key)
-            if future is None:
-                future = self._threads.submit(self._make_and_keep, key, make)
-                self._being_made[key] = future
-        return await asyncio.wrap_future(future)
+        if key in self._made:
+            self._made.move_to_end(key)
+            return self._made[key]
+        if key not in self._being_made:
+            self._being_made[key] = asyncio.create_task(self._make_and_keep(key, make))
+        return await asyncio.shield(self._being_made[key])
 
-    def _make_and_keep(self, key: str, make: Callable[[], bytes]) -> bytes:
+    async def _make_and_keep(self, key: str, make: Callable[[], bytes]) -> bytes:
         try:
-            data = make()
-            with self._lock:
-                self._made[key] = data
-                self._kept_bytes += len(data)
-                while self._kept_bytes > CACHE_BYTES and len(self._made) > 1:
-                    self._kept_bytes -= len(self._made.popitem(last=False)[1])
-            return data
+            data = await asyncio.get_running_loop().run_in_executor(self._threads, make)
         finally:
-            with self._lock:
-                self._being_made.pop(key, None)
+            del self._being_made[key]
+        self._made[key] = data
+        self._kept_bytes += len(data)
+        while self._kept_bytes > CACHE_BYTES and len(self._made) > 1:
+            self._kept_bytes -= len(self._made.popitem(last=False)[1])
+        return data
 
     def _make(self, order: ImageOrder, index: int) -> bytes:
         from PIL import Image  # noqa: PLC0415  # slow to import

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from dagster_imagegen.sandbox.orders import ImageOrder
+
 KEY_HEADERS = ("authorization", "api-key")
 
 
@@ -78,7 +80,7 @@ class RequestLog:
         self._sequence = 0
         self._in_flight = 0
         self._max_in_flight = 0
-        self._spent_usd = Decimal(0)
+        self.spent_usd = Decimal(0)  # since the start
 
     def receive(self, request: "Request", *, at: float, request_id: str, body: object) -> int:
         """Log a generation request before anything is decided about it.
@@ -110,16 +112,16 @@ class RequestLog:
             **fields,
         )
 
-    def bill(self, sequence: int, *, input_tokens: int, output_tokens: int, cost: Decimal) -> None:
+    def bill(self, sequence: int, order: "ImageOrder") -> None:
         """Charge for the work, whether or not its answer arrives."""
         with self._lock:
-            self._spent_usd += cost
+            self.spent_usd += order.cost_usd
         self._update(
             sequence,
             billed=True,
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
-            cost_usd=cost,
+            input_tokens=order.input_tokens,
+            output_tokens=order.output_tokens,
+            cost_usd=order.cost_usd,
         )
 
     def answer(self, sequence: int, *, status: int | None, fault: str | None) -> None:
@@ -143,12 +145,6 @@ class RequestLog:
             self._generations.clear()
             self._others.clear()
             self._max_in_flight = self._in_flight
-
-    @property
-    def spent_usd(self) -> Decimal:
-        """What the account has paid since the start."""
-        with self._lock:
-            return self._spent_usd
 
     @property
     def generations(self) -> list[ReceivedRequest]:

@@ -11,14 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 
 import uvicorn
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 from typing_extensions import Self
 
-from dagster_imagegen.sandbox.app import Rules, SandboxApp
-from dagster_imagegen.sandbox.delivery import Cut
+from dagster_imagegen.sandbox.app import SandboxApp
 from dagster_imagegen.sandbox.errors import Dialect
 from dagster_imagegen.sandbox.faults import Fault, FaultPlan
 from dagster_imagegen.sandbox.limits import Gate
@@ -79,26 +79,31 @@ class Sandbox:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._port = port
+        self._paint = paint
         self._log = RequestLog()
         self._faults = FaultPlan(faults, rates=fault_rates, seed=seed)
-        self._paint = paint
-        self._gate = Gate(
+        gate = Gate(
             requests_per_minute=requests_per_minute,
             max_concurrency=max_concurrency,
             window_seconds=rate_window_seconds,
             clock=clock,
         )
-        self._rules = Rules(
+        is_range = isinstance(latency_seconds, tuple)
+        latencies = latency_seconds if is_range else (latency_seconds, latency_seconds)
+        self._make_app = partial(
+            SandboxApp,
             api_key=api_key,
             error_dialect=error_dialect,
             answer_shape=answer_shape,
             strict_sizes=strict_sizes,
             refuses=_refuser(refuse),
-            latency_seconds=_range(latency_seconds),
+            draw_latency=partial(random.Random(seed).uniform, *latencies),  # noqa: S311  # repeatable
             credit_usd=None if credit_usd is None else Decimal(str(credit_usd)),
+            log=self._log,
+            gate=gate,
+            faults=self._faults,
+            clock=clock,
         )
-        self._latencies = random.Random(seed)  # noqa: S311  # repeatable waits, not secrets
-        self._clock = clock
         self._running: _Running | None = None
 
     @property
@@ -147,7 +152,7 @@ class Sandbox:
             raise RuntimeError("the sandbox is already running")
         listener = _listen(self._port)
         self._port = listener.getsockname()[1]
-        self._running = _Running(listener, self._app, paint=self._paint)
+        self._running = _Running(listener, self._make_app, paint=self._paint)
         self._running.wait_until_started()
         return self
 
@@ -163,29 +168,21 @@ class Sandbox:
     def __exit__(self, *_exception: object) -> None:
         self.stop()
 
-    def _app(self, pictures: Pictures, cut: Cut) -> ASGIApp:
-        return SandboxApp(
-            rules=self._rules,
-            log=self._log,
-            gate=self._gate,
-            faults=self._faults,
-            pictures=pictures,
-            latencies=self._latencies,
-            clock=self._clock,
-            cut=cut,
-        ).build()
-
 
 class _Running:
     """A uvicorn server in a thread of its own, from one start to its stop."""
 
     def __init__(
-        self, listener: socket.socket, build_app: Callable[[Pictures, Cut], ASGIApp], *, paint: bool
+        self, listener: socket.socket, make_app: Callable[..., SandboxApp], *, paint: bool
     ) -> None:
         self._listener = listener
         self._pid = os.getpid()
         self._pictures = Pictures(paint=paint)
-        self._app = build_app(self._pictures, self._cut)
+        self._app = make_app(
+            pictures=self._pictures,
+            close=partial(self._cut, reset=False),
+            reset=partial(self._cut, reset=True),
+        ).build()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._ready = threading.Event()
@@ -294,10 +291,6 @@ def _refuser(refuse: Callable[[str], bool] | Sequence[str]) -> Callable[[str], b
         return refuse
     phrases = [refuse.lower()] if isinstance(refuse, str) else [text.lower() for text in refuse]
     return lambda prompt: any(phrase in prompt.lower() for phrase in phrases)
-
-
-def _range(seconds: float | tuple[float, float]) -> tuple[float, float]:
-    return seconds if isinstance(seconds, tuple) else (seconds, seconds)
 
 
 _shared: Sandbox | None = None

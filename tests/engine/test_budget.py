@@ -91,7 +91,7 @@ def test_what_may_have_been_billed_counts_at_its_worst(run: Run, imagegen_sandbo
 @pytest.mark.imagegen_sandbox(
     paint=False,
     latency_seconds=(1.5, 2.0),
-    fault_rates={"server_error": 0.1, "unavailable_unannounced": 0.1, "closed": 0.05},
+    fault_rates={"server_error": 0.1, "bad_gateway": 0.1, "closed": 0.05},
 )
 def test_retries_of_requests_stay_within(run: Run, imagegen_sandbox: Sandbox) -> None:
     """With 64 in flight: every try reserves its own worst case."""

@@ -102,7 +102,7 @@ FAULTS: dict[str, Expected] = {
     "server_error": SERVER_ERROR,
     "image_generation_failed": SERVER_ERROR,
     "bad_gateway": SERVER_ERROR,
-    "unavailable_unannounced": SERVER_ERROR,
+    "unavailable_unannounced": NOT_ACCEPTED,
     "request_timeout": AMBIGUOUS,
     "gateway_timeout": AMBIGUOUS,
     "origin_timeout": AMBIGUOUS,

@@ -1,16 +1,28 @@
-"""Which kind of failure an answer is: its code decides, then its type, then its HTTP status.
+"""Which kind of failure an answer is, by all that it says.
+
+The evidence, in this order: a code, type or reason that has one meaning (`_BY_CODE`); where the
+status leaves it open, a sentence that leaves no doubt (error_messages.py), or a moderation flag;
+a code that repeats a status (`_LIKE_A_STATUS`); the HTTP status (`_BY_STATUS`).
 
 What each kind means is in one table, kinds.py. A new error code goes into `_BY_CODE` here.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Literal
 
 from dagster_imagegen.engine.attempt import Billing, Status, TokenUsage
-from dagster_imagegen.engine.endpoint.error_body import ErrorBody, read_error
+from dagster_imagegen.engine.endpoint.error_body import (
+    ErrorBody,
+    flags_of_success,
+    read_error,
+)
+from dagster_imagegen.engine.endpoint.error_messages import (
+    is_about_parameter,
+    kind_in_message,
+)
 from dagster_imagegen.engine.endpoint.kinds import FailureKind
 from dagster_imagegen.engine.endpoint.waits import server_wait
 from dagster_imagegen.engine.endpoint.wire import message_of
@@ -143,58 +155,142 @@ class Failure:
         )
 
 
-# Compared in lower case without punctuation: contentFilter is content_filter.
+# Compared in lower case without punctuation: contentFilter is content_filter. Of a code with parts,
+# the last part counts as well: imagine:content-moderated is content_moderated.
 _BY_CODE: dict[str, FailureKind] = {
     code.replace("_", ""): kind
     for kind, codes in {
         FailureKind.REFUSED: (
-            "moderation_blocked content_policy_violation content_filter "
-            "responsible_ai_policy_violation"
+            # OpenAI, Azure, LiteLLM, fal, Stability, xAI, Bedrock
+            "moderation_blocked content_policy_violation content_policy_violation_error "
+            "content_filter content_filtered content_filter_error responsible_ai_policy_violation "
+            "content_moderation content_moderated content_moderation_error guardrail_intervened "
+            "guardrail_violation usage_policy_violation usage_guidelines_violation "
+            "content_policy policy_violation content_violation safety_violation safety_error "
+            # Google: block and finish reasons
+            "safety image_safety prohibited_content image_prohibited_content blocklist spii "
+            "recitation image_recitation model_armor unsafe_generation "
+            "public_error_unsafe_generation "
+            # Together, BFL, Ark, Model Studio and other hosts of open models
+            "nsfw nsfw_content nsfw_detected nsfw_content_detected request_moderated "
+            "input_moderated output_moderated prompt_blocked content_blocked image_blocked "
+            "sensitive_content sensitive_content_detected input_text_sensitive_content_detected "
+            "output_image_sensitive_content_detected data_inspection_failed unsafe_content "
+            "inappropriate_content unavailable_for_legal_reasons refusal"
         ),
         FailureKind.OUT_OF_CREDIT: (
             "insufficient_quota credit_balance_exhausted organization_spend_limit_exceeded "
             "project_spend_limit_exceeded organization_usage_limit_exceeded "
-            "billing_hard_limit_reached billing_not_active insufficient_credits "
-            "insufficient_balance payment_required"
+            "billing_hard_limit_reached billing_limit_user_error billing_not_active billing_error "
+            "billing_disabled insufficient_credits insufficient_credit insufficient_balance "
+            "insufficient_balance_error insufficient_funds not_enough_credits not_enough_balance "
+            "credits_exhausted out_of_credits no_credits payment_required payment_required_error "
+            "spend_limit_exceeded spending_limit_exceeded spend_limit_reached "
+            "spending_limit_reached monthly_spend_limit_exceeded "
+            # LiteLLM, one-api, Moonshot, Ark, Model Studio
+            "budget_exceeded budget_exceeded_error exceeded_budget insufficient_user_quota "
+            "pre_consume_token_quota_failed exceeded_current_quota_error account_overdue_error "
+            "account_overdue arrearage"
         ),
         FailureKind.MISCONFIGURED: (
-            "invalid_api_key incorrect_api_key authentication_error unauthorized forbidden "
-            "permission_denied permission_error account_deactivated model_not_found invalid_model "
-            "deployment_not_found unknown_parameter unsupported_parameter unknown_url"
+            # the key and the account
+            "invalid_api_key incorrect_api_key api_key_invalid api_key_expired api_key_missing "
+            "missing_api_key no_api_key key_invalid invalid_key expired_key invalid_token "
+            "token_expired token_not_found_in_db authentication_error auth_error "
+            "authentication_failed invalid_authentication unauthenticated account_deactivated "
+            "account_suspended account_disabled consumer_suspended consumer_invalid "
+            "service_disabled access_not_configured api_key_service_blocked "
+            "api_key_http_referrer_blocked api_key_ip_address_blocked "
+            "unrecognized_client_exception organization_not_verified "
+            "unsupported_country_region_territory "
+            # the model
+            "model_not_found model_not_exist model_does_not_exist invalid_model "
+            "invalid_model_name invalid_model_id unknown_model unsupported_model "
+            "model_not_supported model_deprecated model_decommissioned model_access_denied "
+            "key_model_access_denied team_model_access_denied user_model_access_denied "
+            "deployment_not_found invalid_endpoint_or_model_not_found "
+            # the parameters and the address
+            "unknown_parameter unsupported_parameter unknown_url"
         ),
         FailureKind.RATE_LIMITED: (
-            "rate_limit_exceeded rate_limit_error too_many_requests concurrent_requests "
-            "requests_limit_exceeded slow_down"
+            "rate_limit_exceeded rate_limited rate_limit_reached rate_limit "
+            "user_rate_limit_exceeded concurrent_requests requests_limit_exceeded "
+            "request_limit_exceeded slow_down throttled throttling throttling_exception rate_quota"
         ),
-        FailureKind.SERVER_ERROR: (
-            "image_generation_server_error image_generation_failed server_error "
-            "internal_error internal_server_error"
-        ),
+        FailureKind.SERVER_ERROR: "image_generation_server_error image_generation_failed",
         FailureKind.AMBIGUOUS: "request_timeout gateway_timeout timeout",
     }.items()
     for code in codes.split()
 }
+# Codes that say no more than a status does: sentences and reasons beside them say more. Google's
+# RESOURCE_EXHAUSTED is a limit on requests as well as an empty account.
+_LIKE_A_STATUS: dict[str, FailureKind] = {
+    code.replace("_", ""): kind
+    for kind, codes in {
+        FailureKind.MISCONFIGURED: (
+            "unauthorized forbidden permission_denied permission_error access_denied "
+            "access_denied_exception"
+        ),
+        FailureKind.RATE_LIMITED: (
+            "too_many_requests rate_limit_error throttling_error resource_exhausted quota_exceeded"
+        ),
+        FailureKind.SERVER_ERROR: "server_error internal_error internal_server_error",
+    }.items()
+    for code in codes.split()
+}
+_USER_ERROR = "imagegenerationusererror"
+_GENERAL_CODES = (
+    "error api_error bad_request bad_request_error invalid_request invalid_request_error "
+    "invalid_argument client_error upstream_error bad_response_status_code "
+    "image_generation_user_error"
+)
+_SAYS_NOTHING = frozenset(code.replace("_", "") for code in _GENERAL_CODES.split())
 # Types of events in a stream, whose status is 200. With another status, the status says more.
 _BY_TYPE_IN_STREAM: dict[str, FailureKind] = {
     "invalidrequesterror": FailureKind.REJECTED,
     "imagegenerationusererror": FailureKind.REJECTED,
     "overloadederror": FailureKind.UNAVAILABLE,
 }
+# What a refusal says of an image that was already made.
+_FINISHED_IMAGE = re.compile(
+    r"\b(?:generated|output|resulting) (?:image|picture)s?\b[^.\n]{0,40}"
+    r"\b(?:reject|block|filter|flag|moderat|may contain|contains)"
+    r"|\boutput_?image_?sensitive|\bimage_safety\b",
+    re.IGNORECASE,
+)
 _BY_STATUS: dict[int, FailureKind] = {
     **dict.fromkeys((408, 504, 524), FailureKind.AMBIGUOUS),
     **dict.fromkeys((401, 403, 404, 405, 406, 407, 410, 415, 421, 422), FailureKind.MISCONFIGURED),
     **dict.fromkeys((426, 431, 501, 505, 511), FailureKind.MISCONFIGURED),
     # Not taken on: a conflict, too early, an origin that was not reached, overloaded.
-    **dict.fromkeys((409, 425, 521, 523, 525, 526, 529), FailureKind.UNAVAILABLE),
+    **dict.fromkeys((409, 425, 503, 521, 523, 525, 526, 529), FailureKind.UNAVAILABLE),
     402: FailureKind.OUT_OF_CREDIT,
     429: FailureKind.RATE_LIMITED,
     451: FailureKind.REFUSED,
 }
+# The kinds of 408, 504 and 524; 402; and 451. No flag or sentence says more than these statuses.
+_LEAVES_NOTHING_OPEN = (FailureKind.AMBIGUOUS, FailureKind.OUT_OF_CREDIT, FailureKind.REFUSED)
 
 
 def classify(body: bytes | bytearray, head: AnswerHead) -> Failure:
     """The failure that an answer with an error status is."""
     return failure_of(read_error(body), head)
+
+
+def refusal_in(answer: object) -> ErrorBody | None:
+    """The refusal that an answer of status 2xx without an image holds; None if it holds none.
+
+    Empty `data` beside a moderation flag is how some endpoints refuse: `flagged`, `nsfw`,
+    `has_nsfw_concepts`, `content_filter_results`, `finish_reason: content_filter`, Google's
+    `promptFeedback.blockReason`, xAI's `respect_moderation: false`. `failure_of` makes a failure of
+    kind REFUSED of it, which may have been billed unless the prompt itself was blocked.
+    """
+    error = flags_of_success(answer)
+    told = error.flagged or FailureKind.REFUSED in (
+        _told_by_code(error, 200)[0],
+        _told_by_flag_or_message(error, 200),
+    )
+    return replace(error, flagged=True) if told else None
 
 
 def failure_of(
@@ -205,39 +301,103 @@ def failure_of(
     names_wait = any(head.headers.get(name) for name in ("retry-after", "retry-after-ms"))
     if kind is FailureKind.SERVER_ERROR and head.http_status == 503 and names_wait:
         kind = FailureKind.UNAVAILABLE
-    wait = server_wait(head.headers, error.message, now=head.now)
-    if 300 <= head.http_status < 400:
-        error = ErrorBody(message=_redirect_message(head.headers.get("location")))
+    stage = error.moderation_stage
+    if kind is FailureKind.REFUSED and stage is None:
+        said = "\n".join((*error.codes, *error.words, error.text))
+        stage = "output" if _FINISHED_IMAGE.search(said) else None
     return Failure(
         kind=kind,
-        message=error.message or f"the endpoint answered {head.http_status} without a message",
+        message=_message(error, head, kind),
         http_status=head.http_status,
         code=code,
-        wait_seconds=wait,
+        wait_seconds=server_wait(head.headers, error.message, now=head.now),
         retryable=head.headers.get("x-should-retry", "").strip().lower() != "false",
-        moderation_stage=error.moderation_stage,
+        moderation_stage=stage,
         request_id=error.request_id,
         tokens=error.tokens,
         reported_cost_usd=error.reported_cost_usd,
     )
 
 
+def _message(error: ErrorBody, head: AnswerHead, kind: FailureKind) -> str:
+    if 300 <= head.http_status < 400:
+        return _redirect_message(head.headers.get("location"))
+    refused = " and refused" if kind is FailureKind.REFUSED else ""
+    said = f"the endpoint answered {head.http_status}{refused} without a message"
+    message = error.message or said
+    methods = message_of(head.headers.get("allow"), limit=100)
+    if head.http_status == 405 and methods:
+        return f"{message} (allowed methods: {methods})"
+    return message
+
+
 def _kind(
     error: ErrorBody, http_status: int, otherwise: FailureKind
 ) -> tuple[FailureKind, str | None]:
     """The kind, and the code that decided it, or the first code."""
+    named = (code for code in error.codes if code != str(http_status))
+    first_code = next(named, next(iter(error.codes), None))
+    kind, code = _told_by_code(error, http_status)
+    if kind is not None:
+        return kind, code
+    kind = _told_by_flag_or_message(error, http_status)
+    if kind is not None:
+        return kind, first_code
     by_status = _kind_of_status(http_status)
-    for code in error.codes:
-        kind = _BY_CODE.get(_plain(code))
-        if kind is FailureKind.SERVER_ERROR and by_status is FailureKind.AMBIGUOUS:
-            kind = None  # a timeout that calls itself a server error is still a timeout
+    for code in (*error.codes, *error.words):
+        kind = _LIKE_A_STATUS.get(_plain(code))
+        if kind is FailureKind.SERVER_ERROR and (http_status == 408 or http_status >= 500):
+            kind = None  # the status says more
         if kind is not None:
             return kind, code
     found = by_status
     for code in error.codes:
         status = int(code) if re.fullmatch("[45][0-9]{2}", code) else 0
         found = found or _BY_TYPE_IN_STREAM.get(_plain(code)) or _kind_of_status(status)
-    return found or otherwise, next(iter(error.codes), None)
+    return found or otherwise, first_code
+
+
+def _told_by_code(error: ErrorBody, http_status: int) -> tuple[FailureKind | None, str | None]:
+    """The first code with one meaning, wherever it stands, and its kind."""
+    by_status = _kind_of_status(http_status)
+    for code in (*error.codes, *error.words):
+        kind = _BY_CODE.get(_plain(code))
+        if kind is None and " " not in code:  # a sentence has no parts
+            kind = _BY_CODE.get(_plain(re.split("[:./#]", code)[-1]))
+        if kind is FailureKind.SERVER_ERROR and by_status is FailureKind.AMBIGUOUS:
+            kind = None  # a timeout that calls itself a server error is still a timeout
+        if kind is not None:
+            return kind, code
+    return None, None
+
+
+def _told_by_flag_or_message(error: ErrorBody, http_status: int) -> FailureKind | None:
+    """The kind by what is neither code nor status.
+
+    An error of the server (5xx) can only be a refusal: proxies answer 500 when what is behind
+    them refuses. Where the status leaves nothing open, nothing is concluded.
+    """
+    by_status = _kind_of_status(http_status)
+    if by_status in _LEAVES_NOTHING_OPEN or 300 <= http_status < 400:
+        return None
+    kind = kind_in_message(error.text)
+    if kind is not None and (http_status < 500 or kind is FailureKind.REFUSED):
+        return None if kind is FailureKind.REFUSED and error.names_parameter else kind
+    if error.flagged and http_status < 500 and http_status != 429:  # 429: nobody has looked at it
+        return FailureKind.REFUSED
+    return FailureKind.REFUSED if _is_user_error(error) else None
+
+
+def _is_user_error(error: ErrorBody) -> bool:
+    """Whether OpenAI's type of what the user did wrong is all that it says.
+
+    It is the type of refusals. Beside the code or the name of a parameter it is that of other
+    mistakes.
+    """
+    codes = [_plain(code) for code in error.codes]
+    says_more = any(not code.isdigit() and code not in _SAYS_NOTHING for code in codes)
+    about_parameter = error.names_parameter or is_about_parameter(error.text)
+    return _USER_ERROR in codes and not says_more and not about_parameter
 
 
 def _kind_of_status(http_status: int) -> FailureKind | None:

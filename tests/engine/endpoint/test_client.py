@@ -651,10 +651,8 @@ def send(sandbox: Sandbox, request: ImageRequest = REQUEST, **options: Any) -> A
 
 FAULTS = {
     FailureKind.RATE_LIMITED: "rate_limited too_many_concurrent",
-    FailureKind.UNAVAILABLE: "unavailable",
-    FailureKind.SERVER_ERROR: (
-        "server_error image_generation_failed bad_gateway unavailable_unannounced"
-    ),
+    FailureKind.UNAVAILABLE: "unavailable unavailable_unannounced",
+    FailureKind.SERVER_ERROR: "server_error image_generation_failed bad_gateway",
     FailureKind.AMBIGUOUS: (
         "request_timeout gateway_timeout origin_timeout closed reset truncated hang broken_json "
         "broken_base64 no_image empty_data"

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from dataclasses import replace
 from datetime import datetime, timezone
 from decimal import Decimal
@@ -13,7 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dagster_imagegen.engine.attempt import UNKNOWN_COST, Cost, Result, TokenUsage
-from dagster_imagegen.engine.endpoint.failures import AnswerHead, Failure, classify
+from dagster_imagegen.engine.endpoint.error_body import error_of_json
+from dagster_imagegen.engine.endpoint.failures import (
+    AnswerHead,
+    Failure,
+    classify,
+    failure_of,
+    refusal_in,
+)
 from dagster_imagegen.engine.endpoint.kinds import FailureKind
 from dagster_imagegen.engine.endpoint.response import Answer, GeneratedImage
 from dagster_imagegen.engine.endpoint.retries import RetryPolicy
@@ -22,6 +30,7 @@ from dagster_imagegen.engine.errors import EndpointMisconfigured
 from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.request import ImageRequest
 from dagster_imagegen.engine.run.answers import cost_of_answer, result_of_answer
+from tests.engine.endpoint.peer import ask, http, says
 
 K = FailureKind
 NOW = 1_700_000_000.0
@@ -32,6 +41,10 @@ def classified(status: int, body: object = b"", **headers: str) -> Failure:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = httpx.Headers({name.replace("_", "-"): value for name, value in headers.items()})
     return classify(data, AnswerHead(http_status=status, headers=named, now=NOW))
+
+
+def head(http_status: int) -> AnswerHead:
+    return AnswerHead(http_status=http_status, headers={}, now=NOW)
 
 
 def openai(code: str | None = None, kind: str | None = None, message: str = "no") -> Any:
@@ -51,13 +64,17 @@ ANSWERS: dict[K, list[tuple[int, object, dict[str, str]]]] = {
         (503, b"", {"retry_after": "3"}),
         (503, b"", {"retry_after_ms": "300"}),
         (503, openai(None, "server_error"), {"retry_after": "3"}),
+        (503, b"", {}),
+        (503, openai(None, "server_error"), {}),
+        (503, {"error": {"code": 503, "message": "busy", "status": "UNAVAILABLE"}}, {}),
         (529, b"", {}),
+        (529, {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}, {}),
     ],
     K.SERVER_ERROR: [
         (500, b"", {}),
         (500, openai(None, "server_error"), {}),
         (502, b"<html>", {}),
-        (503, b"", {}),
+        (503, openai("image_generation_failed"), {}),
         (400, openai("image_generation_failed", "image_generation_server_error"), {}),
         (599, b"", {}),
     ],
@@ -215,6 +232,10 @@ BODIES: list[tuple[int, object, str | None, str]] = [
         "Argument not supported: size",
     ),
     (422, {"detail": "size is odd"}, None, "size is odd"),
+    (422, [{"loc": ["body", "size"], "msg": "bad", "type": "x"}], None, "body.size: bad"),
+    (403, {"id": "a", "name": "b", "errors": ["one", "two"]}, "a", "one; two"),
+    (403, {"success": False, "errors": [{"code": 9, "message": "m"}]}, None, "m"),
+    (400, {"detail": {"error": {"message": "inner"}}}, None, "inner"),
     (
         422,
         {"detail": [{"loc": ["body", "size"], "msg": "bad", "type": "x"}]},
@@ -258,6 +279,370 @@ def test_every_shape_of_error_body(
     """Code and message are found wherever a server puts them."""
     failure = classified(status, body)
     assert (failure.code, failure.message) == (code, message)
+
+
+SAFETY = (
+    "Your request was rejected as a result of our safety system. Your prompt may contain text that "
+    "is not allowed by our safety system."
+)
+QUOTA = "You exceeded your current quota, please check your plan and billing details. "
+NO_KEY = "API key not valid. Please pass a valid API key."
+
+
+def flattened(message: str, code: str = "400", kind: str | None = None) -> Any:
+    """An error whose code a proxy has replaced by the status."""
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+def google(status: str, code: int, message: str, *reasons: str) -> Any:
+    info = "type.googleapis.com/google.rpc.ErrorInfo"
+    details = [{"@type": info, "reason": reason} for reason in reasons]
+    return [{"error": {"code": code, "message": message, "status": status, "details": details}}]
+
+
+def problem(kind: str, message: str, **facts: Any) -> Any:
+    return {"loc": ["body", "prompt"], "msg": message, "type": kind, "input": "a mug", **facts}
+
+
+# How endpoints and proxies say the same thing: kind, status, body.
+TOLD: list[tuple[K, int, Any]] = [
+    # refused, by a type, a reason, a flag, a part of a code
+    (K.REFUSED, 400, openai(None, "image_generation_user_error")),
+    (K.REFUSED, 400, openai("400", "image_generation_user_error")),
+    (K.REFUSED, 422, {"detail": [problem("content_policy_violation", "Flagged.")]}),
+    (K.REFUSED, 422, {"detail": [problem("x", "a"), problem("content_policy_violation", "b")]}),
+    (K.REFUSED, 422, [problem("content_policy_violation", "The content was flagged.")]),
+    (K.REFUSED, 422, {"detail": {"error": {"code": "content_policy_violation"}}}),
+    (K.REFUSED, 403, {"error": {"code": 403, "message": "Input requires moderation",
+        "metadata": {"reasons": ["violence"], "flagged_input": "a", "provider_name": "p"}}}),
+    (K.REFUSED, 403, {"error": {"code": 403, "metadata": {"reasons": ["sexual"]}}}),
+    (K.REFUSED, 403, {"error": {"code": "forbidden", "metadata": {"reasons": ["sexual"]}}}),
+    (K.REFUSED, 400, {"error": {"code": 400, "message": "Provider returned error",
+        "metadata": {"raw": '{"error": {"code": "moderation_blocked", "message": "no"}}'}}}),
+    (K.REFUSED, 400, {"code": "imagine:content-moderated", "error": "Rejected by moderation."}),
+    (K.REFUSED, 403, {"code": "The caller does not have permission to execute the operation",
+        "error": "Content violates usage guidelines. Team: t, API key ID: k, Model: grok-2, "
+        "Failed check: SAFETY_CHECK_TYPE_BIO"}),
+    (K.REFUSED, 400, {"error": {"code": "400", "innererror": {"code": "x",
+        "content_filter_result": {"hate": {"filtered": True, "severity": "high"}}}}}),
+    (K.REFUSED, 400, {"error": {"code": "contentFilter", "message": "Your task failed."}}),
+    (K.REFUSED, 403, {"id": "1", "name": "content_moderation", "errors": ["Your request was "
+        "flagged by our content moderation system, as a result your request was denied."]}),
+    (K.REFUSED, 400, google("INVALID_ARGUMENT", 400, "Invalid.", "PUBLIC_ERROR_UNSAFE_GENERATION")),
+    (K.REFUSED, 400, google("INVALID_ARGUMENT", 400, "The prompt could not be submitted. This "
+        "prompt contains sensitive words that violate Google's Responsible AI practices.")),
+    (K.REFUSED, 400, {"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}}),
+    (K.REFUSED, 400, {"error": {"code": "InputTextSensitiveContentDetected", "message": "no"}}),
+    (K.REFUSED, 400, {"code": "DataInspectionFailed", "message": "Input data may be unsafe."}),
+    (K.REFUSED, 400, {"status": "Request Moderated", "details": {"Moderation Reasons": ["x"]}}),
+    # refused, by nothing but a sentence
+    (K.REFUSED, 400, flattened(SAFETY)),
+    (K.REFUSED, 400, flattened(SAFETY, "bad_request", "invalid_request_error")),
+    (K.REFUSED, 500, flattened(SAFETY, "bad_response_status_code", "upstream_error")),
+    (K.REFUSED, 400, {"message": SAFETY}),
+    (K.REFUSED, 400, SAFETY.encode()),
+    (K.REFUSED, 400, {"code": "400", "error": "Generated image rejected by content moderation."}),
+    (K.REFUSED, 400, {"detail": "NSFW content detected"}),
+    (K.REFUSED, 400, {"detail": "The prompt contains banned words"}),
+    (K.REFUSED, 400, {"message": "Input prompt is potentially NSFW", "type": "BadRequestError"}),
+    (K.REFUSED, 400, {"detail": "Content blocked"}),
+    (K.REFUSED, 400, flattened("No image data; finishReason=IMAGE_SAFETY")),
+    (K.REFUSED, 400, {"detail": "Response was blocked due to safety."}),
+    (K.REFUSED, 400, flattened("内容安全审核未通过")),
+    (K.REFUSED, 400, flattened("プロンプトがポリシーに違反しています")),
+    (K.REFUSED, 400, flattened("Votre demande enfreint notre politique de contenu.")),
+    (K.REFUSED, 400, flattened("La solicitud infringe las políticas de contenido.")),
+    (K.REFUSED, 400, {"detail": "The image was withheld for safety reasons."}),
+    (K.REFUSED, 400, {"message": "The output may be too similar to third-party content."}),
+    (K.REFUSED, 422, flattened("The prompt may contain NSFW content. Try another.", "422")),
+    (K.REFUSED, 400, flattened("Invalid prompt: your prompt was flagged as potentially violating "
+        "our usage policy.", "invalid_prompt", "invalid_request_error")),
+    (K.REFUSED, 400, {"message": "This request has been blocked by our content filters. Your "
+        "generated image(s) may conflict our AUP or AWS Responsible AI Policy."}),
+    (K.REFUSED, 400, flattened('litellm.BadRequestError: AzureException - {"error":{"code":"x",'
+        '"inner_error":{"code":"ResponsibleAIPolicyViolation","content_fil')),
+    (K.REFUSED, 400, flattened("Error code: 400 - {'error': {'message': 'no', 'code': "
+        "'moderation_blocked'}}")),
+    (K.REFUSED, 429, flattened("The prompt did not pass the safety check.", "429")),
+    (K.REFUSED, 400, flattened("输入文本包含敏感内容,请修改后重试")),
+    (K.REFUSED, 400, flattened("Der Prompt verstößt gegen unsere Inhaltsrichtlinien.")),
+    # the account cannot pay
+    (K.OUT_OF_CREDIT, 400, openai(None, "budget_exceeded")),
+    (K.OUT_OF_CREDIT, 429, openai("429", "budget_exceeded")),
+    (K.OUT_OF_CREDIT, 400, flattened("litellm.BadRequestError: Budget has been exceeded! Current "
+        "cost: 14.2, Max budget: 10")),
+    (K.OUT_OF_CREDIT, 400, flattened("ExceededBudget: End User=a over budget. Spend=2, Budget=1")),
+    (K.OUT_OF_CREDIT, 429, {"code": "Some resource has been exhausted", "error": "Your team t has "
+        "either used all available credits or reached its monthly spending limit. To continue "
+        "making API requests, please purchase more credits or raise your spending limit."}),
+    (K.OUT_OF_CREDIT, 429, flattened(QUOTA, "429")),
+    (K.OUT_OF_CREDIT, 400, flattened("You have no credits left.")),
+    (K.OUT_OF_CREDIT, 400, flattened("Payment is required.")),
+    (K.OUT_OF_CREDIT, 403, flattened("You have unpaid invoices.", "403")),
+    (K.OUT_OF_CREDIT, 403, flattened("Billing is disabled.", "403")),
+    (K.OUT_OF_CREDIT, 429, flattened("Your account is not active, please check your billing "
+        "details on our website.", "429")),
+    (K.OUT_OF_CREDIT, 429, flattened("litellm.RateLimitError: RateLimitError: OpenAIException - "
+        + QUOTA, "429", "throttling_error")),
+    (K.OUT_OF_CREDIT, 400, flattened("Your credit balance is too low to access the API.")),
+    (K.OUT_OF_CREDIT, 403, flattened("This API method requires billing to be enabled.")),
+    (K.OUT_OF_CREDIT, 429, flattened("You have exceeded your monthly usage limit.", "429")),
+    (K.OUT_OF_CREDIT, 400, flattened("Billing hard limit has been reached")),
+    (K.OUT_OF_CREDIT, 400, flattened("Billing hard limit has been reached",
+        kind="image_generation_user_error")),
+    (K.OUT_OF_CREDIT, 429, google("RESOURCE_EXHAUSTED", 429, "Your prepayment credits are "
+        "depleted.")),
+    (K.OUT_OF_CREDIT, 403, google("PERMISSION_DENIED", 403, "Enable billing.", "BILLING_DISABLED")),
+    (K.OUT_OF_CREDIT, 403, {"error": {"code": "insufficient_user_quota", "message": "no"}}),
+    (K.OUT_OF_CREDIT, 403, {"error": "insufficient_credits"}),
+    (K.OUT_OF_CREDIT, 400, {"code": "Arrearage", "message": "Access denied."}),
+    (K.OUT_OF_CREDIT, 403, {"success": False, "errors": [{"code": 1, "message": "余额不足"}]}),
+    # the key or the account is not accepted
+    (K.MISCONFIGURED, 400, google("INVALID_ARGUMENT", 400, NO_KEY, "API_KEY_INVALID")),
+    (K.MISCONFIGURED, 400, flattened(NO_KEY)),
+    (K.MISCONFIGURED, 400, {"code": "Client specified an invalid argument", "error": "Incorrect "
+        "API key provided: xa***ey. You can obtain an API key from https://console.x.ai."}),
+    (K.MISCONFIGURED, 400, flattened("You didn't provide an API key.")),
+    (K.MISCONFIGURED, 403, flattened("Your API key was reported as leaked.", "403")),
+    (K.MISCONFIGURED, 400, flattened("无效的令牌")),
+    (K.MISCONFIGURED, 429, flattened("Incorrect API key provided", "429")),
+    (K.MISCONFIGURED, 400, flattened("Authentication Error, Invalid proxy server token passed.")),
+    (K.MISCONFIGURED, 400, flattened("no", kind="token_not_found_in_db")),
+    (K.MISCONFIGURED, 400, flattened("Your account was suspended for violating our policies.")),
+    (K.MISCONFIGURED, 400, {"success": False, "errors": [{"code": 1, "message": "Authentication "
+        "error"}]}),
+    # the model is not there
+    (K.MISCONFIGURED, 400, flattened("The model `gpt-image-9` does not exist or you do not have "
+        "access to it.")),
+    (K.MISCONFIGURED, 400, flattened("Invalid model name passed in model=gpt-image-9.")),
+    (K.MISCONFIGURED, 400, flattened("The model gpt-image-1 has been deprecated.")),
+    (K.MISCONFIGURED, 403, flattened("Project p does not have access to model m", "403")),
+    (K.MISCONFIGURED, 400, flattened("模型 gpt-image-9 不存在")),
+    (K.MISCONFIGURED, 429, flattened("Model not found: gpt-image-9", "429")),
+    (K.MISCONFIGURED, 400, {"detail": "models/imagen-9 is not found for API version v1beta"}),
+    (K.MISCONFIGURED, 400, openai(None, "key_model_access_denied")),
+    (K.MISCONFIGURED, 400, {"message": "gpt-image-9 is not a valid model ID"}),
+    # a limit on requests
+    (K.RATE_LIMITED, 429, google("RESOURCE_EXHAUSTED", 429, QUOTA + "For more information, see "
+        "https://ai.google.dev/gemini-api/docs/rate-limits. Quota exceeded for metric: x.")),
+    (K.RATE_LIMITED, 429, google("RESOURCE_EXHAUSTED", 429, "Resource has been exhausted (e.g. "
+        "check quota).")),
+    (K.RATE_LIMITED, 403, google("PERMISSION_DENIED", 403, "no", "rateLimitExceeded")),
+    (K.RATE_LIMITED, 400, flattened("You have exceeded the rate limit.")),
+    (K.RATE_LIMITED, 400, flattened("请求过于频繁")),
+    (K.RATE_LIMITED, 400, flattened("Rate limit reached for images per minute.")),
+    (K.RATE_LIMITED, 429, {"id": "too_many_requests", "message": "API Rate limit exceeded."}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "http_status", "body"), TOLD)
+def test_everything_that_an_error_says_is_read(kind: K, http_status: int, body: Any) -> None:
+    """Wherever it stands: a code, a type, a reason, a flag, or nothing but a sentence."""
+    assert classified(http_status, body).kind is kind
+
+
+# Texts that are near to one of the above and mean something else.
+NOT_TOLD: list[tuple[K, int, Any]] = [
+    (K.REJECTED, 400, flattened("image_size is not allowed by content-type policy")),
+    (K.REJECTED, 400, flattened("your prompt is too long")),
+    (K.REJECTED, 400, flattened("safety_identifier is unknown")),
+    (K.REJECTED, 400, flattened("Unknown parameter: 'safety filter' is not allowed.")),
+    (K.REJECTED, 400, {"error": "Unknown parameter: safety"}),
+    (K.REJECTED, 400, flattened("moderation must be one of low, auto; high is not allowed")),
+    (K.REJECTED, 400, flattened("The field content_filter was rejected")),
+    (K.REJECTED, 400, flattened("model gpt-image-1: size 17x17 is not supported")),
+    (K.REJECTED, 400, flattened("The model gpt-image-1 is not supported with background")),
+    (K.REJECTED, 400, flattened("The prompt contains illegal characters")),
+    (K.REJECTED, 400, flattened("Prompt violates the constraint max_length 1000")),
+    (K.REJECTED, 400, flattened("No image was found in the request body")),
+    (K.REJECTED, 400, flattened("frames per second must be at most 30")),
+    (K.REJECTED, 400, flattened("Request is prohibited by organization's policy.")),
+    (K.REJECTED, 400, flattened("no model weights are loaded")),
+    (K.REJECTED, 400, flattened("model 'x' is currently overloaded")),
+    (K.REJECTED, 400, flattened("The image size is not supported by this model")),
+    (K.REJECTED, 400, flattened("You have insufficient permissions for this operation.")),
+    (K.REJECTED, 400, flattened("Blocked by Content Security Policy")),
+    (K.REJECTED, 400, openai("invalid_value", "image_generation_user_error")),
+    (K.REJECTED, 400, flattened("Invalid value: '17x17'. Supported values are: '1024x1024'.",
+        kind="image_generation_user_error")),
+    (K.REJECTED, 400, {"error": {"type": "image_generation_user_error", "param": "size",
+        "message": "no", "code": None}}),
+    (K.REJECTED, 400, {"error": {"param": "n", "message": "no content filter was violated"}}),
+    (K.REJECTED, 400, {"error": {"code": "x", "innererror": {
+        "content_filter_result": {"hate": {"filtered": False}}}}}),
+    (K.REJECTED, 400, {"error": {"code": "x", "metadata": {"reasons": []}}, "flagged": False}),
+    (K.MISCONFIGURED, 422, {"detail": [{"loc": ["body", "prompt"], "msg": "too long",
+        "type": "string_too_long", "input": SAFETY, "ctx": {"flagged": True}}]}),
+    (K.MISCONFIGURED, 403, b"<html><title>Request blocked by content filter policy</title></html>"),
+    (K.MISCONFIGURED, 403, b"<html><title>Attention Required! | Cloudflare</title></html>"),
+    (K.RATE_LIMITED, 429, flattened("rate limit exceeded: please check your plan", "429")),
+    (K.RATE_LIMITED, 429, flattened("quota exceeded for requests per minute", "429")),
+    (K.RATE_LIMITED, 429, flattened("Rate limit reached. You can increase your limit by adding "
+        "a payment method to your account at https://platform.openai.com/account/billing.", "429")),
+    (K.RATE_LIMITED, 429, flattened("Too many requests were blocked by our usage policy", "429")),
+    (K.RATE_LIMITED, 429, flattened("Add credits to your account for higher limits", "429")),
+    (K.RATE_LIMITED, 429, {"error": {"code": 429, "metadata": {"reasons": ["x"]}}}),
+    (K.UNAVAILABLE, 503, flattened("The content moderation service is unavailable", "503")),
+    (K.UNAVAILABLE, 503, flattened("Model gpt-image-1 is not available", "503")),
+    (K.SERVER_ERROR, 500, flattened("The safety system timed out", "500")),
+    (K.SERVER_ERROR, 500, flattened("Incorrect API key provided", "500")),
+    (K.SERVER_ERROR, 502, b""),
+    (K.AMBIGUOUS, 504, flattened(SAFETY, "504")),
+    (K.OUT_OF_CREDIT, 402, flattened("Rate limit exceeded", "402")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "http_status", "body"), NOT_TOLD)
+def test_what_only_looks_like_evidence_is_none(kind: K, http_status: int, body: Any) -> None:
+    """A refusal is for good, and an empty account ends the run: no guess may do that."""
+    assert classified(http_status, body).kind is kind
+
+
+REFUSALS_IN_200: list[tuple[Any, str]] = [
+    ({"data": [], "flagged": True}, "unknown"),
+    ({"data": [], "moderation": {"flagged": True, "categories": {"violence": True}}}, "unknown"),
+    ({"data": [], "moderation": "blocked"}, "unknown"),
+    ({"data": [], "blocked": True}, "unknown"),
+    ({"data": [{"nsfw": True, "url": None}]}, "unknown"),
+    ({"images": [], "has_nsfw_concepts": [True]}, "unknown"),
+    ({"data": [{"content_filter_results": {"hate": {"filtered": True}}}]}, "unknown"),
+    ({"data": [{"finish_reason": "content_filter"}]}, "unknown"),
+    ({"artifacts": [{"finishReason": "CONTENT_FILTERED"}]}, "unknown"),
+    ({"candidates": [{"finishReason": "IMAGE_SAFETY", "content": {}}]}, "unknown"),
+    ({"predictions": [{"raiFilteredReason": "58061214"}]}, "unknown"),
+    ({"data": [{"respect_moderation": False, "url": ""}]}, "unknown"),
+    ({"choices": [{"message": {"refusal": "I can't help with that."}}]}, "unknown"),
+    ({"status": "Content Moderated"}, "unknown"),
+    ({"data": [], "message": SAFETY}, "unknown"),
+    ({"data": [], "promptFeedback": {"blockReason": "SAFETY"}}, "not_billed"),
+    ({"data": [], "prompt_filter_results": [{"content_filter_results": {
+        "sexual": {"filtered": True}}}]}, "not_billed"),
+    ({"data": [], "flagged": True, "usage": {"cost_in_usd_ticks": 5}}, "billed"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "billing"), REFUSALS_IN_200)
+def test_a_success_without_an_image_can_be_a_refusal(answer: Any, billing: str) -> None:
+    """It may have been billed, unless the prompt itself was blocked or the answer names a bill."""
+    refusal = refusal_in(answer)
+    assert refusal is not None
+    failed = failure_of(refusal, head(200), otherwise=K.AMBIGUOUS)
+    assert (failed.kind, failed.billing) == (K.REFUSED, billing)
+    assert failed.message
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"data": []},
+        {"data": [], "moderation": "low"},
+        {"data": [], "moderation": {"flagged": False, "categories": {"violence": False}}},
+        {"data": [{"nsfw": False, "has_nsfw_concepts": [False], "finish_reason": "stop"}]},
+        {"data": [{"content_filter_results": {"hate": {"filtered": False}}}]},
+        {"data": [{"respect_moderation": True, "revised_prompt": SAFETY}]},
+        {"data": [], "promptFeedback": {"blockReason": "BLOCK_REASON_UNSPECIFIED"}},
+        {"data": [], "status": "processing", "message": "queued"},
+        {"data": [], "code": "insufficient_balance"},
+        [],
+        None,
+        "text",
+    ],
+)
+def test_a_success_without_a_flag_is_no_refusal(answer: Any) -> None:
+    """Moderation that found nothing, and a parameter that is repeated, are no flags."""
+    assert refusal_in(answer) is None
+
+
+def test_a_success_can_say_that_the_account_is_empty() -> None:
+    """An error of status 200 is read like any other; its outcome is unknown if it says nothing."""
+    for body, kind in [
+        ({"error": {"code": 402, "message": "Insufficient balance"}}, K.OUT_OF_CREDIT),
+        ({"code": 1102, "msg": "余额不足"}, K.OUT_OF_CREDIT),
+        ({"error": {"type": "image_generation_user_error", "message": "no"}}, K.REFUSED),
+        ({"error": {"message": "no"}}, K.AMBIGUOUS),
+    ]:
+        error = error_of_json(body)
+        assert failure_of(error, head(200), otherwise=K.AMBIGUOUS).kind is kind
+
+
+def test_a_moderated_image_that_was_billed_is_billed() -> None:
+    """xAI bills the image that its moderation keeps back, and says what it cost."""
+    body = {
+        "code": "imagine:content-moderated",
+        "error": "Generated image rejected by content moderation.",
+        "usage": {"cost_in_usd_ticks": 200_000_000},
+    }
+    failed = classified(400, body)
+    assert (failed.kind, failed.billing) == (K.REFUSED, "billed")
+    assert failed.reported_cost_usd == Decimal("0.02")
+    assert failed.code_without_text == "imagine:content-moderated"
+    assert classified(400, {**body, "usage": None}).billing == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (google("INVALID_ARGUMENT", 400, NO_KEY, "API_KEY_INVALID"), "API_KEY_INVALID"),
+        (flattened("Error code: 400 - {'code': 'moderation_blocked'}"), "moderation_blocked"),
+        ({"detail": [problem("content_policy_violation", "m")]}, "content_policy_violation"),
+        (flattened(SAFETY, "400", "None"), "400"),
+        ({"error": "zephyr"}, None),
+        ({"name": "zephyr", "reason": "zephyr", "status": "zephyr"}, None),
+    ],
+)
+def test_a_code_is_named_only_where_it_is_one(body: Any, code: str | None) -> None:
+    """What stands in the place of a code and is not known could be a word of the prompt."""
+    assert classified(400, body).code == code
+
+
+def test_a_flag_tells_its_categories() -> None:
+    """What moderation objects to is the one thing that helps to change the prompt."""
+    body = {"error": {"code": 403, "message": "Flagged.", "metadata": {"reasons": ["violence"]}}}
+    assert classified(403, body).message == "Flagged. (categories violence)"
+    told = {"detail": [problem("content_policy_violation", "Flagged.", categories=["sexual"])]}
+    assert classified(422, told).message == "body.prompt: Flagged. (categories sexual)"
+
+
+def test_a_method_that_is_not_allowed_names_those_that_are() -> None:
+    """A wrong base_url is found faster with what the address accepts."""
+    failed = classified(405, b"", allow="GET,\tHEAD")
+    assert (
+        failed.message == "the endpoint answered 405 without a message (allowed methods: GET, HEAD)"
+    )
+    assert classified(405, {"detail": "Method Not Allowed"}).message == "Method Not Allowed"
+
+
+def failure_over_the_wire(body: object, status: int, *, allow: str = "POST") -> Failure:
+    answer, _ = ask(says(http(json.dumps(body).encode(), status, allow=allow)))
+    assert isinstance(answer.result, Failure)
+    return answer.result
+
+
+def test_errors_over_the_wire() -> None:
+    """What a real connection brings is read in the same way, headers included."""
+    bill = {"cost_in_usd_ticks": 10**9}
+    body = {"code": "imagine:content-moderated", "error": "No.", "usage": bill}
+    moderated = failure_over_the_wire(body, 400)
+    assert (moderated.kind, moderated.billing) == (K.REFUSED, "billed")
+    busy = failure_over_the_wire({"message": "busy"}, 503)
+    assert (busy.kind, busy.billing, busy.admission) == (K.UNAVAILABLE, "not_billed", "refused")
+    not_allowed = failure_over_the_wire({"detail": "No"}, 405, allow="GET")
+    assert not_allowed.message == "No (allowed methods: GET)"
+    flat = failure_over_the_wire(flattened(SAFETY), 400)
+    assert (flat.kind, flat.code) == (K.REFUSED, "400")
+
+
+@pytest.mark.parametrize("depth", [50, 150, 250, 900, 970, 990, 5_000, 100_000])
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(b"[", b"]"), (b'{"error":', b"}"), (b'{"detail":[{"msg":', b"}]}"), (b'{"message":', b"}")],
+)
+def test_an_error_can_be_nested_as_deep_as_it_likes(start: bytes, end: bytes, depth: int) -> None:
+    """Nothing is raised, however deep; the status decides."""
+    body = start * depth + b'"x"' + end * depth
+    assert classified(500, body).kind is K.SERVER_ERROR
+    inner = b'{"detail":[{"msg":' + b"[" * depth + b"]" * depth + b',"loc":[[[0]]]}]}'
+    assert classified(422, inner).kind is K.MISCONFIGURED
 
 
 def test_a_redirect_names_where_to_without_its_secrets() -> None:
@@ -326,6 +711,17 @@ json_values = st.recursive(
     ),
     max_leaves=12,
 )
+
+
+@pytest.mark.parametrize(
+    "piece", ["a ", "model", "model ", " ", "\t", "\\", "'code' ", "prompt violat ", "exhausted "]
+)
+def test_no_text_takes_long_to_read(piece: str) -> None:
+    """No pattern goes through a long text again and again."""
+    for body in (piece * 2_000, {"message": "model" + piece * 2_000}, {"code": piece * 2_000}):
+        started = time.process_time()
+        classified(400, body)
+        assert time.process_time() - started < 2  # it takes a few milliseconds
 
 
 @given(json_values, st.sampled_from([200, 400, 429, 500]))

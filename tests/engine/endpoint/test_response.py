@@ -494,7 +494,8 @@ def test_byte_by_byte(stream: tuple[bytes, str]) -> None:
     [
         (error_event("image_generation_failed"), FailureKind.SERVER_ERROR),
         (error_event(None, "image_generation_server_error"), FailureKind.SERVER_ERROR),
-        (error_event(None, "image_generation_user_error"), FailureKind.REJECTED),
+        (error_event(None, "image_generation_user_error"), FailureKind.REFUSED),
+        (error_event("invalid_value", "image_generation_user_error"), FailureKind.REJECTED),
         (error_event("rate_limit_exceeded"), FailureKind.RATE_LIMITED),
         (error_event("insufficient_quota"), FailureKind.OUT_OF_CREDIT),
         (error_event("content_policy_violation"), FailureKind.REFUSED),
