@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from decimal import Decimal
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -90,12 +89,7 @@ class Engine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()
 
     # -- a pass --------------------------------------------------------------------------------
@@ -213,15 +207,14 @@ class Engine:
             rng=self._rng,
             totals=generation.totals,
             stop=Stop(),
-            remaining=self._remaining(budgets, identity) if budgets else None,
+            remaining=(
+                lambda record: remaining_usd(
+                    budgets, record, identity, storage=self._usage, now=self._now()
+                )
+            )
+            if budgets
+            else None,
             defers=bool(budgets) and budgets[0].when_exhausted == "defer",
-        )
-
-    def _remaining(
-        self, budgets: Sequence[Budget], identity: Identity
-    ) -> Callable[[Record], Decimal]:
-        return lambda record: remaining_usd(
-            budgets, record, identity, storage=self._usage, now=self._now()
         )
 
     async def _plan(

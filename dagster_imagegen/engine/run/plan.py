@@ -133,7 +133,7 @@ async def make_plan(
             wanted.setdefault(request.fingerprint, (request, row.prompt_id))
     on_record = _on_record(record, list(wanted), storage=storage)
     made = [each for attempts in on_record.values() for each in successes(attempts)]
-    gone = await images.missing([each.result.image.path for each in made if _has_image(each)])  # pyright: ignore[reportOptionalMemberAccess]  # checked there
+    gone = await images.missing([each.image.path for each in made if each.image is not None])
     await _add_what_arrived_later(on_record, images)
     judge = Judge(root_run_id=root_run_id, redo=redo, resend_unknown=resend_unknown, gone=gone)
     jobs: list[Job] = []
@@ -237,10 +237,6 @@ async def _add_what_arrived_later(on_record: Mapping[str, list[Attempt]], images
             attempt = next((each for each in attempts if each.attempt_id == attempt_id), None)
             attempts.append(await images.adopt(attempt_id, path, attempt))
             break
-
-
-def _has_image(attempt: Attempt) -> bool:
-    return attempt.result is not None and attempt.result.image is not None
 
 
 def _kind(outcome: Outcome) -> str:
