@@ -53,7 +53,7 @@ class Pass:
         self._todo.extend(job for job in plan.jobs if job.known is None)
         try:
             try:
-                if self._todo and not context.stop.is_set:
+                if self._todo and not context.stop.is_set():
                     await context.images.check_writable()
                     await context.record.open()
                     allowance = await self._open_allowance()
@@ -63,7 +63,7 @@ class Pass:
             finally:
                 await context.record.close()
         except StorageError as error:
-            context.stop.set(error)
+            context.stop.fail(error)
 
     async def _open_allowance(self) -> Allowance | None:
         """Reserve what all of it can cost, if that is left in the budget; less of it otherwise."""
@@ -97,9 +97,9 @@ class Pass:
 
     async def _worker(self, loop: AttemptLoop) -> None:
         try:
-            while self._todo and not self._context.stop.is_set:
+            while self._todo and not self._context.stop.is_set():
                 outcome = await loop.produce(self._todo.popleft())
                 if outcome is not None:
                     self._report(outcome)
         except Exception as error:  # noqa: BLE001  # whatever it is, it ends the pass and is raised
-            self._context.stop.set(error)
+            self._context.stop.fail(error)
