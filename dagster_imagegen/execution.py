@@ -123,6 +123,7 @@ class Execution:
             plan=generation.plan,
             images=self.engine.image_table(generation.plan, generation.outcomes),
             totals=generation.totals,
+            retry_can_help=any(each.retry_can_help for each in generation.outcomes.values()),
         )
 
 
@@ -275,11 +276,7 @@ class _AssetStep:
         if not problems:
             return
         counts = Counter[str](row["image_status"] for row in problems)
-        # The same run requests neither refused, unknown nor deleted images again.
-        retryable = any(
-            row["image_status"] == "failed" and row["image_error_code"] != "image_missing"
-            for row in problems
-        )
+        retryable = any(each.retry_can_help for each in self._done.values())
         lines = [_problem_text(row) for row in problems[:PROBLEMS_SHOWN]]
         if len(problems) > PROBLEMS_SHOWN:
             lines.append(f"and {len(problems) - PROBLEMS_SHOWN:,} more in the image table")

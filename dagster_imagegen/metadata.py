@@ -42,11 +42,15 @@ CONTENT_COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedPass:
-    """What a pass over one prompt table planned, made and spent."""
+    """What a pass over one prompt table planned, made and spent.
+
+    `retry_can_help` is whether a retry of the run would request any of what is missing.
+    """
 
     plan: Plan
     images: pa.Table
     totals: Totals
+    retry_can_help: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

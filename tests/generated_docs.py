@@ -137,12 +137,11 @@ def failure_kinds() -> str:
                 ends = "when patience is out" if rules.is_outage else "yes"
             slows = "yes" if rules.slows_sending else "no"
             name = f"`{kind.name.lower()}`"
-            helps = "yes" if rules.retry_can_help else "no"
             words = (f"`{rules.status}`", f"`{rules.billing}`")
-            yield name, rules.meaning, *words, again, slows, ends, helps
+            yield name, rules.meaning, *words, again, slows, ends
 
     header = ("kind", "what happened", "status", "billing", "sent again", "slows sending")
-    return table((*header, "ends the run if all fail so", "a retry of the step can help"), rows())
+    return table((*header, "ends the run if all fail so"), rows())
 
 
 SECTIONS: Mapping[str, Callable[[], str]] = {

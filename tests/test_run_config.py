@@ -1,4 +1,4 @@
-"""The run config of an image asset: given as users give it, held by the sandbox's own books."""
+"""The run config of an image asset: given as users give it, checked by what the sandbox got."""
 
 import os
 import re

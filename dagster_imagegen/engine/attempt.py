@@ -6,7 +6,7 @@ is a row (record/schema.py). All words for status, billing and cost basis are he
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, Literal, TypeAlias
@@ -210,9 +210,10 @@ class Attempt:
             result.billing == "billed" or result.error_code == IMAGE_NOT_SAVED
         )
 
-    def with_result(self, result: Result) -> "Attempt":
-        """The same attempt with this outcome."""
-        return replace(self, result=result)
+    @property
+    def image(self) -> ImageFile | None:
+        """The image that it brought, if it did."""
+        return None if self.result is None else self.result.image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,8 +246,15 @@ class Outcome:
         )
 
     @property
+    def retry_can_help(self) -> bool:
+        """Whether the same run, its retries included, would request the image again."""
+        if self.status != "failed" or self.error_code == IMAGE_MISSING:
+            return False
+        return self.attempt is None or not self.attempt.may_be_billed_without_image
+
+    @property
     def image(self) -> ImageFile | None:
         """The image, where this outcome has one."""
         if self.status not in ("generated", "reused") or self.attempt is None:
             return None
-        return None if self.attempt.result is None else self.attempt.result.image
+        return self.attempt.image

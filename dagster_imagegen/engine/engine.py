@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -28,8 +28,7 @@ from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.pacing.pacer import Pacer
 from dagster_imagegen.engine.prompts.table import PromptTable, read_prompts
 from dagster_imagegen.engine.record import Record, RecordWriter, read_record
-from dagster_imagegen.engine.record.parts import PARTS_FOLDER, open_parts
-from dagster_imagegen.engine.record.schema import row_of, to_table
+from dagster_imagegen.engine.record.parts import PARTS_FOLDER, read_rows
 from dagster_imagegen.engine.request import PARAMETERS, ImageParams
 from dagster_imagegen.engine.run.breaker import Breaker
 from dagster_imagegen.engine.run.context import PassContext, Stop
@@ -91,12 +90,7 @@ class Engine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()
 
     # -- a pass --------------------------------------------------------------------------------
@@ -136,10 +130,10 @@ class Engine:
         self, prompts: PromptTable, *, identity: Identity, redo: Collection[Redo] = ()
     ) -> Plan:
         """What `generate` would do, given all that is on record. Sends and writes nothing."""
+        plan_of = self._planner(prompts, identity, redo)
 
         async def plan() -> Plan:
-            record = await read_record(self._usage)
-            return await self._plan(prompts, record, identity=identity, redo=redo)
+            return await plan_of(await read_record(self._usage))
 
         return _run_apart(plan)
 
@@ -164,7 +158,7 @@ class Engine:
                 plan = await plan_as_writer(
                     context.record,
                     self._usage,
-                    lambda record: self._plan(prompts, record, identity=identity, redo=redo),
+                    self._planner(prompts, identity, redo),
                     priced=bool(budgets),
                 )
                 work = Pass(context, report=generation.report)
@@ -209,7 +203,7 @@ class Engine:
             breaker=Breaker(
                 patience_seconds=settings.patience_seconds,
                 in_flight=lambda: pacer.in_flight,
-                end=stop.set,
+                end=stop.fail,
                 rng=self._rng,
                 with_messages=settings.record_prompts,
             ),
@@ -223,28 +217,22 @@ class Engine:
             rng=self._rng,
             totals=generation.totals,
             stop=stop,
-            remaining=self._remaining(budgets, identity) if budgets else None,
+            remaining=(
+                lambda record: remaining_usd(
+                    budgets, record, identity, storage=self._usage, now=self._now()
+                )
+            )
+            if budgets
+            else None,
             defers=bool(budgets) and budgets[0].when_exhausted == "defer",
         )
 
-    def _remaining(
-        self, budgets: Sequence[Budget], identity: Identity
-    ) -> Callable[[Record], Decimal]:
-        return lambda record: remaining_usd(
-            budgets, record, identity, storage=self._usage, now=self._now()
-        )
-
-    async def _plan(
-        self,
-        prompts: PromptTable,
-        record: Record,
-        *,
-        identity: Identity,
-        redo: Collection[Redo],
-    ) -> Plan:
-        return await make_plan(
+    def _planner(
+        self, prompts: PromptTable, identity: Identity, redo: Collection[Redo]
+    ) -> Callable[[Record], Coroutine[Any, Any, Plan]]:
+        return partial(
+            make_plan,
             prompts,
-            record,
             storage=self._usage,
             images=self._images,
             prices=self._prices,
@@ -280,12 +268,8 @@ class Engine:
     def usage(self, *, asset_key: str | None = None) -> pa.Table:
         """Every row on record, published or not yet; with `asset_key` of that asset only."""
         record = _run_apart(lambda: read_record(self._usage))
-        settled = [row_of(each) for each in record.open_attempts if each.result is not None]
-        tables = [to_table(settled)]
-        if record.parts:
-            paths = [self._usage.full_path(path) for path in record.parts]
-            tables.insert(0, open_parts(paths, filesystem=self._usage.filesystem).to_table())
-        rows = pa.concat_tables(tables)
+        settled = [each for each in record.open_attempts if each.result is not None]
+        rows = read_rows(record.parts, settled, storage=self._usage)
         return rows if asset_key is None else rows.filter(pc.field("asset_key") == asset_key)
 
 

@@ -20,7 +20,7 @@ from dagster_imagegen.engine.attempt import (
 )
 from dagster_imagegen.engine.endpoint.response import GeneratedImage
 from dagster_imagegen.engine.errors import StorageError
-from dagster_imagegen.engine.image_header import read_header
+from dagster_imagegen.engine.image_header import ImageHeader, read_header
 from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.storage import TEMPORARY_FOLDER, Patience, PatientStore, Storage
 
@@ -56,14 +56,7 @@ class Images:
         """Store the exact bytes. Raises `StorageError` when patience with the storage ends."""
         path = _path(fingerprint, attempt_id, image.format)
         await self._storage.put(path, image.data)
-        return ImageFile(
-            path=path,
-            sha256=hashlib.sha256(image.data).hexdigest(),
-            size_bytes=len(image.data),
-            format=image.format,
-            width=image.width,
-            height=image.height,
-        )
+        return _image_file(path, image.data, image)
 
     async def spill(self, image: GeneratedImage, *, fingerprint: str, attempt_id: str) -> str:
         """Keep an image that the storage does not take on this machine; returns where."""
@@ -106,7 +99,7 @@ class Images:
         `StorageError` if there is no image to read.
         """
         try:
-            image = _image_file(await self._storage.get(path), path=path)
+            image = _read_image_file(path, await self._storage.get(path))
         except FileNotFoundError as error:
             raise StorageError(f"{path} was deleted while it was read") from error
         if image is None:
@@ -115,9 +108,8 @@ class Images:
             request = RequestRecord(fingerprint=path.rpartition("/")[2].split(".")[0])
             attempt = Attempt(attempt_id=attempt_id, identity=NO_IDENTITY, request=request)
         result = attempt.result or Result(status="succeeded")
-        return attempt.with_result(
-            replace(result, status="succeeded", error_code=None, error_message=None, image=image)
-        )
+        made = replace(result, status="succeeded", error_code=None, error_message=None, image=image)
+        return replace(attempt, result=made)
 
     async def recover(self, attempt: Attempt, path: str) -> Result:
         """The result of an attempt whose image is stored and whose answer was lost.
@@ -125,7 +117,7 @@ class Images:
         Its cost is estimated from the request. A file that is no image proves nothing: then the
         attempt is `lost`.
         """
-        image = _image_file(await self._storage.get(path), path=path)
+        image = _read_image_file(path, await self._storage.get(path))
         if image is None:
             return self.lost(attempt)
         asked = attempt.request.parameters
@@ -157,10 +149,12 @@ class Images:
         )
 
 
-def _image_file(data: bytes, *, path: str) -> ImageFile | None:
+def _read_image_file(path: str, data: bytes) -> ImageFile | None:
     header = read_header(data)
-    if header is None:
-        return None
+    return None if header is None else _image_file(path, data, header)
+
+
+def _image_file(path: str, data: bytes, header: ImageHeader | GeneratedImage) -> ImageFile:
     return ImageFile(
         path=path,
         sha256=hashlib.sha256(data).hexdigest(),

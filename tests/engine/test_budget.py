@@ -1,4 +1,4 @@
-"""A budget is never overspent, by the sandbox's own books."""
+"""A budget is never overspent, by the sandbox's request log."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -49,10 +49,10 @@ def test_one_run_stays_within(run: Run, imagegen_sandbox: Sandbox, storage: Path
     """With 64 in flight: as much as fits is made, then one error that says what to do."""
     with pytest.raises(BudgetExhausted, match="max_usd"):
         run(prompts(400), params=LOW, budget=HALF_A_DOLLAR, model=MINI)
-    books = imagegen_sandbox.totals
-    assert books.max_in_flight == 64
-    assert Decimal("0.49") < books.cost_usd <= Decimal("0.50")
-    assert ds.dataset(storage / "usage").to_table().num_rows == books.requests
+    received = imagegen_sandbox.totals
+    assert received.max_in_flight == 64
+    assert Decimal("0.49") < received.cost_usd <= Decimal("0.50")
+    assert ds.dataset(storage / "usage").to_table().num_rows == received.requests
 
 
 def test_the_rest_can_be_left_to_a_later_run(run: Run, imagegen_sandbox: Sandbox) -> None:
@@ -97,9 +97,9 @@ def test_retries_of_requests_stay_within(run: Run, imagegen_sandbox: Sandbox) ->
     """With 64 in flight: every try reserves its own worst case."""
     with pytest.raises(BudgetExhausted):
         run(prompts(400), params=LOW, budget=HALF_A_DOLLAR, model=MINI, retry=QUICK)
-    books = imagegen_sandbox.totals
-    assert books.max_in_flight == 64
-    assert Decimal("0.40") < books.cost_usd <= Decimal("0.50")
+    received = imagegen_sandbox.totals
+    assert received.max_in_flight == 64
+    assert Decimal("0.40") < received.cost_usd <= Decimal("0.50")
 
 
 @pytest.mark.usefixtures("climbs_at_once")
@@ -123,11 +123,11 @@ def test_overlapping_runs_share_a_budget(
         with generation:
             for _ in generation:
                 pass
-    books = imagegen_sandbox.totals
-    assert books.max_in_flight > 64
-    assert Decimal("0.40") < books.cost_usd <= Decimal("0.50")
+    received = imagegen_sandbox.totals
+    assert received.max_in_flight > 64
+    assert Decimal("0.40") < received.cost_usd <= Decimal("0.50")
     made = [sum(o.status == "generated" for o in g.outcomes.values()) for g in generations]
-    assert sum(made) == books.billed
+    assert sum(made) == received.billed
 
 
 @pytest.mark.parametrize(

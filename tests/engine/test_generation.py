@@ -1,4 +1,4 @@
-"""A whole pass: against the sandbox over HTTP, on real files, its books against ours."""
+"""A whole pass: against the sandbox over HTTP, on real files, its requests against the record."""
 
 import hashlib
 import re
@@ -109,7 +109,7 @@ def test_variants_are_requests_of_their_own(run: Run, imagegen_sandbox: Sandbox)
     assert len(set(values(table, "image_path"))) == 3
 
 
-def test_every_reader_sums_to_the_providers_books(
+def test_every_reader_sums_to_the_request_log(
     run: Run, imagegen_sandbox: Sandbox, storage: Path
 ) -> None:
     """pyarrow, DuckDB and polars agree with the sandbox on tokens and money, to the last one."""
@@ -117,8 +117,8 @@ def test_every_reader_sums_to_the_providers_books(
         [{"prompt": p, "size": s} for p in PROMPTS for s in ("1024x1024", "1536x1024")],
         overrides=("size",),
     )
-    books = imagegen_sandbox.totals
-    expected = (20, books.input_tokens, books.output_tokens, books.cost_usd)
+    received = imagegen_sandbox.totals
+    expected = (20, received.input_tokens, received.output_tokens, received.cost_usd)
     rows = usage_rows(storage)
     by_arrow = (
         rows.num_rows,
@@ -139,7 +139,7 @@ def test_every_reader_sums_to_the_providers_books(
         .select(pl.len(), pl.sum("input_tokens", "output_tokens", "cost_usd"))
         .row(0)
     )
-    assert books.cost_usd > 0
+    assert received.cost_usd > 0
     assert by_arrow == expected
     assert by_duckdb == expected
     assert by_polars == expected

@@ -179,7 +179,7 @@ def test_a_lock_lives_as_long_as_its_process(tmp_path: Path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no flock there")
 def test_a_lock_is_seen_within_its_own_process(tmp_path: Path):
-    """Two ledgers in one process see each other's locks; releasing one frees it."""
+    """Two writers in one process see each other's locks; releasing one frees it."""
     storage = Storage(str(tmp_path))
 
     async def main() -> tuple[WriterLock | None, bool | None, bool | None]:

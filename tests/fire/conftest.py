@@ -23,7 +23,7 @@ from dagster_imagegen.sandbox import Sandbox
 from tests.fire.writer import Work, Writer
 
 # So that its failures show what was compared.
-pytest.register_assert_rewrite("tests.fire.books")
+pytest.register_assert_rewrite("tests.fire.record_checks")
 
 # An object store has no locks: who died is known when the lease is over, by times that are told in
 # whole seconds.

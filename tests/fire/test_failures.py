@@ -25,12 +25,12 @@ from dagster_imagegen.sandbox import Fault, Sandbox
 from dagster_imagegen.sandbox.errors import Dialect
 from dagster_imagegen.sandbox.faults import KINDS, STATUS_FAULTS, STREAM_FAULTS
 from dagster_imagegen.sandbox.orders import Shape
-from tests.fire.books import (
+from tests.fire.conftest import Passes, until
+from tests.fire.record_checks import (
     assert_every_request_has_its_row,
     assert_images_are_whole,
     rows_in,
 )
-from tests.fire.conftest import Passes, until
 
 # Three tries, and none of the waits that were not asked for.
 PATIENT = RetryPolicy(max_attempts=3, max_wait_seconds=0.05)

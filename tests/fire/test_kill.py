@@ -14,16 +14,16 @@ import pytest
 from upath import UPath
 
 from dagster_imagegen.sandbox import ReceivedRequest
-from tests.fire.books import (
+from tests.fire.conftest import S3_LIMITS, OpenPasses, Passes
+from tests.fire.provider import Provider
+from tests.fire.proxy import StrikingProxy
+from tests.fire.record_checks import (
     assert_every_request_has_its_row,
     assert_images_are_whole,
     assert_nothing_is_left_over,
     billed_by_prompt,
     rows_in,
 )
-from tests.fire.conftest import S3_LIMITS, OpenPasses, Passes
-from tests.fire.provider import Provider
-from tests.fire.proxy import StrikingProxy
 from tests.fire.writer import Writer
 
 _log = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ def killed_and_run_again_on_s3(passes: Passes, *, count: int, seed: int) -> Afte
 
 
 def assert_nothing_is_amiss(after: Aftermath) -> None:
-    """Hold the books together; `--log-file` notes how many rows are not as without a kill."""
+    """Compare requests and record; `--log-file` notes how many rows are not as without a kill."""
     rows = rows_in(after.storage)
     requests = after.requests + after.requests_again
     assert_images_are_whole(after.storage, rows)

@@ -11,8 +11,8 @@ from dagster_imagegen.engine.money.budget import Budget
 from dagster_imagegen.engine.run.thread import Generation
 from dagster_imagegen.engine.run.verdict import RESENDS_MAX
 from dagster_imagegen.sandbox import Fault, Sandbox
-from tests.fire.books import assert_images_are_whole, rows_in
 from tests.fire.conftest import Passes, until
+from tests.fire.record_checks import assert_images_are_whole, rows_in
 
 PATIENT: dict[str, Any] = {"patience_seconds": 600.0, "max_concurrency": 32}
 
@@ -70,7 +70,7 @@ def test_an_endpoint_that_fails_every_request_for_a_while(
     """Failures in a row: sending pauses, probes go out, and no image is given up."""
     faults = [*[None] * 20, *[Fault(kind)] * 12]
     with Sandbox(paint=False, latency_seconds=0.01, faults=faults) as sandbox:
-        options = {**PATIENT, "max_concurrency": 8}
+        options: dict[str, Any] = {**PATIENT, "max_concurrency": 8}
         with passes.begin(sandbox, prompts(60), **options) as generation:
             for _ in generation:
                 pass

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pytest
 
 from dagster_imagegen.sandbox import ReceivedRequest, Sandbox
-from tests.fire.books import assert_every_request_has_its_row, billed_by_prompt, rows_in
 from tests.fire.conftest import Passes
+from tests.fire.record_checks import assert_every_request_has_its_row, billed_by_prompt, rows_in
 from tests.fire.writer import Writer
 
 FIGURES = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ import pytest
 from dagster_imagegen.engine.record import Limits
 from dagster_imagegen.engine.storage import Patience
 from dagster_imagegen.sandbox import Sandbox
-from tests.fire.books import (
+from tests.fire.conftest import OpenPasses, Passes, until
+from tests.fire.record_checks import (
     assert_every_request_has_its_row,
     assert_images_are_whole,
     assert_nothing_is_left_over,
@@ -17,7 +18,6 @@ from tests.fire.books import (
     by_status,
     rows_in,
 )
-from tests.fire.conftest import OpenPasses, Passes, until
 from tests.fire.writer import EXIT_DRAINED, EXIT_FAILED
 
 PROMPTS = [f"a mug, number {number}" for number in range(60)]

@@ -7,7 +7,8 @@ import pytest
 
 from dagster_imagegen.engine.money.budget import Budget
 from dagster_imagegen.sandbox import Sandbox
-from tests.fire.books import (
+from tests.fire.conftest import Passes
+from tests.fire.record_checks import (
     assert_every_request_has_its_row,
     assert_images_are_whole,
     assert_nothing_is_left_over,
@@ -15,7 +16,6 @@ from tests.fire.books import (
     by_status,
     rows_in,
 )
-from tests.fire.conftest import Passes
 
 COUNT = 300
 
@@ -106,7 +106,7 @@ def test_ten_prompts_ten_times(passes: Passes) -> None:
 
 @pytest.mark.parametrize("rates", [{}, {"server_error": 0.1, "closed": 0.05, "reset": 0.05}])
 def test_four_processes_share_a_budget(passes: Passes, rates: dict[str, float]) -> None:
-    """More than 64 in flight, on a good day and on a bad one: together never over, by the books."""
+    """More than 64 in flight, on a good day and on a bad one: together never over the budget."""
     budget = Budget(max_usd=Decimal("0.50"), per="day", scope="storage", when_exhausted="defer")
     # So slow that all processes have begun, and sent what the budget lets them, by the time that
     # the first answers come.

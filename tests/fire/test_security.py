@@ -32,9 +32,9 @@ from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.sandbox import Sandbox
 from tests.conftest import Project, materialized
-from tests.fire.books import rows_in
 from tests.fire.conftest import Passes
 from tests.fire.parrot import Answer, Heard, Parrot, error, files_below, success
+from tests.fire.record_checks import rows_in
 
 # -- names -----------------------------------------------------------------------------------------
 

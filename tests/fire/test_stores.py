@@ -20,8 +20,10 @@ from dagster_imagegen.engine.record import Limits
 from dagster_imagegen.engine.record.schema import Row, row_of
 from dagster_imagegen.engine.storage import Patience
 from dagster_imagegen.sandbox import Sandbox
-from tests.fire import books
-from tests.fire.books import (
+from tests.fire import record_checks
+from tests.fire.conftest import Passes, until
+from tests.fire.proxy import BREAKS, BreakingProxy
+from tests.fire.record_checks import (
     assert_every_request_has_its_row,
     assert_nothing_is_left_over,
     assert_whole,
@@ -29,8 +31,6 @@ from tests.fire.books import (
     by_status,
     rows_in,
 )
-from tests.fire.conftest import Passes, until
-from tests.fire.proxy import BREAKS, BreakingProxy
 from tests.fire.shaky import Bucket, Outage, Storm, fair, shake_disk, shake_memory
 
 QUICK = Limits(lease=20.0, patience=Patience(backoff_seconds=0.001))
@@ -116,7 +116,7 @@ def test_disk_and_memory_that_fail_now_and_then(
     rows = rows_in(passes.place)
     assert len(sandbox.requests) == len(PROMPTS)
     assert_every_request_has_its_row(rows, sandbox.requests)
-    books.assert_images_are_whole(passes.place, rows)
+    record_checks.assert_images_are_whole(passes.place, rows)
     assert passes.run(sandbox, PROMPTS).totals.requests == 0
     assert_nothing_is_left_over(passes.place)
 

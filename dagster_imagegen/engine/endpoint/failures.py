@@ -131,14 +131,14 @@ class Failure:
         return self.kind is FailureKind.AMBIGUOUS and self.code == CONNECTION_LOST
 
     def error_that_ends_run(
-        self, place: str, evidence: str, *, retry_can_help: bool, with_message: bool = True
+        self, place: str, evidence: str, *, has_worked: bool, with_message: bool = True
     ) -> EndpointError:
         """The error to end the run with, where all requests fail like this one.
 
         Args:
             place: Endpoint and model, with which the message begins.
             evidence: The sentence that says why it concerns all.
-            retry_can_help: Whether running the same step again can bring another answer.
+            has_worked: Whether other requests of the run have been answered well.
             with_message: Whether the endpoint's message, which can repeat a prompt, is in it.
 
         Raises `ValueError` for a kind that concerns one request alone.
@@ -151,7 +151,9 @@ class Failure:
             f"{place}: {summary}. {evidence}. {end.advice}",
             http_status=self.http_status,
             code=self.code if with_message else self.code_without_text,
-            retry_can_help=retry_can_help,
+            # What has worked may work again, but for an account that cannot pay.
+            retry_can_help=end.retry_can_help
+            or (has_worked and self.kind is not FailureKind.OUT_OF_CREDIT),
         )
 
 

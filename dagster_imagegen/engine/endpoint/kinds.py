@@ -19,10 +19,15 @@ from dagster_imagegen.engine.errors import (
 
 @dataclass(frozen=True, kw_only=True)
 class RunEnd:
-    """The error that ends a run whose requests all fail alike; its message ends with `advice`."""
+    """The error that ends a run whose requests all fail alike; its message ends with `advice`.
+
+    `retry_can_help` is whether running the same step again can get another answer, also where none
+    has ever been good.
+    """
 
     error: type[EndpointError]
     advice: str
+    retry_can_help: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +51,6 @@ class KindRules:
         concerns_all: Whether the endpoint says that it concerns every request.
         if_all_fail: How the run ends if all requests fail so; None: the endpoint works, and it
             concerns this one request.
-        retry_can_help: Whether running the same step again can bring the image.
     """
 
     meaning: str
@@ -59,13 +63,13 @@ class KindRules:
     is_outage: bool = False
     concerns_all: bool = False
     if_all_fail: RunEnd | None = None
-    retry_can_help: bool
 
 
 _AWAY = RunEnd(
     error=EndpointUnreachable,
     advice="The endpoint is away or overwhelmed; check base_url and the network, or run again "
     "later. What was paid for is saved",
+    retry_can_help=True,
 )
 _UNREADABLE = RunEnd(
     error=EndpointMisconfigured,
@@ -76,6 +80,7 @@ _TOO_FAST = RunEnd(
     error=EndpointUnreachable,
     advice="The endpoint refuses all requests as too many; run again later, or ask for a higher "
     "limit. What was paid for is saved",
+    retry_can_help=True,
 )
 _NOT_ACCEPTED_AT_ALL = RunEnd(
     error=EndpointMisconfigured,
@@ -98,53 +103,51 @@ class FailureKind(enum.Enum):
         meaning="Too many requests: not accepted.",
         status="rate_limited", billing="not_billed",
         retry="not_accepted", slows_sending=True,
-        if_all_fail=_TOO_FAST, retry_can_help=True,
+        if_all_fail=_TOO_FAST,
     )
     UNAVAILABLE = KindRules(
         meaning="The server is overloaded and did not take the request on.",
         status="failed", billing="not_billed",
         retry="not_accepted", slows_sending=True,
-        is_outage=True, if_all_fail=_AWAY, retry_can_help=True,
+        is_outage=True, if_all_fail=_AWAY,
     )
     UNREACHABLE = KindRules(
         meaning="The request was not delivered.",
         status="failed", billing="not_billed",
-        retry="not_accepted", is_outage=True, if_all_fail=_AWAY, retry_can_help=True,
+        retry="not_accepted", is_outage=True, if_all_fail=_AWAY,
     )
     SERVER_ERROR = KindRules(
         meaning="The server failed while it worked on the request.",
         status="failed", billing="unknown",
-        retry="perhaps_billed", if_all_fail=_AWAY, retry_can_help=True,
+        retry="perhaps_billed", if_all_fail=_AWAY,
     )
     AMBIGUOUS = KindRules(
         meaning="The answer was lost or unreadable; the image may have been made and billed.",
         status="unknown", billing="unknown",
-        retry="perhaps_billed", only_if_allowed=True, if_all_fail=_UNREADABLE, retry_can_help=False,
+        retry="perhaps_billed", only_if_allowed=True, if_all_fail=_UNREADABLE,
     )
     REFUSED = KindRules(
         meaning="Moderation refused this prompt or its image, and would do so again.",
         status="refused", billing="not_billed", unknown_if="blocked_finished_image",
-        retry_can_help=False,
     )
     REJECTED = KindRules(
         meaning="Something in this one request is not accepted.",
         status="rejected", billing="not_billed", unknown_if="answered_2xx",
-        if_all_fail=_NOT_ACCEPTED_AT_ALL, retry_can_help=False,
+        if_all_fail=_NOT_ACCEPTED_AT_ALL,
     )
     MISCONFIGURED = KindRules(
         meaning="Key, address, model or parameter is not accepted: every request would fail.",
         status="rejected", billing="not_billed", unknown_if="answered_2xx",
-        concerns_all=True, if_all_fail=_NOT_ACCEPTED_AT_ALL, retry_can_help=False,
+        concerns_all=True, if_all_fail=_NOT_ACCEPTED_AT_ALL,
     )
     OUT_OF_CREDIT = KindRules(
         meaning="The account cannot pay: every request would fail until it can.",
         status="rejected", billing="not_billed",
-        concerns_all=True, if_all_fail=_CANNOT_PAY, retry_can_help=False,
+        concerns_all=True, if_all_fail=_CANNOT_PAY,
     )
     SAVING_FAILED = KindRules(
         meaning="The image was made and paid for, and could not be downloaded.",
         status="failed", billing="billed",
-        retry_can_help=True,
     )
     # fmt: on
 

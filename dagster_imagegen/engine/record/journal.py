@@ -11,10 +11,10 @@ Records: `intent` (what is on record before a request is sent), `result` (its ou
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from dagster_imagegen.engine.attempt import Attempt, Identity, Result
 from dagster_imagegen.engine.record.schema import (
@@ -32,8 +32,6 @@ JOURNAL_FOLDER = "_journal"
 SCHEMA_VERSION = 1
 
 _ENTRY = re.compile(rf"{JOURNAL_FOLDER}/([^/.]+)(?:/(\d{{6}})\.jsonl|\.sealed)")
-
-Kind: TypeAlias = Literal["intent", "result", "withdrawn", "reserve", "heartbeat"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +102,7 @@ def heartbeat_line() -> str:
     return _line("heartbeat")
 
 
-def _line(kind: Kind, attempt_id: str | None = None, values: Row | None = None) -> str:
+def _line(kind: str, attempt_id: str | None = None, values: Row | None = None) -> str:
     """`{"record":kind,"attempt_id":…}`, then the values as a JSON object of their own."""
     head = json.dumps({"record": kind, "attempt_id": attempt_id}, separators=(",", ":"))
     return head if values is None else f"{head}\t{encode_values(values)}"
@@ -132,7 +130,7 @@ class JournalContent:
     def resolve(self, attempt_id: str, result: Result) -> None:
         """Give an attempt its result."""
         if attempt_id in self.attempts:
-            self.attempts[attempt_id] = self.attempts[attempt_id].with_result(result)
+            self.attempts[attempt_id] = replace(self.attempts[attempt_id], result=result)
         self.pending.pop(attempt_id, None)
 
     def withdraw(self, attempt_id: str) -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from dagster_imagegen.engine.attempt import Attempt
 from dagster_imagegen.engine.record.schema import MONEY, SCHEMA, attempt_of, row_of, to_table
-from dagster_imagegen.engine.storage import ObjectStore
+from dagster_imagegen.engine.storage import ObjectStore, Storage
 
 PARTS_FOLDER = "usage"
 BOUND_COLUMNS = ("cost_usd", "worst_case_usd")
@@ -71,19 +71,27 @@ def decode_part(data: bytes) -> list[Attempt]:
     return [attempt_of(row) for row in pq.read_table(io.BytesIO(data)).to_pylist()]
 
 
-def open_parts(paths: Sequence[str], *, filesystem: Any) -> ds.Dataset:
-    """The rows of the parts at `paths`, with the columns of `SCHEMA`; columns that an older part
-    lacks are null. Naming the files one by one leaves out temporaries and foreign files."""
-    files: Any = list(paths)
-    return ds.dataset(files, schema=SCHEMA, format="parquet", filesystem=filesystem)
-
-
-def rows_about(
-    dataset: ds.Dataset, fingerprints: Sequence[str], *, columns: Sequence[str]
+def read_rows(
+    parts: Sequence[str],
+    unpublished: Iterable[Attempt],
+    *,
+    storage: Storage,
+    columns: Sequence[str] = SCHEMA.names,
+    where: pc.Expression | None = None,
 ) -> pa.Table:
-    """The rows of these fingerprints, with these columns."""
-    wanted = pa.array(fingerprints, pa.string())
-    return dataset.to_table(columns=list(columns), filter=pc.field("fingerprint").isin(wanted))
+    """The rows of parts in `storage` that pass a filter, then those of unpublished attempts.
+
+    Columns that an older part lacks are null.
+    """
+    columns = list(columns)
+    tables = [to_table(row_of(attempt) for attempt in unpublished).select(columns)]
+    if parts:
+        # Naming the files one by one leaves out temporaries and foreign files.
+        files: Any = [storage.full_path(path) for path in parts]
+        filesystem: Any = storage.filesystem
+        dataset = ds.dataset(files, schema=SCHEMA, format="parquet", filesystem=filesystem)
+        tables.insert(0, dataset.to_table(columns=columns, filter=where))
+    return pa.concat_tables(tables)
 
 
 def bound_usd(table: pa.Table) -> Decimal:

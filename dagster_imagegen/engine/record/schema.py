@@ -197,8 +197,8 @@ def result_of(row: Mapping[str, Any]) -> Result:
 
 def _result(row: Mapping[str, Any], parts: Mapping[str, dict[str, Any]]) -> Result:
     return Result(
-        reply=Reply(**parts["reply"]) if parts["reply"] else _NO_REPLY,
-        tokens=TokenUsage(**parts["tokens"]) if parts["tokens"] else _NO_TOKENS,
+        reply=Reply(**parts["reply"]),
+        tokens=TokenUsage(**parts["tokens"]),
         cost=Cost(
             usd=row.get("cost_usd"),
             basis=row.get("cost_basis") or "unknown",
@@ -217,10 +217,6 @@ def _parts(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if value is not None and (place := _PLACES.get(column)) is not None:
             parts[place[0]][place[1]] = value
     return parts
-
-
-_NO_REPLY = Reply()
-_NO_TOKENS = TokenUsage()
 
 
 # -- JSON and Arrow --------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """An endpoint's answer as a result for the record: what it says, what it cost, what it means for
 pacing."""
 
+from dataclasses import replace
 from datetime import datetime, timezone
 
 from dagster_imagegen.engine.attempt import (
@@ -11,7 +12,6 @@ from dagster_imagegen.engine.attempt import (
     Result,
     TokenUsage,
 )
-from dagster_imagegen.engine.endpoint.kinds import FailureKind
 from dagster_imagegen.engine.endpoint.response import Answer, Failure, GeneratedImage
 from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.pacing.pacer import Signal
@@ -27,38 +27,34 @@ def result_of_answer(
     prompt and the error message. The error code stays, unless it is a text itself.
     """
     said = answer.result
-    failure = said if isinstance(said, Failure) else None
-    return Result(
-        status=failure.status if failure else "succeeded",
-        billing="not_billed" if sandbox else failure.billing if failure else "billed",
+    reply = Reply(http_status=answer.http_status, request_id=answer.request_id)
+    result = Result(
+        status="succeeded",
+        billing="not_billed" if sandbox else "billed",
         finished_at=finished_at,
-        error_code=_code(failure, with_texts=with_texts),
-        error_message=failure.message if failure and with_texts else None,
-        reply=_reply(answer, with_texts=with_texts),
         tokens=said.tokens or TokenUsage(),
         cost=SANDBOX_COST if sandbox else cost,
     )
-
-
-def _code(failure: Failure | None, *, with_texts: bool) -> str | None:
-    if failure is None:
-        return None
-    return failure.code if with_texts else failure.code_without_text
-
-
-def _reply(answer: Answer, *, with_texts: bool) -> Reply:
-    said = answer.result
     if isinstance(said, Failure):
-        return Reply(http_status=answer.http_status, request_id=answer.request_id)
-    return Reply(
-        http_status=answer.http_status,
-        request_id=answer.request_id,
-        revised_prompt=said.revised_prompt if with_texts else None,
-        answered_at=_created(said.created),
-        answered_size=said.size,
-        answered_quality=said.quality,
-        answered_background=said.background,
-        answered_format=said.output_format,
+        return replace(
+            result,
+            status=said.status,
+            billing="not_billed" if sandbox else said.billing,
+            error_code=said.code if with_texts else said.code_without_text,
+            error_message=said.message if with_texts else None,
+            reply=reply,
+        )
+    return replace(
+        result,
+        reply=replace(
+            reply,
+            revised_prompt=said.revised_prompt if with_texts else None,
+            answered_at=_created(said.created),
+            answered_size=said.size,
+            answered_quality=said.quality,
+            answered_background=said.background,
+            answered_format=said.output_format,
+        ),
     )
 
 
@@ -85,7 +81,7 @@ def cost_of_answer(
         return worst_case
     elif said.billing == "not_billed":
         return NO_COST
-    made = isinstance(said, GeneratedImage) or said.kind is FailureKind.SAVING_FAILED
+    made = isinstance(said, GeneratedImage) or said.kind.rules.billing == "billed"
     return prices.cost(
         request.model,
         tokens=said.tokens,

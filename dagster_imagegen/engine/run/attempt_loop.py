@@ -76,7 +76,7 @@ class AttemptLoop:
             )
             if wait is None:
                 return outcome
-            if context.stop.is_set:
+            if context.stop.is_set():
                 return None
             await asyncio.sleep(wait)
             turn = await context.breaker.admit(spare=unresolved.count > 0)
@@ -131,7 +131,7 @@ class AttemptLoop:
         )
         if self._context.defers:
             return _deferred(job, "budget_exhausted", message)
-        self._context.stop.set(
+        self._context.stop.fail(
             BudgetExhausted(
                 f"{message}. What was made is saved; raise the max_usd of the budget or of this "
                 "run, or run again when the budget's period is over. "

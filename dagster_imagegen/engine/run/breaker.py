@@ -280,12 +280,7 @@ class Breaker:
 
     def _error(self, failure: Failure, place: str, evidence: str) -> EndpointError:
         return failure.error_that_ends_run(
-            place,
-            evidence,
-            # It has worked, so it may work again, but for an account that cannot pay.
-            retry_can_help=failure.kind.rules.retry_can_help
-            or (self._has_succeeded and failure.kind is not FailureKind.OUT_OF_CREDIT),
-            with_message=self._with_messages,
+            place, evidence, has_worked=self._has_succeeded, with_message=self._with_messages
         )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dagster_imagegen.engine.attempt import (
     IMAGE_MISSING,
@@ -21,8 +22,8 @@ from dagster_imagegen.engine.images import Images
 from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.prompts.table import PromptTable
 from dagster_imagegen.engine.record import Record, RecordWriter, read_record
-from dagster_imagegen.engine.record.parts import open_parts, rows_about
-from dagster_imagegen.engine.record.schema import attempt_of, row_of, to_table
+from dagster_imagegen.engine.record.parts import read_rows
+from dagster_imagegen.engine.record.schema import attempt_of
 from dagster_imagegen.engine.request import ImageRequest
 from dagster_imagegen.engine.run.verdict import Judge, Redo, Unresolved, left_unresolved, successes
 from dagster_imagegen.engine.storage import ObjectStore, Storage
@@ -133,7 +134,7 @@ async def make_plan(
             wanted.setdefault(request.fingerprint, (request, row.prompt_id))
     on_record = _on_record(record, list(wanted), storage=storage)
     made = [each for attempts in on_record.values() for each in successes(attempts)]
-    gone = await images.missing([each.result.image.path for each in made if _has_image(each)])  # pyright: ignore[reportOptionalMemberAccess]  # checked there
+    gone = await images.missing([each.image.path for each in made if each.image is not None])
     await _add_what_arrived_later(on_record, images)
     judge = Judge(root_run_id=root_run_id, redo=redo, resend_unknown=resend_unknown, gone=gone)
     jobs: list[Job] = []
@@ -213,13 +214,15 @@ def _on_record(
     record: Record, fingerprints: list[str], *, storage: Storage
 ) -> Mapping[str, list[Attempt]]:
     """The attempts at each fingerprint, published or not, oldest first."""
-    tables = [to_table(row_of(each) for each in record.open_attempts).select(_COLUMNS)]
-    if record.parts and fingerprints:
-        paths = [storage.full_path(path) for path in record.parts]
-        parts = open_parts(paths, filesystem=storage.filesystem)
-        tables.append(rows_about(parts, fingerprints, columns=_COLUMNS))
+    rows = read_rows(
+        record.parts if fingerprints else (),
+        record.open_attempts,
+        storage=storage,
+        columns=_COLUMNS,
+        where=pc.field("fingerprint").isin(pa.array(fingerprints, pa.string())),
+    )
     found: dict[str, list[Attempt]] = {}
-    for row in pa.concat_tables(tables).sort_by("attempt_id").to_pylist():
+    for row in rows.sort_by("attempt_id").to_pylist():
         attempt = attempt_of(row)
         found.setdefault(attempt.fingerprint, []).append(attempt)
     return found
@@ -237,10 +240,6 @@ async def _add_what_arrived_later(on_record: Mapping[str, list[Attempt]], images
             attempt = next((each for each in attempts if each.attempt_id == attempt_id), None)
             attempts.append(await images.adopt(attempt_id, path, attempt))
             break
-
-
-def _has_image(attempt: Attempt) -> bool:
-    return attempt.result is not None and attempt.result.image is not None
 
 
 def _kind(outcome: Outcome) -> str:

@@ -107,7 +107,7 @@ class Sender:
             decision = await context.record.intend(attempt)
             if not isinstance(decision, Granted):
                 return decision
-            if context.stop.is_set:
+            if context.stop.is_set():
                 await context.record.withdraw(decision.attempt_id)
                 raise asyncio.CancelledError
             claim = Claim(turn=turn, slot=slot, attempt_id=decision.attempt_id)

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from dagster_imagegen.engine.attempt import Identity
 from dagster_imagegen.engine.money.budget import Budget
 from dagster_imagegen.engine.record import Record
-from dagster_imagegen.engine.record.parts import BOUND_COLUMNS, bound_usd, open_parts, part_day
-from dagster_imagegen.engine.record.schema import TIME, row_of, to_table
+from dagster_imagegen.engine.record.parts import BOUND_COLUMNS, bound_usd, part_day, read_rows
+from dagster_imagegen.engine.record.schema import TIME
 from dagster_imagegen.engine.storage import Storage
 
 _COLUMNS = ("asset_key", "root_run_id", "started_at", *BOUND_COLUMNS)
@@ -37,14 +37,10 @@ def _spent_usd(
 ) -> Decimal:
     """Others' reservations included. Unknown costs, and what is under way, count at their bound."""
     begins = budget.begins(now)
-    rows = [to_table(row_of(attempt) for attempt in record.open_attempts).select(_COLUMNS)]
     # A journal opened before midnight can hold rows of the next day, for a few minutes.
     oldest = None if begins is None else (begins - timedelta(days=1)).date()
     parts = [part for part in record.parts if oldest is None or part_day(part) >= oldest]
-    if parts:
-        paths = [storage.full_path(part) for part in parts]
-        rows.append(open_parts(paths, filesystem=storage.filesystem).to_table(list(_COLUMNS)))
-    table = pa.concat_tables(rows)
+    table = read_rows(parts, record.open_attempts, storage=storage, columns=_COLUMNS)
     if budget.scope == "asset":
         table = table.filter(_is("asset_key", identity.asset_key))
     if budget.per == "run":

@@ -101,8 +101,7 @@ def left_unresolved(attempts: Sequence[Attempt]) -> list[Attempt]:
 
 
 def _path(attempt: Attempt) -> str | None:
-    image = None if attempt.result is None else attempt.result.image
-    return None if image is None else image.path
+    return None if attempt.image is None else attempt.image.path
 
 
 def _refusal(request: ImageRequest, attempts: Sequence[Attempt]) -> Attempt | None:

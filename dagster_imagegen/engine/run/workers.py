@@ -59,19 +59,19 @@ class Pass:
         self._todo.extend(job for job in plan.jobs if job.known is None)
         try:
             try:
-                if self._todo and not context.stop.is_set:
+                if self._todo and not context.stop.is_set():
                     await context.images.check_writable()
                     await context.record.open()
                     allowance = await self._open_allowance()
                     await self._work(
                         AttemptLoop(context, self._sender, allowance=allowance), workers
                     )
-                    if not context.stop.is_set and (error := context.breaker.error_of_all()):
-                        context.stop.set(error)
+                    if not context.stop.is_set() and (error := context.breaker.error_of_all()):
+                        context.stop.fail(error)
             finally:
                 await context.record.close()
         except StorageError as error:
-            context.stop.set(error)
+            context.stop.fail(error)
 
     async def _open_allowance(self) -> Allowance | None:
         """Reserve what all of it can cost, if that is left in the budget; less of it otherwise."""
@@ -106,7 +106,7 @@ class Pass:
     async def _worker(self, loop: AttemptLoop) -> None:
         breaker, stop = self._context.breaker, self._context.stop
         try:
-            while self._todo and not stop.is_set:
+            while self._todo and not stop.is_set():
                 turn = await breaker.admit()
                 if not self._todo:
                     breaker.give_up(turn)
@@ -120,7 +120,7 @@ class Pass:
                 if outcome is not None:
                     self._report(outcome)
         except Exception as error:  # noqa: BLE001  # whatever it is, it ends the pass and is raised
-            stop.set(error)
+            stop.fail(error)
 
     def _take(self, turn: Turn) -> Job:
         """The next job; for a probe any: rows that fail for their own reasons stand together."""

@@ -132,20 +132,22 @@ def test_every_answer_has_its_kind(kind: K, answer: tuple[int, object, dict[str,
 
 # tries: how often a request is sent in all while it fails in this way, and in brackets if the
 # caller allows to send an unknown outcome again. In a 200: what the kind means with that status.
+# all fail: the error of a run whose requests all fail so; "step" where a retry of the step can help,
+# "wait" where the run waits first, "all" where even a table of one row ends so.
 MEANING = """
-kind           status        billing     in a 200    tries   sending   ends the run           step
-RATE_LIMITED   rate_limited  not_billed  not_billed  5       refused   -                      retry
-UNAVAILABLE    failed        not_billed  not_billed  5       refused   -                      retry
-UNREACHABLE    failed        not_billed  not_billed  5       unclear   last try: Unreachable  retry
-SERVER_ERROR   failed        unknown     unknown     3       accepted  -                      retry
-AMBIGUOUS      unknown       unknown     unknown     1 (3)   accepted  -                      -
-REFUSED        refused       not_billed  not_billed  1       accepted  -                      -
-REJECTED       rejected      not_billed  unknown     1       accepted  -                      retry
-MISCONFIGURED  rejected      not_billed  unknown     1       accepted  at once: Misconfigured -
-OUT_OF_CREDIT  rejected      not_billed  not_billed  1       accepted  at once: OutOfCredit   -
-SAVING_FAILED  failed        billed      billed      1       accepted  -                      retry
+kind           status        billing     in a 200    tries   sending   all fail
+RATE_LIMITED   rate_limited  not_billed  not_billed  50      refused   Unreachable step
+UNAVAILABLE    failed        not_billed  not_billed  50      refused   Unreachable step wait
+UNREACHABLE    failed        not_billed  not_billed  50      unclear   Unreachable step wait
+SERVER_ERROR   failed        unknown     unknown     3       accepted  Unreachable step
+AMBIGUOUS      unknown       unknown     unknown     1 (3)   accepted  Misconfigured
+REFUSED        refused       not_billed  not_billed  1       accepted  -
+REJECTED       rejected      not_billed  unknown     1       accepted  Misconfigured
+MISCONFIGURED  rejected      not_billed  unknown     1       accepted  Misconfigured all
+OUT_OF_CREDIT  rejected      not_billed  not_billed  1       accepted  OutOfCredit all
+SAVING_FAILED  failed        billed      billed      1       accepted  -
 """
-COLUMNS = [0, 15, 29, 41, 53, 61, 71, 94]
+COLUMNS = [0, 15, 29, 41, 53, 61, 71]
 ROWS = {
     row.split()[0]: [
         row[start:end].strip() for start, end in zip(COLUMNS, [*COLUMNS[1:], None], strict=True)
@@ -165,18 +167,56 @@ def sample(kind: K) -> Failure:
 @pytest.mark.parametrize("kind", FailureKind)
 def test_what_each_kind_means(kind: K) -> None:
     """Each row of the table, as status, billing, retries, pacing and the end of a run see it."""
-    status, billing, billing_in_200, told_tries, sending, told_end, step = ROWS[kind.name]
+    status, billing, billing_in_200, told_tries, sending, all_fail = ROWS[kind.name]
     failed = sample(kind)
     assert (failed.status, failed.billing, failed.admission) == (status, billing, sending)
     assert replace(failed, http_status=200).billing == billing_in_200
     tries, allowed = tries_of(failed), tries_of(failed, may_resend_unknown=True)
     assert told_tries == (str(tries) if allowed == tries else f"{tries} ({allowed})")
-    at_once = failed.error_that_ends_run("e", out_of_tries=False)
-    at_last = failed.error_that_ends_run("e", out_of_tries=True)
-    end = f"{'at once' if at_once else 'last try'}: {type(at_last).__name__}" if at_last else "-"
-    assert end.replace(": Endpoint", ": ") == told_end
-    assert kind.rules.retry_can_help == (step == "retry")
-    assert at_last is None or at_last.retry_can_help == (step == "retry")
+    assert all_fail == end_of(failed)
+
+
+def end_of(failed: Failure) -> str:
+    """The end of a run whose requests all fail so, in the words of the table."""
+    if failed.kind.rules.if_all_fail is None:
+        with pytest.raises(ValueError, match="ends no run"):
+            failed.error_that_ends_run("e", "All", has_worked=False)
+        return "-"
+    error = failed.error_that_ends_run("e", "All", has_worked=False)
+    words = {
+        "step": error.retry_can_help,
+        "wait": failed.is_outage,
+        "all": failed.kind.rules.concerns_all,
+    }
+    name = type(error).__name__.removeprefix("Endpoint")
+    return " ".join([name, *(word for word, holds in words.items() if holds)])
+
+
+@pytest.mark.parametrize("kind", FailureKind)
+def test_what_has_worked_may_work_again(kind: K) -> None:
+    """Then a retry of the step can help, but for an account that cannot pay."""
+    if kind.rules.if_all_fail is None:
+        return
+    error = sample(kind).error_that_ends_run("e", "All", has_worked=True)
+    assert error.retry_can_help == (kind is not K.OUT_OF_CREDIT)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "outage"),
+    [
+        *((status, None, True) for status in (502, 503, 504, 524, 529)),
+        *((status, None, False) for status in (400, 401, 429, 500, 501)),
+        (None, "connection_lost", True),
+        (None, "read_timeout", False),
+    ],
+)
+def test_what_shows_an_outage(status: int | None, code: str | None, outage: bool) -> None:
+    """A gateway that reaches nobody, and a connection that breaks; not a crash, not a refusal."""
+    if status is None:
+        failed = failure(K.AMBIGUOUS, http_status=None, code=code)
+    else:
+        failed = classified(status, b"")
+    assert failed.is_outage == outage
 
 
 def test_the_table_is_complete() -> None:
@@ -192,7 +232,7 @@ def tries_of(failed: Failure, *, may_resend_unknown: bool = False) -> int:
         policy.wait_before_next(
             failed, failed={failed.kind: n}, random=rng, may_resend_unknown=may_resend_unknown
         )
-        for n in range(1, 9)
+        for n in range(1, 60)
     ]
     assert sorted(waits, key=lambda wait: wait is None) == waits
     return 1 + sum(wait is not None for wait in waits)
@@ -201,14 +241,14 @@ def tries_of(failed: Failure, *, may_resend_unknown: bool = False) -> int:
 def test_the_error_that_ends_a_run_names_the_place_and_the_remedy() -> None:
     """The endpoint's message is left out where prompts must not be recorded."""
     failed = classified(401, openai("invalid_api_key", message="Bad key for 'a mug'."))
-    error = failed.error_that_ends_run("api.example, model 'm'", out_of_tries=True)
+    error = failed.error_that_ends_run("api.example, model 'm'", "All", has_worked=False)
     assert isinstance(error, EndpointMisconfigured)
     assert (error.http_status, error.code) == (401, "invalid_api_key")
     assert str(error).startswith(
         "api.example, model 'm': 401 (invalid_api_key): Bad key for 'a mug'. "
     )
     assert "check base_url, api_key, model" in str(error)
-    silent = failed.error_that_ends_run("e", out_of_tries=True, with_message=False)
+    silent = failed.error_that_ends_run("e", "All", has_worked=False, with_message=False)
     assert str(silent).startswith("e: 401 (invalid_api_key). ")
 
 

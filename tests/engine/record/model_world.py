@@ -1,4 +1,4 @@
-"""The world in which writers meet: a store with moods, and an endpoint that keeps books."""
+"""The world in which writers meet: a store with moods, and an endpoint that keeps a request log."""
 
 import asyncio
 import pickle
@@ -49,7 +49,7 @@ WORST_CASE_USD = Decimal(1)
 
 @dataclass(kw_only=True)
 class Post:
-    """One request, as the endpoint has it in its books."""
+    """One request, as the endpoint has it in its request log."""
 
     attempt_id: str
     fingerprint: str
@@ -78,7 +78,7 @@ class Moods:
 
 
 class World:
-    """The store's objects, the endpoint's books, and everything that is known of the writers."""
+    """The store's objects, the endpoint's request log, and all that is known of the writers."""
 
     def __init__(
         self,

@@ -11,7 +11,6 @@ import polars
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -22,9 +21,8 @@ from dagster_imagegen.engine.record.parts import (
     decode_part,
     encode_part,
     journal_of,
-    open_parts,
     part_path,
-    rows_about,
+    read_rows,
 )
 from dagster_imagegen.engine.record.schema import (
     MONEY,
@@ -37,6 +35,7 @@ from dagster_imagegen.engine.record.schema import (
     row_of,
     to_table,
 )
+from dagster_imagegen.engine.storage import Storage
 
 NOON = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=timezone.utc)
 
@@ -170,12 +169,13 @@ def test_an_older_part_reads_with_gaps(tmp_path: Path):
     new = attempt_of(row(attempt_id="new", fingerprint="g"))
     (tmp_path / "new.parquet").write_bytes(encode_part([new]))
     (tmp_path / "notes.txt").write_text("not a part")
-    paths = [str(tmp_path / name) for name in ("old.parquet", "new.parquet")]
-    parts = open_parts(paths, filesystem=pyarrow.fs.LocalFileSystem())
-    assert parts.to_table().schema.names == SCHEMA.names
-    assert parts.to_table()["price_as_of"].to_pylist() == [None, date(2026, 11, 1)]
-    about = rows_about(parts, ["g"], columns=["attempt_id"])
-    assert about.to_pylist() == [{"attempt_id": "new"}]
+    paths, storage = ["old.parquet", "new.parquet"], Storage(str(tmp_path))
+    rows = read_rows(paths, [], storage=storage)
+    assert rows.schema.names == SCHEMA.names
+    assert rows["price_as_of"].to_pylist() == [None, date(2026, 11, 1)]
+    about_g = pc.field("fingerprint") == "g"
+    found = read_rows(paths, [], storage=storage, columns=["attempt_id"], where=about_g)
+    assert found.to_pylist() == [{"attempt_id": "new"}]
 
 
 def test_what_counts_against_a_budget_is_the_same_in_a_table():

@@ -118,15 +118,21 @@ async def _send_all(
         return None
 
     tasks = [asyncio.create_task(work()) for _ in range(workers)]
-    everything = asyncio.gather(*tasks, return_exceptions=True)
+    everything = asyncio.ensure_future(asyncio.wait(tasks))
     ended = asyncio.create_task(stop.wait())
     await asyncio.wait({everything, ended}, return_when=asyncio.FIRST_COMPLETED)
     for task in (*tasks, ended):
         task.cancel()
-    await asyncio.gather(*tasks, ended, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await everything
     done.error = done.error or breaker.error_of_all()
     done.seconds = loop.time()
     return done
+
+
+def not_expected(error: EndpointError) -> None:
+    """The end of a run that should go on."""
+    raise error
 
 
 # -- a failure belongs to its row ------------------------------------------------------------------
@@ -135,7 +141,7 @@ async def _send_all(
 @pytest.mark.parametrize("said", [WRONG_KEY, NO_CREDIT, BAD_ROW, REFUSED])
 @pytest.mark.parametrize("at", [0, 50, 99])
 def test_one_failure_among_good_answers_is_one_row(said: Failure, at: int) -> None:
-    sending = send_all(lambda row, _: said if row == at else None)
+    sending = send_all(lambda row, now: said if row == at else None)
     assert sending.failed == {at: said}
     assert len(sending.made) == 99
     assert sending.error is None
@@ -143,7 +149,7 @@ def test_one_failure_among_good_answers_is_one_row(said: Failure, at: int) -> No
 
 def test_rows_that_fail_together_are_not_the_end_of_the_rest() -> None:
     """Forty bad rows in a row pause sending; a probe of another row shows that all is well."""
-    sending = send_all(lambda row, _: BAD_ROW if 20 <= row < 60 else None)
+    sending = send_all(lambda row, now: BAD_ROW if 20 <= row < 60 else None)
     assert set(sending.failed) == set(range(20, 60))
     assert len(sending.made) == 60
     assert sending.error is None
@@ -152,13 +158,13 @@ def test_rows_that_fail_together_are_not_the_end_of_the_rest() -> None:
 
 def test_bad_rows_at_the_beginning_are_not_the_end_of_the_rest() -> None:
     """The requests in flight, and then a row chosen at random, decide."""
-    sending = send_all(lambda row, _: BAD_ROW if row < 6 else None)
+    sending = send_all(lambda row, now: BAD_ROW if row < 6 else None)
     assert len(sending.made) == 94
     assert sending.error is None
 
 
 def test_refused_prompts_show_that_the_endpoint_works() -> None:
-    sending = send_all(lambda *_: REFUSED)
+    sending = send_all(lambda row, now: REFUSED)
     assert len(sending.failed) == 100
     assert sending.error is None
     assert not sending.paused
@@ -179,7 +185,8 @@ def test_refused_prompts_show_that_the_endpoint_works() -> None:
 def test_if_nothing_succeeds_and_the_first_agree_the_run_ends(
     said: Failure, error: type[EndpointError], helps: bool
 ) -> None:
-    sending = send_all(lambda *_: said, workers=4)
+    sending = send_all(lambda row, now: said, workers=4)
+    assert sending.error is not None
     assert type(sending.error) is error
     assert AGREE < sending.sent <= 2 * AGREE
     assert sending.seconds < 10
@@ -189,18 +196,18 @@ def test_if_nothing_succeeds_and_the_first_agree_the_run_ends(
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_a_short_table_ends_with_the_error_that_all_share(rows: int) -> None:
-    sending = send_all(lambda *_: WRONG_KEY, rows=rows)
+    sending = send_all(lambda row, now: WRONG_KEY, rows=rows)
     assert type(sending.error) is EndpointMisconfigured
     assert "invalid_api_key" in str(sending.error)
 
 
 @pytest.mark.parametrize("said", [BAD_ROW, REFUSED])
 def test_a_short_table_of_bad_rows_is_rows(said: Failure) -> None:
-    assert send_all(lambda *_: said, rows=3).error is None
+    assert send_all(lambda row, now: said, rows=3).error is None
 
 
 def test_a_key_that_is_revoked_ends_the_run_when_patience_is_out() -> None:
-    sending = send_all(lambda _, now: None if now < 5 else WRONG_KEY, patience=120)
+    sending = send_all(lambda row, now: None if now < 5 else WRONG_KEY, patience=120)
     assert type(sending.error) is EndpointMisconfigured
     assert sending.error.retry_can_help
     assert "Nothing has succeeded for" in str(sending.error)
@@ -209,7 +216,7 @@ def test_a_key_that_is_revoked_ends_the_run_when_patience_is_out() -> None:
 
 
 def test_a_node_that_refuses_the_key_for_a_while_costs_a_few_rows() -> None:
-    sending = send_all(lambda _, now: WRONG_KEY if 3 <= now < 20 else None)
+    sending = send_all(lambda row, now: WRONG_KEY if 3 <= now < 20 else None)
     assert sending.error is None
     assert len(sending.failed) < 20
     assert len(sending.made) == 100 - len(sending.failed)
@@ -221,7 +228,7 @@ def test_a_node_that_refuses_the_key_for_a_while_costs_a_few_rows() -> None:
 @pytest.mark.parametrize("said", [AWAY, BUSY, BAD_GATEWAY, RESET])
 def test_an_outage_is_waited_for(said: Failure) -> None:
     """Two minutes long: single probes, all rows made, and the progress line says why."""
-    sending = send_all(lambda _, now: said if 3 <= now < 123 else None)
+    sending = send_all(lambda row, now: said if 3 <= now < 123 else None)
     assert sending.error is None
     assert len(sending.made) == 100
     assert 123 < sending.seconds < 123 + 60
@@ -237,7 +244,7 @@ def test_different_failures_of_one_outage_agree() -> None:
 
 
 def test_an_outage_that_does_not_end_ends_the_run() -> None:
-    sending = send_all(lambda _, now: None if now < 3 else AWAY, patience=300)
+    sending = send_all(lambda row, now: None if now < 3 else AWAY, patience=300)
     assert type(sending.error) is EndpointUnreachable
     assert sending.error.retry_can_help
     assert 300 <= sending.seconds < 320
@@ -245,18 +252,18 @@ def test_an_outage_that_does_not_end_ends_the_run() -> None:
 
 
 def test_an_outage_at_the_beginning_is_waited_for() -> None:
-    sending = send_all(lambda _, now: BUSY if now < 200 else None)
+    sending = send_all(lambda row, now: BUSY if now < 200 else None)
     assert len(sending.made) == 100
 
 
 def test_an_address_that_never_answers_is_given_a_minute() -> None:
-    sending = send_all(lambda *_: AWAY)
+    sending = send_all(lambda row, now: AWAY)
     assert type(sending.error) is EndpointUnreachable
     assert 60 <= sending.seconds < 62
 
 
 def test_an_endpoint_that_refuses_all_as_too_many_ends_the_run_when_patience_is_out() -> None:
-    sending = send_all(lambda *_: TOO_FAST, patience=300)
+    sending = send_all(lambda row, now: TOO_FAST, patience=300)
     assert type(sending.error) is EndpointUnreachable
     assert 300 <= sending.seconds < 303
     assert not sending.paused  # the pacer has slowed it long before
@@ -279,7 +286,7 @@ def test_refusals_because_of_load_do_not_pause_while_others_are_at_work() -> Non
 @pytest.mark.parametrize("seed", range(5))
 def test_server_errors_at_random_do_not_stop_a_run(seed: int) -> None:
     chance = random.Random(seed)
-    sending = send_all(lambda *_: CRASH if chance.random() < 0.1 else None, rows=300)
+    sending = send_all(lambda row, now: CRASH if chance.random() < 0.1 else None, rows=300)
     assert len(sending.made) == 300
     assert sending.error is None
 
@@ -293,7 +300,7 @@ def decide(*, agreeing: int, at_work: int = 2) -> tuple[bool, float]:
     async def main() -> tuple[bool, float]:
         loop = asyncio.get_running_loop()
         breaker = Breaker(
-            patience_seconds=600, in_flight=lambda: 1, end=lambda _: None, rng=random.Random(1)
+            patience_seconds=600, in_flight=lambda: 1, end=not_expected, rng=random.Random(1)
         )
         streak = breaker.observe(await breaker.admit(), RESET, place="e")
         assert streak is not None
@@ -323,7 +330,7 @@ def test_the_last_row_has_nobody_to_wait_for() -> None:
 def test_a_probe_that_is_cancelled_makes_room_for_another() -> None:
     async def main() -> None:
         breaker = Breaker(
-            patience_seconds=600, in_flight=lambda: 0, end=lambda _: None, rng=random.Random(1)
+            patience_seconds=600, in_flight=lambda: 0, end=not_expected, rng=random.Random(1)
         )
         for _ in range(AGREE):
             breaker.observe(await breaker.admit(), AWAY, place="e")
@@ -343,7 +350,7 @@ def test_a_probe_that_is_cancelled_makes_room_for_another() -> None:
 def test_a_row_that_may_have_been_paid_for_is_the_last_to_probe() -> None:
     async def main() -> None:
         breaker = Breaker(
-            patience_seconds=600, in_flight=lambda: 0, end=lambda _: None, rng=random.Random(1)
+            patience_seconds=600, in_flight=lambda: 0, end=not_expected, rng=random.Random(1)
         )
         for _ in range(AGREE):
             breaker.observe(await breaker.admit(), RESET, place="e")

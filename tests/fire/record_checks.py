@@ -1,4 +1,4 @@
-"""The provider's books against ours: what every test under fire ends with."""
+"""The provider's request log against the record: what every test under fire ends with."""
 
 import hashlib
 import io
