@@ -153,11 +153,10 @@ class ImageClient:
         Whatever goes wrong at the endpoint or in the network is a `Failure` in the answer, never
         an exception.
         """
-        delivery = _Delivery()
-        deadline = asyncio.get_running_loop().time() + self._timeout_seconds
+        delivery = _Delivery(self._timeout_seconds)
         self._home.look_up()
         try:
-            head, result = await self._exchange(request, delivery, deadline)
+            head, result = await self._exchange(request, delivery)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
             return Answer(result=self._without_secrets(self._without_answer(error, delivery)))
         result = with_bill(result, head)
@@ -167,7 +166,7 @@ class ImageClient:
         return self._answer(head, result)
 
     async def _exchange(
-        self, request: ImageRequest, delivery: "_Delivery", deadline: float
+        self, request: ImageRequest, delivery: "_Delivery"
     ) -> tuple[AnswerHead, Result]:
         """Send a request and read its answer. Raises what httpx raises if no head comes."""
         async with self._connections.client() as http:
@@ -179,14 +178,14 @@ class ImageClient:
                 extensions={"trace": delivery.trace},
             )
             # A head can come in drips too, each of them in time.
-            response = await _until(deadline, http.send(sent, stream=True))
+            response = await delivery.in_time(http.send(sent, stream=True))
             try:
                 head = AnswerHead(
                     http_status=response.status_code,
                     headers=response.headers,
                     now=self._wall_clock(),
                 )
-                result = await self._result(response, head, deadline)
+                result = await self._result(response, head, delivery)
             finally:
                 await response.aclose()
             if has_more(response):
@@ -206,11 +205,13 @@ class ImageClient:
             headroom=read_headroom(head.headers, now=head.now),
         )
 
-    async def _result(self, response: httpx.Response, head: AnswerHead, deadline: float) -> Result:
+    async def _result(
+        self, response: httpx.Response, head: AnswerHead, delivery: "_Delivery"
+    ) -> Result:
         body = bytearray()
         content_type = head.headers.get("content-type", "")
         try:
-            async with contextlib.aclosing(self._chunks(response, deadline)) as chunks:
+            async with contextlib.aclosing(self._chunks(response, delivery)) as chunks:
                 async for chunk in chunks:
                     # What is sent before an answer to keep its connection open is not kept.
                     body += chunk if body else chunk.lstrip()
@@ -225,7 +226,7 @@ class ImageClient:
         return read_body(body, head)  # An error is read although the connection was cut.
 
     async def _chunks(
-        self, response: httpx.Response, deadline: float
+        self, response: httpx.Response, delivery: "_Delivery"
     ) -> AsyncGenerator[bytes, None]:
         """The body, up to a size and a time; `_TooLarge` or `ReadTimeout` beyond them."""
         limit = self._max_body_bytes if response.is_success else MAX_ERROR_BYTES
@@ -233,7 +234,7 @@ class ImageClient:
         async with contextlib.aclosing(unpacked(response)) as chunks:
             with contextlib.suppress(StopAsyncIteration):
                 while True:
-                    chunk = await _until(deadline, anext(chunks))
+                    chunk = await delivery.in_time(anext(chunks))
                     seen += len(chunk)
                     if seen > limit:
                         raise _TooLarge(f"the answer is larger than {limit:,} bytes")
@@ -249,7 +250,7 @@ class ImageClient:
         """The failure for an exception that came before any answer."""
         if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
             kind, code = FailureKind.MISCONFIGURED, "cannot_be_sent"
-        elif isinstance(error, UNDELIVERED) or delivery.failed or delivery.connecting:
+        elif isinstance(error, UNDELIVERED) or delivery.failed:
             kind, code = FailureKind.UNREACHABLE, "unreachable"
         else:
             return ambiguous(*self._cut_off(error))
@@ -266,25 +267,6 @@ class ImageClient:
         return replace(
             result, **{name: self._secrets.cut_from(text) for name, text in texts.items()}
         )
-
-
-async def _until(deadline: float, work: Awaitable[T]) -> T:
-    """The result of `work`; `ReadTimeout` if it is not there in time.
-
-    Before Python 3.12 `asyncio.wait_for` can swallow the cancellation of its caller.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        remaining = deadline - asyncio.get_running_loop().time()
-        await asyncio.wait({task}, timeout=max(remaining, 0))
-        if task.done():
-            return task.result()
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-            _ = task.cancelled() or task.exception()  # nobody else asks for it
-    raise httpx.ReadTimeout("the answer did not end in time")
 
 
 async def _with_start(
@@ -326,20 +308,47 @@ class _TooLarge(Exception):
 
 
 class _Delivery:
-    """Whether a request is known not to have been sent completely.
+    """How far a request has got: whether it was sent completely, and how long its answer may take.
 
     When writing fails, httpx still tries to read an answer and raises an error of reading, after
     which the request could have been billed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_seconds: float) -> None:
         self.failed = False
-        self.connecting = False  # what was not begun was not sent
+        self._timeout_seconds = timeout_seconds
+        self._clock = asyncio.get_running_loop().time
+        self._connecting = False  # for which httpx has a limit
+        self._connected_at = self._clock()
 
     async def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """What httpcore calls before and after each of its steps."""
-        self.connecting = event.startswith(("connection.", "proxy.", "socks."))
-        if event.endswith("connect_tcp.complete"):
-            keep_alive(info["return_value"])
         if event.endswith(("send_request_headers.failed", "send_request_body.failed")):
             self.failed = True
+        if event.endswith("connect_tcp.complete"):
+            keep_alive(info["return_value"])
+        self._connecting = event.startswith(("connection.", "proxy.", "socks."))
+        if self._connecting:
+            self._connected_at = self._clock()
+
+    async def in_time(self, work: Awaitable[T]) -> T:
+        """The result of `work`; `ReadTimeout` if the time for the whole answer is over before.
+
+        Before Python 3.12 `asyncio.wait_for` can swallow the cancellation of its caller.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done() and (seconds := self._remaining()) > 0:
+                await asyncio.wait({task}, timeout=seconds)
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+        if task.cancelled():
+            raise httpx.ReadTimeout("the answer did not end in time")
+        return task.result()
+
+    def _remaining(self) -> float:
+        if self._connecting:
+            return self._timeout_seconds
+        return self._connected_at + self._timeout_seconds - self._clock()
