@@ -30,7 +30,8 @@ from dagster_imagegen.engine.endpoint.wire import decode, load_json, message_of
 from dagster_imagegen.engine.image_header import read_header
 
 PIECE_BYTES = 262_144  # how much of a compressed body is unpacked at once
-UNPACKED_BYTES = 4_000_000  # of a body that is unpacked to more, each byte becomes a few at most
+# What unpacks to more than this, and to more than so many times its size, is no image but a bomb.
+UNPACKED_BYTES = 4_000_000
 UNPACKED_RATIO = 50
 SPACE = b" \t\r\n"
 LINK = re.compile(r"https?://\S{1,4000}", re.IGNORECASE)

@@ -1,14 +1,16 @@
 """Where in a JSON document the image is: under the names that servers give it, the best first."""
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from dagster_imagegen.engine.endpoint.image_text import spells_image
 from dagster_imagegen.engine.endpoint.wire import load_json
 
 DEPTH_MAX = 12
+TEXTS_MAX = 10_000  # how many texts are looked at
 # Names are compared in lower case without underscores: imageURL is image_url.
 ENCODED = (
     "b64json b64 base64 imagebase64 imageb64 b64image base64image base64data imagebase64data "
@@ -42,7 +44,8 @@ class Found:
 
 def images_in(value: object) -> Iterator[Found]:
     """Everything in a document that can be its image, in the order in which to try it."""
-    return _walk(value, "", ())
+    for text in itertools.islice(_texts(value, "", ()), TEXTS_MAX):
+        yield from _found(text)
 
 
 def image_in_broken_json(body: bytes | bytearray) -> str | None:
@@ -57,26 +60,32 @@ def image_in_broken_json(body: bytes | bytearray) -> str | None:
     return None
 
 
-def _walk(
+class _Text(NamedTuple):
+    text: str
+    name: str
+    places: tuple[Mapping[str, Any], ...]
+
+
+def _texts(
     value: object, name: str, places: tuple[Mapping[str, Any], ...], depth: int = 0
-) -> Iterator[Found]:
+) -> Iterator[_Text]:
+    """The texts under the names above."""
     if isinstance(value, str):
-        yield from _texts(value.strip(), name, places, depth)
+        yield _Text(value.strip(), name, places)
     elif depth == DEPTH_MAX:
         return
     elif isinstance(value, list):
         for item in cast("list[object]", value):
-            yield from _walk(item, name, places, depth + 1)
+            yield from _texts(item, name, places, depth + 1)
     elif isinstance(value, dict):
         inside = cast("dict[str, object]", value)
         named = [(RANKS.get(key.lower().replace("_", ""), -1), key) for key in inside]
         for rank, key in sorted(pair for pair in named if pair[0] >= 0):
-            yield from _walk(inside[key], NAMES[rank], (*places, inside), depth + 1)
+            yield from _texts(inside[key], NAMES[rank], (*places, inside), depth + 1)
 
 
-def _texts(
-    text: str, name: str, places: tuple[Mapping[str, Any], ...], depth: int
-) -> Iterator[Found]:
+def _found(given: _Text, *, is_inner: bool = False) -> Iterator[Found]:
+    text, name, places = given
     is_href = text[:8].lower().startswith(("http://", "https://"))
     if not text:
         return
@@ -84,9 +93,10 @@ def _texts(
         yield Found(text=text, is_link=False, places=places)
     elif name in TEXT_NAMES or is_href:
         yield Found(text=text, is_link=is_href or name in LINK_NAMES, places=places)
-    elif text[0] in "{[" and depth <= DEPTH_MAX - 6:  # JSON in a text
+    elif text[0] in "{[" and not is_inner:  # JSON in a text
         try:
             inside = load_json(text)
         except ValueError:
             return
-        yield from _walk(inside, name, places, depth + 6)
+        for each in itertools.islice(_texts(inside, name, places), TEXTS_MAX):
+            yield from _found(each, is_inner=True)

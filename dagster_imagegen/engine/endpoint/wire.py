@@ -20,7 +20,6 @@ TEXT_CHARACTERS = 100_000
 COUNT_MAX = 2**63 - 1
 VALUES_MAX = 2_000_000  # each takes up to 100 bytes of memory; an svg has many commas
 DEPTH_MAX = 200  # of the fast parser
-BOM = "\ufeff"
 COST_MAX_USD = Decimal(1_000_000)  # for one request: more is not a price
 XAI_TICKS_PER_USD = 10**10
 T = TypeVar("T")
@@ -45,7 +44,7 @@ def load_json(data: bytes | bytearray | str) -> Any:
     except ValueError:
         text = data if isinstance(data, str) else decode(data)
     try:
-        value = json.loads(text.removeprefix(BOM), strict=False)
+        value = json.loads(text, strict=False)
     except RecursionError:
         raise ValueError("JSON nested too deep") from None
     if _is_deeper(value, DEPTH_MAX):
@@ -67,7 +66,7 @@ def _is_deeper(value: object, depth: int) -> bool:
 
 def decode(data: bytes | bytearray) -> str:
     """Bytes as text without a byte order mark, also if they are not valid UTF-8."""
-    return data.decode(json.detect_encoding(data), "replace").removeprefix(BOM)
+    return data.decode(json.detect_encoding(data), "replace")
 
 
 def mapping_of(value: object) -> Mapping[str, Any]:

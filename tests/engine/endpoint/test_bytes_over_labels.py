@@ -75,6 +75,7 @@ BODIES = {
     "events with CRLF": (PARTIAL + COMPLETED).replace(b"\n", b"\r\n"),
     "events without spaces": COMPLETED.replace(b": ", b":"),
     "events behind a BOM": b"\xef\xbb\xbf" + COMPLETED,
+    "events behind what kept the connection": b"\r\n" * 400 + COMPLETED,
     "events behind a comment": b": hello\n\n" + COMPLETED,
     "an event without a name": event(None, b64_json=B64),
     "events without empty lines": COMPLETED.replace(b"\n\n", b"\n") + b"data: [DONE]\n",
@@ -88,13 +89,14 @@ BODIES = {
     "JSON with a comma too many": JSON.replace(b"}]}", b"},]}"),
     "the repr of a dict": repr(json.loads(JSON)).encode(),
     "the image": IMAGE,
+    "the image behind a blank line": b"\r\n" + IMAGE,
     "base64": B64.encode(),
     "base64 in quotes": f'"{B64}"\n'.encode(),
     "a data URL": f"data:image/png;base64,{B64}".encode(),
 }
 
 
-@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("label", [*LABELS, "text/html"])
 @pytest.mark.parametrize("name", BODIES)
 def test_a_body_is_what_its_bytes_are(name: str, label: str) -> None:
     """Its content type neither adds to it nor takes from it."""
@@ -189,6 +191,12 @@ def test_what_is_asked_for_is_not_taken_for_the_answer() -> None:
     assert failure(says(http(json.dumps(answer).encode()))).code == "no_image"
 
 
+def test_an_image_behind_thousands_of_other_texts_is_not_looked_for() -> None:
+    """Whoever sends so many wants to keep the reader busy."""
+    answer = {"images": [*["A mug."] * 20_000, B64]}
+    assert failure(says(http(json.dumps(answer).encode()))).code == "no_image"
+
+
 def test_facts_beside_an_image_wherever_it_is() -> None:
     """The objects around an image say what is said of it; the outermost counts."""
     answer = {
@@ -256,6 +264,10 @@ ENDS: dict[str, tuple[Act, dict[str, Any]]] = {
     "reset": (resets(http(PARTIAL, length=10**6)), {}),
     "done": (says(http(PARTIAL + b"data: [DONE]\n\n", length=10**6)), {}),
     "broken": (says(http(PARTIAL + event("image_generation.completed", b64_json="#"))), {}),
+    "broken and open": (
+        says(http(PARTIAL + event("image_generation.completed", b64_json="#"), length=10**6)),
+        {},
+    ),
     "too long": (
         drips(http(PARTIAL, length=10**9), b": " + b"x" * 9000 + b"\n\n", seconds=0),
         {"max_body_bytes": 50_000},
@@ -343,7 +355,7 @@ def test_a_partial_image_that_is_cut_short_is_no_image() -> None:
 # -- the bill --------------------------------------------------------------------------------------
 
 
-def billed(usage: object = None, **headers: str) -> Decimal | None:
+def billed(usage: object = None, **headers: Any) -> Decimal | None:
     body = json.dumps({"data": [ITEM], "usage": usage}).encode()
     return image(says(http(body, **headers))).reported_cost_usd
 
@@ -378,7 +390,7 @@ def test_the_cost_that_an_answer_names(usage: object, usd: str | None) -> None:
 
 def test_the_cost_in_the_head_of_an_answer() -> None:
     """A gateway's, where the body names none: also for a link, a raw image and a failure."""
-    header = {"x_litellm_response_cost": "0.0125"}
+    header: dict[str, Any] = {"x_litellm_response_cost": "0.0125"}
     usd = Decimal("0.0125")
     assert billed(**header) == usd
     assert billed({"cost": 0.5}, **header) == Decimal("0.5")

@@ -211,16 +211,13 @@ def test_only_dead_addresses() -> None:
 def test_an_endpoint_cannot_move_into_a_private_network(first: str) -> None:
     """Where its name led before the first answer counts; what it leads to later opens nothing."""
     inside = Peer([says(http(PNG, content_type="image/png"))])
-    looked_up: list[str] = []
+    peer = Peer([])
 
     async def resolve(host: str, port: int) -> Sequence[str]:
-        looked_up.append(host)
-        if host == "localhost" and looked_up.count(host) == 1:
-            return first.split()
-        return ["127.0.0.1"]
+        return ["127.0.0.1"] if peer.received else first.split()
 
     async def run() -> list[Answer]:
-        async with inside.serve(), Peer([]).serve() as peer:
+        async with inside.serve(), peer.serve():
             body = json.dumps({"data": [{"url": f"{inside.root}/latest/meta-data"}]}).encode()
             peer.acts[:] = [says(http(body))]
             base_url = peer.root.replace("127.0.0.1", "localhost")

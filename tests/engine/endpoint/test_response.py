@@ -23,6 +23,7 @@ from dagster_imagegen.engine.endpoint.response import (
     ImageLink,
     Result,
 )
+from dagster_imagegen.engine.endpoint.wire import load_json
 from dagster_imagegen.engine.image_header import read_header
 
 NOW = 1_700_000_000.0
@@ -309,6 +310,17 @@ def test_many_comments_take_no_time() -> None:
     assert failed(b"<!---->" * 20_000 + b"<x>").code == "broken_json"
 
 
+def test_json_of_every_depth() -> None:
+    """Deeper than it can be written out again, it is refused: an error is read or not, no crash."""
+    for depth in range(100, 1100):
+        nested = b"[" * depth + b"]" * depth
+        body = b'{"detail":[{"loc":[%s],"msg":%s}],"message":"no"}' % (nested, nested)
+        assert isinstance(answered(body, 422), Failure)
+        if depth > 250:
+            with pytest.raises(ValueError, match="nested too deep"):
+                load_json(body)
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
@@ -471,7 +483,7 @@ def outcome(result: Result) -> str:
 
 @pytest.mark.parametrize(("body", "expected"), STREAMS)
 def test_streams_of_every_kind(body: bytes, expected: str) -> None:
-    """Only a completed event makes an image, wherever it stands and however lines end."""
+    """A completed event makes an image, wherever it stands and however lines end."""
     assert outcome(streamed(body)) == expected
 
 
