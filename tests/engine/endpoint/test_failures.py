@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dagster_imagegen.engine.attempt import UNKNOWN_COST, Cost, Result, TokenUsage
+from dagster_imagegen.engine.endpoint.body import read_body
 from dagster_imagegen.engine.endpoint.error_body import error_of_json
 from dagster_imagegen.engine.endpoint.failures import (
     AnswerHead,
@@ -524,9 +525,8 @@ REFUSALS_IN_200: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("answer", "billing"), REFUSALS_IN_200)
 def test_a_success_without_an_image_can_be_a_refusal(answer: Any, billing: str) -> None:
     """It may have been billed, unless the prompt itself was blocked or the answer names a bill."""
-    refusal = refusal_in(answer)
-    assert refusal is not None
-    failed = failure_of(refusal, head(200), otherwise=K.AMBIGUOUS)
+    failed = read_body(json.dumps(answer).encode(), head(200))
+    assert isinstance(failed, Failure)
     assert (failed.kind, failed.billing) == (K.REFUSED, billing)
     assert failed.message
 
