@@ -11,10 +11,10 @@ import json
 import os
 import ssl
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from typing_extensions import Self
@@ -25,8 +25,16 @@ from dagster_imagegen.engine.endpoint.base_url import (
     is_local,
     request_headers,
 )
-from dagster_imagegen.engine.endpoint.connections import LIMITS, Connections
-from dagster_imagegen.engine.endpoint.download import ImageDownloader, Resolve, resolve_name, shown
+from dagster_imagegen.engine.endpoint.body import read_body, read_cut_off, unpacked
+from dagster_imagegen.engine.endpoint.connections import LIMITS, Connections, has_more, keep_alive
+from dagster_imagegen.engine.endpoint.download import (
+    HomeNetworks,
+    ImageDownloader,
+    Resolve,
+    resolve_name,
+    shown,
+)
+from dagster_imagegen.engine.endpoint.events import begins_events, read_stream
 from dagster_imagegen.engine.endpoint.failures import CONNECTION_LOST, AnswerHead, Failure
 from dagster_imagegen.engine.endpoint.kinds import FailureKind
 from dagster_imagegen.engine.endpoint.response import (
@@ -35,9 +43,7 @@ from dagster_imagegen.engine.endpoint.response import (
     ImageLink,
     Result,
     ambiguous,
-    read_body,
-    read_stream,
-    unpacked,
+    with_bill,
 )
 from dagster_imagegen.engine.endpoint.waits import read_headroom
 from dagster_imagegen.engine.endpoint.wire import message_of
@@ -48,6 +54,7 @@ MAX_ERROR_BYTES = 1024 * 1024
 CONNECT_SECONDS = 10.0
 WRITE_SECONDS = 60.0
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid")
+T = TypeVar("T")
 
 
 class ImageClient:
@@ -106,12 +113,14 @@ class ImageClient:
         )
         self._direct = Connections(functools.partial(connect, trust_env=False))
         self._connections = Connections(connect) if trust_env else self._direct
+        self._home = HomeNetworks(self._url, resolve)
         self._downloader = ImageDownloader(
             connections=self._connections,
             direct=self._direct,
             endpoint=self._url,
             endpoint_headers=self._headers,
             max_body_bytes=max_body_bytes,
+            home=self._home,
             resolve=resolve,
             sleep=sleep,
         )
@@ -132,6 +141,7 @@ class ImageClient:
 
     async def aclose(self) -> None:
         """Close all connections."""
+        await self._home.aclose()
         await self._connections.aclose()
         await self._direct.aclose()
         if self._transport is not None:
@@ -143,31 +153,44 @@ class ImageClient:
         Whatever goes wrong at the endpoint or in the network is a `Failure` in the answer, never
         an exception.
         """
-        delivery = _Delivery()
-        deadline = asyncio.get_running_loop().time() + self._timeout_seconds
+        delivery = _Delivery(self._timeout_seconds)
+        self._home.look_up()
         try:
-            async with (
-                self._connections.client() as http,
-                http.stream(
-                    "POST",
-                    self._url,
-                    content=json.dumps(request.body(), separators=(",", ":")).encode(),
-                    headers=self._headers,
-                    extensions={"trace": delivery.trace},
-                ) as response,
-            ):
+            head, result = await self._exchange(request, delivery)
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
+            return Answer(result=self._without_secrets(self._without_answer(error, delivery)))
+        result = with_bill(result, head)
+        if isinstance(result, ImageLink):
+            # After the connection is given back, so that it can serve the next request.
+            result = await self._downloader.fetch(result)
+        return self._answer(head, result)
+
+    async def _exchange(
+        self, request: ImageRequest, delivery: "_Delivery"
+    ) -> tuple[AnswerHead, Result]:
+        """Send a request and read its answer. Raises what httpx raises if no head comes."""
+        async with self._connections.client() as http:
+            sent = http.build_request(
+                "POST",
+                self._url,
+                content=json.dumps(request.body(), separators=(",", ":")).encode(),
+                headers=self._headers,
+                extensions={"trace": delivery.trace},
+            )
+            # A head can come in drips too, each of them in time.
+            response = await delivery.in_time(http.send(sent, stream=True))
+            try:
                 head = AnswerHead(
                     http_status=response.status_code,
                     headers=response.headers,
                     now=self._wall_clock(),
                 )
-                result = await self._result(response, head, deadline)
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
-            return Answer(result=self._without_secrets(self._without_answer(error, delivery)))
-        if isinstance(result, ImageLink):
-            # After the connection is given back, so that it can serve the next request.
-            result = await self._downloader.fetch(result)
-        return self._answer(head, result)
+                result = await self._result(response, head, delivery)
+            finally:
+                await response.aclose()
+            if has_more(response):
+                await http.aclose()
+            return head, result
 
     def _answer(self, head: AnswerHead, result: GeneratedImage | Failure) -> Answer:
         named = (head.headers.get(name) for name in REQUEST_ID_HEADERS)
@@ -182,40 +205,40 @@ class ImageClient:
             headroom=read_headroom(head.headers, now=head.now),
         )
 
-    async def _result(self, response: httpx.Response, head: AnswerHead, deadline: float) -> Result:
+    async def _result(
+        self, response: httpx.Response, head: AnswerHead, delivery: "_Delivery"
+    ) -> Result:
         body = bytearray()
+        content_type = head.headers.get("content-type", "")
         try:
-            async with contextlib.aclosing(self._chunks(response, deadline)) as chunks:
-                is_stream = "text/event-stream" in head.headers.get("content-type", "")
-                if is_stream and head.is_success:
-                    return await read_stream(chunks, head)
+            async with contextlib.aclosing(self._chunks(response, delivery)) as chunks:
                 async for chunk in chunks:
-                    body += chunk
+                    # What is sent before an answer to keep its connection open is not kept.
+                    body += chunk if body else chunk.lstrip()
+                    if head.is_success and begins_events(body, content_type):
+                        return await read_stream(_with_start(body, chunks), head)
         except _TooLarge as error:
             if head.is_success:
-                return ambiguous("body_too_large", str(error))
+                return read_cut_off(body, head) or ambiguous("body_too_large", str(error))
         except (httpx.HTTPError, OSError) as error:
-            is_whole_json = body.startswith(b"{") and body.rstrip().endswith(b"}")
-            if head.is_success and not is_whole_json:
-                return ambiguous(*self._cut_off(error))
-        # An error, and JSON that is whole, are read although the connection was cut.
-        return read_body(body, head)
+            if head.is_success:
+                return read_cut_off(body, head) or ambiguous(*self._cut_off(error))
+        return read_body(body, head)  # An error is read although the connection was cut.
 
     async def _chunks(
-        self, response: httpx.Response, deadline: float
+        self, response: httpx.Response, delivery: "_Delivery"
     ) -> AsyncGenerator[bytes, None]:
         """The body, up to a size and a time; `_TooLarge` or `ReadTimeout` beyond them."""
-        loop = asyncio.get_running_loop()
         limit = self._max_body_bytes if response.is_success else MAX_ERROR_BYTES
         seen = 0
         async with contextlib.aclosing(unpacked(response)) as chunks:
-            async for chunk in chunks:
-                seen += len(chunk)
-                if seen > limit:
-                    raise _TooLarge(f"the answer is larger than {limit:,} bytes")
-                yield chunk
-                if loop.time() > deadline:
-                    raise httpx.ReadTimeout("the answer did not end in time")
+            with contextlib.suppress(StopAsyncIteration):
+                while True:
+                    chunk = await delivery.in_time(anext(chunks))
+                    seen += len(chunk)
+                    if seen > limit:
+                        raise _TooLarge(f"the answer is larger than {limit:,} bytes")
+                    yield chunk
 
     def _cut_off(self, error: Exception) -> tuple[str, str]:
         """Code and message of a connection that broke after the request was sent."""
@@ -244,6 +267,14 @@ class ImageClient:
         return replace(
             result, **{name: self._secrets.cut_from(text) for name, text in texts.items()}
         )
+
+
+async def _with_start(
+    start: bytes | bytearray, chunks: AsyncIterator[bytes]
+) -> AsyncIterator[bytes]:
+    yield bytes(start)
+    async for chunk in chunks:
+        yield chunk
 
 
 @functools.cache
@@ -277,15 +308,47 @@ class _TooLarge(Exception):
 
 
 class _Delivery:
-    """Whether a request is known not to have been sent completely.
+    """How far a request has got: whether it was sent completely, and how long its answer may take.
 
     When writing fails, httpx still tries to read an answer and raises an error of reading, after
     which the request could have been billed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_seconds: float) -> None:
         self.failed = False
+        self._timeout_seconds = timeout_seconds
+        self._clock = asyncio.get_running_loop().time
+        self._connecting = False  # for which httpx has a limit
+        self._connected_at = self._clock()
 
     async def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """What httpcore calls before and after each of its steps."""
         if event.endswith(("send_request_headers.failed", "send_request_body.failed")):
             self.failed = True
+        if event.endswith("connect_tcp.complete"):
+            keep_alive(info["return_value"])
+        self._connecting = event.startswith(("connection.", "proxy.", "socks."))
+        if self._connecting:
+            self._connected_at = self._clock()
+
+    async def in_time(self, work: Awaitable[T]) -> T:
+        """The result of `work`; `ReadTimeout` if the time for the whole answer is over before.
+
+        Before Python 3.12 `asyncio.wait_for` can swallow the cancellation of its caller.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done() and (seconds := self._remaining()) > 0:
+                await asyncio.wait({task}, timeout=seconds)
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+        if task.cancelled():
+            raise httpx.ReadTimeout("the answer did not end in time")
+        return task.result()
+
+    def _remaining(self) -> float:
+        if self._connecting:
+            return self._timeout_seconds
+        return self._connected_at + self._timeout_seconds - self._clock()

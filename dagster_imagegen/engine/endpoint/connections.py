@@ -5,9 +5,12 @@ whenever a request begins or ends. So here each client serves one request at a t
 """
 
 import contextlib
+import socket
+import ssl
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from typing import Any
 
 import httpx
 
@@ -18,6 +21,15 @@ KEEPALIVE_SECONDS = 1.0
 LIMITS = httpx.Limits(
     max_connections=None, max_keepalive_connections=4, keepalive_expiry=KEEPALIVE_SECONDS
 )
+
+# A request is silent for minutes, and what stands between forgets a silent connection: then the
+# answer never arrives, and nobody is told. A probe each half minute is answered by the system.
+PROBES = {
+    "TCP_KEEPIDLE": 30,  # seconds; macOS calls it
+    "TCP_KEEPALIVE": 30,
+    "TCP_KEEPINTVL": 30,
+    "TCP_KEEPCNT": 6,  # lost in a row: a network may be away for minutes
+}
 
 
 class Connections:
@@ -47,6 +59,8 @@ class Connections:
     async def client(self) -> AsyncGenerator[httpx.AsyncClient, None]:
         """A client for one request; if that raises or is cancelled, the client is closed.
 
+        It is not used again either if the request has closed it.
+
         Raises RuntimeError after `aclose`.
         """
         if self._closed:
@@ -61,6 +75,9 @@ class Connections:
         except BaseException:
             await self._close(client)
             raise
+        if client.is_closed:
+            self._open.discard(client)
+            return
         now = self._clock()
         self._idle.append((now, client))
         while self._idle and now - self._idle[0][0] > KEEPALIVE_SECONDS:
@@ -77,3 +94,36 @@ class Connections:
     async def _close(self, client: httpx.AsyncClient) -> None:
         self._open.discard(client)
         await client.aclose()
+
+
+def keep_alive(connection: Any) -> None:
+    """Have the system probe a connection that is silent. `connection` is httpcore's stream."""
+    tcp = connection.get_extra_info("socket")
+    with contextlib.suppress(OSError, AttributeError):
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in PROBES.items():
+            if hasattr(socket, name):
+                tcp.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def has_more(response: httpx.Response) -> bool:
+    """Whether bytes came after the end of an answer: the next one on its connection would be them.
+
+    They are in the buffer of h11, or in that of TLS, and neither httpx nor httpcore looks there.
+    True as well if the buffer is not found, because another version keeps it elsewhere.
+    """
+    stream = response.extensions.get("network_stream")
+    if stream is None:
+        return False  # no network, but the transport of a caller
+    layer: Any = response.stream
+    for name in ("_stream", "_httpcore_stream", "_stream", "_connection", "_h11_state"):
+        layer = getattr(layer, name, None)
+    if layer is None or layer.trailing_data[0]:
+        return True
+    tls = stream.get_extra_info("ssl_object")
+    try:
+        return tls is not None and tls.read(1) is not None  # also at the end of the connection
+    except ssl.SSLWantReadError:
+        return False
+    except ssl.SSLError:
+        return True

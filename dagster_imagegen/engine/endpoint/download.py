@@ -17,14 +17,14 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from dagster_imagegen.engine.endpoint.connections import Connections
+from dagster_imagegen.engine.endpoint.body import unpacked
+from dagster_imagegen.engine.endpoint.connections import Connections, has_more
 from dagster_imagegen.engine.endpoint.failures import Failure
 from dagster_imagegen.engine.endpoint.response import (
     GeneratedImage,
     ImageLink,
     image_of,
     saving_failed,
-    unpacked,
 )
 
 Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -32,6 +32,7 @@ IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 WAITS_SECONDS = (0.5, 1.0, 2.0, 4.0)  # a new image can be a moment late
 MAX_REDIRECTS = 5
+ADDRESSES_MAX = 6  # of one host, tried one after the other
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 TRY_SECONDS = 120.0  # a whole try: a body that arrives in drips never runs into TIMEOUT
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -57,6 +58,7 @@ class ImageDownloader:
     endpoint: httpx.URL  # to which a link can be relative
     endpoint_headers: Mapping[str, str]  # with the key
     max_body_bytes: int
+    home: "HomeNetworks"
     resolve: Resolve
     sleep: Callable[[float], Awaitable[None]]
 
@@ -90,72 +92,79 @@ class ImageDownloader:
 
     async def _get(self, url: httpx.URL) -> bytes:
         for _ in range(MAX_REDIRECTS + 1):
-            route = await self._route_to(url)
-            try:
-                async with (
-                    route.connections.client() as http,
-                    http.stream(
-                        "GET",
-                        route.url,
-                        headers=route.headers,
-                        auth=None,
-                        timeout=TIMEOUT,
-                        extensions=route.extensions,
-                    ) as response,
-                ):
-                    if not response.has_redirect_location:
-                        return await self._body(response)
-                    url = url.join(response.headers["location"])
-            except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-                raise _NotThereYet(f"{type(error).__name__} {error}".strip()) from error
+            found = await self._body_or_redirect(url)
+            if isinstance(found, bytes):
+                return found
+            url = found
         raise _Forbidden(f"more than {MAX_REDIRECTS} redirects")
 
-    async def _route_to(self, url: httpx.URL) -> "_Route":
+    async def _body_or_redirect(self, url: httpx.URL) -> bytes | httpx.URL:
+        """What is at `url`, from the first of its addresses at which somebody answers."""
+        problem: Exception = OSError("no address")
+        for route in await self._routes_to(url):
+            try:
+                return await self._ask(route, url)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                problem = error
+            except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+                problem = error
+                break
+        raise _NotThereYet(f"{type(problem).__name__} {problem}".strip()) from problem
+
+    async def _ask(self, route: "_Route", url: httpx.URL) -> bytes | httpx.URL:
+        async with (
+            route.connections.client() as http,
+            http.stream(
+                "GET",
+                route.url,
+                headers=route.headers,
+                auth=None,
+                timeout=TIMEOUT,
+                extensions=route.extensions,
+            ) as response,
+        ):
+            if response.has_redirect_location:
+                return url.join(response.headers["location"])
+            data = await self._body(response)
+            if has_more(response):
+                await http.aclose()
+            return data
+
+    async def _routes_to(self, url: httpx.URL) -> "Sequence[_Route]":
         """How to get `url`: with the key from the endpoint itself, without it from anybody else."""
         if url.scheme not in ("http", "https") or not url.host:
             raise _Forbidden(f"the scheme must be http or https, got {url.scheme or 'none'}")
         if origin(url) == origin(self.endpoint):
-            return _Route(self.connections, url, self.endpoint_headers)
-        address = await self._allowed_address(url)
-        if address is None:
-            return _Route(self.connections, url, {"accept": "image/*"})
+            return [_Route(self.connections, url, self.endpoint_headers)]
+        addresses = await self._allowed_addresses(url)
+        if addresses is None:
+            return [_Route(self.connections, url, {"accept": "image/*"})]
         # By address, because a second look-up of the name could give another one.
-        return _Route(
-            self.direct,
-            url.copy_with(host=address),
-            {"accept": "image/*", "host": url.netloc.decode("ascii")},
-            {"sni_hostname": url.host},
-        )
+        return [
+            _Route(
+                self.direct,
+                url.copy_with(host=address),
+                {"accept": "image/*", "host": url.netloc.decode("ascii")},
+                {"sni_hostname": url.host},
+            )
+            for address in addresses
+        ]
 
-    async def _allowed_address(self, url: httpx.URL) -> str | None:
-        """The address to connect to; None where a proxy connects, and looks names up."""
+    async def _allowed_addresses(self, url: httpx.URL) -> Sequence[str] | None:
+        """The addresses to connect to; None where a proxy connects, and looks names up."""
         proxies = {} if self.connections is self.direct else getproxies()
         proxied = bool(proxies.get(url.scheme) or proxies.get("all")) and not proxy_bypass(url.host)
         try:
-            addresses = await self._addresses(url)
+            addresses = await addresses_of(url, self.resolve)
         except OSError as error:
             if proxied:
                 return None
             raise _NotThereYet(f"{url.host} is not found: {error}") from error
         networks = {address: network_of(address) for address in addresses}
         private = {name for name in networks.values() if name is not None}
-        if private and not private <= await self._own_networks():
+        if private and not private <= await self.home.networks():
             raise _Forbidden(f"{url.host} is in a private network ({', '.join(sorted(private))})")
-        return None if proxied else next(iter(networks))
-
-    async def _own_networks(self) -> set[str | None]:
-        """The networks of the endpoint itself, which links may therefore lead to."""
-        with contextlib.suppress(OSError):
-            return {network_of(address) for address in await self._addresses(self.endpoint)}
-        return set()
-
-    async def _addresses(self, url: httpx.URL) -> Sequence[str]:
-        with contextlib.suppress(ValueError):
-            return [str(ipaddress.ip_address(url.host))]
-        addresses = await self.resolve(url.host, origin(url)[2])
-        if not addresses:
-            raise OSError("no address")
-        return addresses
+        return None if proxied else list(networks)[:ADDRESSES_MAX]
 
     async def _body(self, response: httpx.Response) -> bytes:
         if response.status_code != 200:
@@ -167,6 +176,53 @@ class ImageDownloader:
                 if len(data) > self.max_body_bytes:
                     raise _Forbidden(f"is larger than {self.max_body_bytes:,} bytes")
         return bytes(data)
+
+
+class HomeNetworks:
+    """The networks in which the endpoint was before its first answer. Links may lead into them.
+
+    Whoever answers may also decide what the endpoint's name is, so a later look-up does not count.
+    """
+
+    def __init__(self, endpoint: httpx.URL, resolve: Resolve) -> None:
+        self._endpoint = endpoint
+        self._resolve = resolve
+        self._look_up: asyncio.Task[frozenset[str | None]] | None = None
+
+    def look_up(self) -> None:
+        """Begin to look the endpoint up, the first time."""
+        self._begun()
+
+    def _begun(self) -> "asyncio.Task[frozenset[str | None]]":
+        if self._look_up is None:
+            self._look_up = asyncio.create_task(self._networks())
+        return self._look_up
+
+    async def networks(self) -> frozenset[str | None]:
+        """The networks, of which None is the internet."""
+        return await asyncio.shield(self._begun())
+
+    async def aclose(self) -> None:
+        """Stop the look-up."""
+        if self._look_up is not None:
+            self._look_up.cancel()
+            await asyncio.wait([self._look_up])
+
+    async def _networks(self) -> frozenset[str | None]:
+        with contextlib.suppress(OSError, UnicodeError):
+            addresses = await addresses_of(self._endpoint, self._resolve)
+            return frozenset(map(network_of, addresses))
+        return frozenset()
+
+
+async def addresses_of(url: httpx.URL, resolve: Resolve) -> Sequence[str]:
+    """The addresses of a URL's host. Raises OSError if there are none."""
+    with contextlib.suppress(ValueError):
+        return [str(ipaddress.ip_address(url.host))]
+    addresses = await resolve(url.host, origin(url)[2])
+    if not addresses:
+        raise OSError("no address")
+    return addresses
 
 
 class _Route(NamedTuple):

@@ -18,6 +18,9 @@ from dagster_imagegen.engine.attempt import TokenUsage
 MESSAGE_CHARACTERS = 500
 TEXT_CHARACTERS = 100_000
 COUNT_MAX = 2**63 - 1
+VALUES_MAX = 2_000_000  # each takes up to 100 bytes of memory; an svg has many commas
+DEPTH_MAX = 200  # of the fast parser
+COST_MAX_USD = Decimal(1_000_000)  # for one request: more is not a price
 XAI_TICKS_PER_USD = 10**10
 T = TypeVar("T")
 
@@ -26,23 +29,44 @@ def load_json(data: bytes | bytearray | str) -> Any:
     """The value of a JSON document; raises ValueError if it is not one.
 
     Lone surrogates and raw control characters, which the fast parser refuses, are accepted:
-    the spelling of a revised prompt is no reason to lose an image.
+    the spelling of a revised prompt is no reason to lose an image. Also accepted are a byte order
+    mark, UTF-16 and UTF-32. A document nested deeper than `DEPTH_MAX`, or of so many values that
+    they would take much more memory than its bytes, is refused.
     """
+    if isinstance(data, str):
+        values = sum(map(data.count, ",[{"))
+    else:
+        values = sum(map(data.count, (b",", b"[", b"{")))
+    if values > VALUES_MAX:
+        raise ValueError("JSON of too many values")
     try:
         return pydantic_core.from_json(data, cache_strings="keys")
     except ValueError:
         text = data if isinstance(data, str) else decode(data)
-        try:
-            return json.loads(text, strict=False)
-        except RecursionError:
-            raise ValueError("JSON nested too deep") from None
+    try:
+        value = json.loads(text, strict=False)
+    except RecursionError:
+        raise ValueError("JSON nested too deep") from None
+    if _is_deeper(value, DEPTH_MAX):
+        # Whoever writes it out again, as text or as JSON, would raise RecursionError.
+        raise ValueError("JSON nested too deep")
+    return value
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    level: list[object] = [value]
+    for _ in range(depth):
+        level = [
+            child
+            for each in level
+            for child in (mapping_of(each).values() if isinstance(each, dict) else list_of(each))
+        ]
+    return bool(level)
 
 
 def decode(data: bytes | bytearray) -> str:
-    """Bytes as text, also if they are not valid UTF-8."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", "replace")
-    return data.decode("utf-8", "replace")
+    """Bytes as text without a byte order mark, also if they are not valid UTF-8."""
+    return data.decode(json.detect_encoding(data), "replace")
 
 
 def mapping_of(value: object) -> Mapping[str, Any]:
@@ -119,6 +143,30 @@ def tokens_of(usage: object) -> TokenUsage | None:
 
 
 def cost_of(usage: object) -> Decimal | None:
-    """The cost in USD that the provider reports (xAI, in ticks); 0 counts as not reported."""
-    ticks = count_of(mapping_of(usage).get("cost_in_usd_ticks"))
-    return Decimal(ticks) / XAI_TICKS_PER_USD if ticks else None
+    """The cost in USD that the provider reports in `usage`; 0 counts as not reported.
+
+    xAI counts ticks; others write `cost`, as a number, as text or as an object with a total.
+    """
+    bill = mapping_of(usage)
+    ticks = count_of(bill.get("cost_in_usd_ticks"))
+    if ticks:
+        return Decimal(ticks) / XAI_TICKS_PER_USD
+    costs = (bill.get(name) for name in ("cost", "cost_usd", "total_cost"))
+    totals = (mapping_of(cost).get("total_cost", cost) for cost in costs)
+    return first(*map(usd_of, totals))
+
+
+def cost_in_headers(headers: Mapping[str, str]) -> Decimal | None:
+    """The cost in USD that a gateway (LiteLLM) reports in the head of its answer."""
+    return usd_of(headers.get("x-litellm-response-cost"))
+
+
+def usd_of(amount: object) -> Decimal | None:
+    """An amount of USD, as a number or as text; None if it is 0 or no price at all."""
+    if isinstance(amount, bool) or not isinstance(amount, (int, float, str)):
+        return None
+    try:
+        usd = Decimal(str(amount)[:40].strip().removeprefix("$"))
+    except (ArithmeticError, ValueError):
+        return None
+    return usd if usd.is_finite() and 0 < usd < COST_MAX_USD else None

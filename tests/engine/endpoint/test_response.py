@@ -14,15 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, features
 
+from dagster_imagegen.engine.endpoint.body import read_body
+from dagster_imagegen.engine.endpoint.events import read_stream
 from dagster_imagegen.engine.endpoint.failures import AnswerHead, Failure
 from dagster_imagegen.engine.endpoint.kinds import FailureKind
 from dagster_imagegen.engine.endpoint.response import (
     GeneratedImage,
     ImageLink,
     Result,
-    read_body,
-    read_stream,
 )
+from dagster_imagegen.engine.endpoint.wire import load_json
 from dagster_imagegen.engine.image_header import read_header
 
 NOW = 1_700_000_000.0
@@ -226,7 +227,7 @@ def test_an_image_is_not_lost_over_the_spelling_of_its_prompt() -> None:
         (b"\xff\xfe\x00", "broken_json"),
         (b"OK", "broken_json"),
         ({"data": [{"b64_json": B64[:-7] + "!"}]}, "broken_base64"),
-        ({"data": [{"b64_json": B64[:-1]}]}, "broken_base64"),
+        ({"data": [{"b64_json": B64[:-3]}]}, "broken_base64"),
         ({"data": [{"b64_json": base64.b64encode(b"hello").decode()}]}, "not_an_image"),
         ({"data": [{"b64_json": "", "url": ""}]}, "no_image"),
         ({"data": [{"b64_json": 7}]}, "no_image"),
@@ -307,6 +308,17 @@ def test_an_answer_that_is_declared_a_web_page_and_is_none() -> None:
 def test_many_comments_take_no_time() -> None:
     """Neither the search for a page nor that for an svg tries where else a comment could end."""
     assert failed(b"<!---->" * 20_000 + b"<x>").code == "broken_json"
+
+
+def test_json_of_every_depth() -> None:
+    """Deeper than it can be written out again, it is refused: an error is read or not, no crash."""
+    for depth in range(100, 1100):
+        nested = b"[" * depth + b"]" * depth
+        body = b'{"detail":[{"loc":[%s],"msg":%s}],"message":"no"}' % (nested, nested)
+        assert isinstance(answered(body, 422), Failure)
+        if depth > 250:
+            with pytest.raises(ValueError, match="nested too deep"):
+                load_json(body)
 
 
 @pytest.mark.parametrize(
@@ -471,7 +483,7 @@ def outcome(result: Result) -> str:
 
 @pytest.mark.parametrize(("body", "expected"), STREAMS)
 def test_streams_of_every_kind(body: bytes, expected: str) -> None:
-    """Only a completed event makes an image, wherever it stands and however lines end."""
+    """A completed event makes an image, wherever it stands and however lines end."""
     assert outcome(streamed(body)) == expected
 
 
