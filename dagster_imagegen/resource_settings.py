@@ -79,9 +79,13 @@ class TokenRatesConfig(_Config):
     """USD per million tokens of each kind."""
 
     text_input: float | None = Field(default=None, description="Tokens of the prompt.")
-    cached_text_input: float | None = Field(default=None, description="Cached ones of those.")
+    cached_text_input: float | None = Field(
+        default=None, description="Those of them that come from a cache."
+    )
     image_input: float | None = Field(default=None, description="Tokens of input images.")
-    cached_image_input: float | None = Field(default=None, description="Cached ones of those.")
+    cached_image_input: float | None = Field(
+        default=None, description="Those of them that come from a cache."
+    )
     image_output: float | None = Field(default=None, description="Tokens of the image.")
     text_output: float | None = Field(default=None, description="Tokens of text in the answer.")
 
@@ -194,7 +198,7 @@ class ResourceSettings(dg.ConfigurableResource):  # pyright: ignore[reportMissin
     extra_body: dict[str, Any] = Field(
         default_factory=dict,
         description="Further parameters in the body of every request. They are part of what "
-        "identifies an image: with other ones, images are paid for again.",
+        "identifies an image: if they change, images are paid for again.",
     )
     record_prompts: bool = Field(
         default=True,

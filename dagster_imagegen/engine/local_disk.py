@@ -30,7 +30,7 @@ def write_whole(
 ) -> FileLock | None:
     """Temporary, fsync, rename, fsync of the folder: the file is there whole, or not at all.
 
-    Temporaries lie in a folder of their own, because some readers take every file of a folder
+    Temporaries are in a folder of their own, because some readers take every file of a folder
     for a part. A folder that another writer deletes just now, empty, is made again.
     """
     try:

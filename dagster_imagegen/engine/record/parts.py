@@ -20,7 +20,7 @@ BOUND_COLUMNS = ("cost_usd", "worst_case_usd")
 
 
 def part_path(journal_id: str) -> str:
-    """Where the part of a journal lies: in the folder of the day on which it began (UTC)."""
+    """The path of a journal's part, in the folder of the day on which the journal began (UTC)."""
     day = f"{journal_id[:4]}-{journal_id[4:6]}-{journal_id[6:8]}"
     return f"{PARTS_FOLDER}/date={day}/{journal_id}.parquet"
 
@@ -31,7 +31,7 @@ def part_day(path: str) -> date:
 
 
 def journal_of(path: str) -> str | None:
-    """The journal whose part lies at `path`; None where the file is not a part."""
+    """The journal whose part is at `path`; None where the file is not a part."""
     name = path.rsplit("/", 1)[-1]
     return name.removesuffix(".parquet") if name.endswith(".parquet") else None
 

@@ -187,8 +187,8 @@ class Sender:
         reason = self._context.retry.too_long(failure.wait_seconds)
         if reason is None:
             return result
-        told = f"{result.error_message}; {reason}" if result.error_message else reason
-        return replace(result, error_message=told)
+        message = f"{result.error_message}; {reason}" if result.error_message else reason
+        return replace(result, error_message=message)
 
     async def _save(
         self, image: GeneratedImage, job: Job, attempt_id: str, result: Result
