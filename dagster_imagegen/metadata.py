@@ -49,26 +49,19 @@ class FinishedPass:
     totals: Totals
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lineage:
-    """The input that the prompt table is, and those of its columns that make the prompt."""
-
-    input_name: str
-    prompt_columns: tuple[str, ...]
-
-
 def image_metadata(
     done: FinishedPass,
     *,
     uri: str,
     read_image: Callable[[str], bytes],
-    lineage: tuple[dg.AssetKey, Lineage] | None = None,
+    upstream: dg.AssetKey | None = None,
+    prompt_columns: Sequence[str] = (),
     captions: bool = True,
 ) -> Metadata:
     """Previews, counts by status, spending, row count, column schema and lineage, and the URI.
 
-    `lineage` names the upstream asset that is the prompt table, if one is. Without `captions` no
-    prompt is shown.
+    `upstream` is the asset that is the prompt table, if one is, and its `prompt_columns` make the
+    prompt. Without `captions` no prompt is shown.
     """
     counts = count_values([done.images["image_status"]])
     small = pictures(done.images, read_image)
@@ -89,9 +82,9 @@ def image_metadata(
         "dagster/uri": uri,
         "imagegen/storage": dg.MetadataValue.path(uri),
     }
-    if lineage is not None:
+    if upstream is not None:
         carried = done.plan.prompts.carried.column_names
-        metadata["dagster/column_lineage"] = _column_lineage(carried, *lineage)
+        metadata["dagster/column_lineage"] = _column_lineage(carried, upstream, prompt_columns)
     return metadata
 
 
@@ -174,8 +167,7 @@ def check_carried(carried: pa.Table) -> None:
         column = carried.select([name])
         try:
             column_schema(column.schema)
-            for _ in _lines(column.take(pa.array([], pa.int64()))):
-                pass
+            list(_lines(column.take(pa.array([], pa.int64()))))
             for _ in _lines(column):
                 pass
         except Exception as error:
@@ -239,11 +231,11 @@ def _cut(text: str) -> str:
 
 
 def _column_lineage(
-    carried: Sequence[str], upstream: dg.AssetKey, lineage: Lineage
+    carried: Sequence[str], upstream: dg.AssetKey, prompt_columns: Sequence[str]
 ) -> dg.TableColumnLineage:
     def column(name: str) -> dg.TableColumnDep:
         return dg.TableColumnDep(asset_key=upstream, column_name=_cut(name))
 
     deps = {_cut(name): [column(name)] for name in list(carried)[:TABLE_COLUMNS_MAX]}
-    deps["prompt"] = [column(name) for name in lineage.prompt_columns]
+    deps["prompt"] = [column(name) for name in prompt_columns]
     return dg.TableColumnLineage(deps_by_column=deps)
