@@ -110,14 +110,13 @@ class ImageAssetDefinition:
         params = {each: rest.pop(each) for each in ImageParams.__annotations__ if each in rest}
         overrides = rest.pop("overrides", ())
         check_overrides(overrides)
+        options = TableOptions(
+            params=check_params(params), template=template, overrides=tuple(overrides)
+        )
         return cls(
             name=name,
             source=source,
-            options=TableOptions(
-                params=check_params(params),
-                template=template,
-                overrides=tuple(overrides),
-            ),
+            options=options,
             fail_on=_fail_on(rest.pop("fail_on", FAIL_ON)),
             resource_key=_resource_key(rest.pop("resource_key", "imagegen")),
             prompt_columns=prompt_columns,
@@ -169,14 +168,10 @@ class ImageAssetDefinition:
     def to_assets_definition(self) -> dg.AssetsDefinition:
         """The asset for `dg.Definitions`, made by `dg.asset`."""
         arguments = dict(self.asset_arguments)
-        # Dagster takes resources by key or as typed arguments, not both.
-        by_name = "required_resource_keys" in arguments
-        if by_name:
-            arguments["required_resource_keys"] = {
-                *arguments["required_resource_keys"],
-                self.resource_key,
-            }
-        asset = dg.asset(**arguments)(self.step(add_resource=not by_name))
+        if self._takes_keys:
+            keys = arguments["required_resource_keys"]
+            arguments["required_resource_keys"] = {*keys, self.resource_key}
+        asset = dg.asset(**arguments)(self.step())
         (before,) = asset.specs
         spec = self.get_asset_spec(before)
         if spec is before:
@@ -188,11 +183,15 @@ class ImageAssetDefinition:
 
         return asset.map_asset_specs(replaced)
 
-    def step(self, *, add_resource: bool = True) -> Callable[..., StepEvents]:
+    @property
+    def _takes_keys(self) -> bool:
+        """Whether resources are named: Dagster takes them so or as typed arguments, not both."""
+        return "required_resource_keys" in self.asset_arguments
+
+    def step(self) -> Callable[..., StepEvents]:
         """The step with the signature for Dagster to read: the source's parameters, and ours.
 
-        The resource is one of them if `add_resource`. `functools.wraps` would not do: Dagster reads
-        the signature of what is wrapped.
+        `functools.wraps` would not do: Dagster reads the signature of what is wrapped.
         """
         own = {each.name: each for each in self.source.parameters}
         takes_resource = self.resource_key in own
@@ -216,9 +215,8 @@ class ImageAssetDefinition:
                 context, imagegen, lambda: self.source.call(context, inputs), config
             )
 
-        parameters = self._step_parameters(
-            config_class, add_resource=add_resource and not takes_resource
-        )
+        add_resource = not takes_resource and not self._takes_keys
+        parameters = self._step_parameters(config_class, add_resource=add_resource)
         step.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]  # inspect reads it
         typed = (each for each in parameters if each.annotation is not inspect.Parameter.empty)
         step.__annotations__ = {each.name: each.annotation for each in typed}

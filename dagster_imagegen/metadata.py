@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import dagster as dg
 import pyarrow as pa
@@ -15,8 +15,6 @@ from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.run.plan import Plan
 from dagster_imagegen.engine.run.progress import Totals, cost_text
 from dagster_imagegen.previews import contact_sheet, pictures, strip
-
-Metadata: TypeAlias = dict[str, Any]
 
 TABLE_COLUMNS_MAX = 60
 """A schema and a lineage show this many columns: those of a wide table would fill the event."""
@@ -57,7 +55,7 @@ def image_metadata(
     upstream: dg.AssetKey | None = None,
     prompt_columns: Sequence[str] = (),
     captions: bool = True,
-) -> Metadata:
+) -> dict[str, Any]:
     """Previews, counts by status, spending, row count, column schema and lineage, and the URI.
 
     `upstream` is the asset that is the prompt table, if one is, and its `prompt_columns` make the
@@ -69,7 +67,7 @@ def image_metadata(
         "imagegen/thumbnails": strip(small),
         "imagegen/preview": contact_sheet(small, captions=captions),
     }
-    metadata: Metadata = {
+    metadata: dict[str, Any] = {
         **{name: dg.MetadataValue.md(text) for name, text in shown.items() if text},
         "imagegen/images": done.images.num_rows,
         "imagegen/generated": counts.pop("generated", 0),
@@ -88,7 +86,7 @@ def image_metadata(
     return metadata
 
 
-def spending_metadata(totals: Totals, *, sandbox: bool) -> Metadata:
+def spending_metadata(totals: Totals, *, sandbox: bool) -> dict[str, Any]:
     """Cost, requests by status, and tokens of one pass, whether it finished or not.
 
     `imagegen/cost_usd`, which Dagster plots, is there only if it is the whole cost.

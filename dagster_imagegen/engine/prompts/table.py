@@ -150,8 +150,8 @@ class _RowReader:
         self._base: dict[str, Any] = {**params, **merged}
         self._positions: dict[str, int] = {}
         self.problems: list[RowProblem] = []
-        prompt = ("prompt",) if self._template is None else self._template.columns
-        self.columns = tuple(dict.fromkeys(("prompt_id", *prompt, *self._overrides)))
+        self._prompt_columns = ("prompt",) if self._template is None else self._template.columns
+        self.columns = tuple(dict.fromkeys(("prompt_id", *self._prompt_columns, *overrides)))
         """The columns that are read; all others are carried along."""
         # What no row can change is one error, not one for each row.
         if not overrides:
@@ -160,25 +160,19 @@ class _RowReader:
 
     def check_columns(self, names: Sequence[str]) -> None:
         """Raise `ConfigurationError` if a column is missing, ambiguous or named as ours are."""
-        if self._template is not None:
-            self._template.check_columns(names)
-            if "prompt" in names and "prompt" not in self._template.columns:
-                raise ConfigurationError(
-                    'the prompt table has a column "prompt" beside a prompt template that does not '
-                    "use it; name it in the template as {prompt}, rename it, or leave out the "
-                    "template"
-                )
-        elif "prompt" not in names:
-            raise ConfigurationError(
-                'the prompt table has no column "prompt", and there is no prompt template'
-                + did_you_mean("prompt", names)
-            )
-        for name in self._overrides:
+        template = "without a prompt template" if self._template is None else str(self._template)
+        needed = dict.fromkeys(self._prompt_columns, template)
+        needed |= {name: "overrides" for name in self._overrides if name not in needed}
+        for name, place in needed.items():
             if name not in names:
                 raise ConfigurationError(
-                    f'overrides: the prompt table has no column "{name}"'
-                    + did_you_mean(name, names)
+                    f'{place}: the prompt table has no column "{name}"' + did_you_mean(name, names)
                 )
+        if "prompt" in names and "prompt" not in self._prompt_columns:
+            raise ConfigurationError(
+                'the prompt table has a column "prompt" beside a prompt template that does not '
+                "use it; name it in the template as {prompt}, rename it, or leave out the template"
+            )
         collisions = [name for name in names if name.startswith(OUR_PREFIX)]
         if collisions:
             raise ConfigurationError(

@@ -242,7 +242,7 @@ def test_a_likely_override_that_is_not_named_is_warned_of():
             {"params": {"stream": True}, "streaming_needs_partials": True},
             "partial_images must be at least 1 to stream",
         ),
-        ({"template": "a {nmae}"}, 'unknown column "nmae"; did you mean "name"'),
+        ({"template": "a {nmae}"}, 'no column "nmae"; did you mean "name"'),
         ({"template": "a {name}"}, "name it in the template as {prompt}"),
         ({"template": "a {"}, "write {{ and }} for braces"),
     ],
