@@ -164,12 +164,11 @@ _MODEL_PRICE = TypeAdapter(ModelPrice)
 
 
 def _validated(model: str, price: ModelPrice | Mapping[str, object]) -> ModelPrice:
-    if not isinstance(price, ModelPrice):
-        try:
-            price = _MODEL_PRICE.validate_python(price)
-        except ValidationError as error:
-            raise ConfigurationError(_complaint(model, error)) from error
-    return price if price.source else replace(price, source=USER_SOURCE)
+    try:
+        valid = _MODEL_PRICE.validate_python(price)
+    except ValidationError as error:
+        raise ConfigurationError(_complaint(model, error)) from error
+    return valid if valid.source else replace(valid, source=USER_SOURCE)
 
 
 _FIELDS = (*ModelPrice.__dataclass_fields__, *TokenRates.__dataclass_fields__)

@@ -36,9 +36,7 @@ PROMPT_ID = Parameter("text", name="prompt_id", nullable=False)
 class PromptRow:
     """One row of a prompt table. Its `requests` are variants 0 to n-1 of one image."""
 
-    position: int
     prompt_id: str
-    prompt: str
     requests: tuple[ImageRequest, ...]
 
 
@@ -201,15 +199,12 @@ class _RowReader:
         faulty = {problem.field for problem in found} | ({"prompt"} if prompt is None else set())
         found += [each for each in self._problems(request) if each.field not in faulty]
         if found or prompt is None:
-            self._report(position, prompt_id, found)
+            self.problems += [_row_problem(position, prompt_id, each) for each in found]
             return None
-        variants: int = changes.get("n", self._base["n"])
-        return PromptRow(
-            position=position,
-            prompt_id=prompt_id or f"{position}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}",
-            prompt=prompt,
-            requests=(request, *(replace(request, variant=at) for at in range(1, variants))),
-        )
+        n: int = changes.get("n", self._base["n"])
+        stand_in = f"{position}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
+        others = (replace(request, variant=at) for at in range(1, n))
+        return PromptRow(prompt_id=prompt_id or stand_in, requests=(request, *others))
 
     def _check_unique(self, prompt_id: str, position: int) -> None:
         first = self._positions.setdefault(prompt_id, position)
@@ -228,21 +223,17 @@ class _RowReader:
     def _problems(self, request: ImageRequest) -> Iterator[InvalidRequest]:
         return request.problems(streaming_needs_partials=self._streaming_needs_partials)
 
-    def _report(
-        self, position: int, prompt_id: str | None, found: Sequence[InvalidRequest]
-    ) -> None:
-        self.problems += [
-            RowProblem(
-                position=position,
-                prompt_id=prompt_id,
-                column=problem.field,
-                value=problem.value,
-                rule=problem.rule,
-                got=problem.got,
-                remedy=problem.remedy,
-            )
-            for problem in found
-        ]
+
+def _row_problem(position: int, prompt_id: str | None, problem: InvalidRequest) -> RowProblem:
+    return RowProblem(
+        position=position,
+        prompt_id=prompt_id,
+        column=problem.field,
+        value=problem.value,
+        rule=problem.rule,
+        got=problem.got,
+        remedy=problem.remedy,
+    )
 
 
 class _Found(list[InvalidRequest]):
