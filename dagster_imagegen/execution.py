@@ -27,7 +27,6 @@ from dagster_imagegen.engine.run.thread import Generation
 from dagster_imagegen.engine.run.verdict import Redo
 from dagster_imagegen.metadata import (
     FinishedPass,
-    Lineage,
     check_carried,
     count_values,
     data_version,
@@ -36,6 +35,9 @@ from dagster_imagegen.metadata import (
 )
 from dagster_imagegen.resource import ImageGenResource
 from dagster_imagegen.run_config import ImageRunConfig
+
+PROMPT_TABLE = "prompt_table"
+"""The input of an asset without a function."""
 
 PROGRESS_SECONDS = 10.0
 PROBLEMS_SHOWN = 5
@@ -138,14 +140,15 @@ def materialize(
     *,
     options: TableOptions,
     fail_on: Sequence[str],
-    lineage: Lineage | None = None,
+    prompt_columns: Sequence[str] | None = None,
 ) -> StepEvents:
     """The step of an image asset. Keys, partitions and run ids are taken from the context.
 
     A pass that reached its end yields the materialization, then fails if a status of `fail_on`
     occurred. One that stopped early (terminated, out of credit, misconfigured) yields an
     observation of what was spent and no materialization, so that a part of an image table never
-    replaces a whole one. `prompts` is called once the settings are known to work.
+    replaces a whole one. `prompts` is called once the settings are known to work. The input
+    `PROMPT_TABLE` has `prompt_columns`, unless a function makes the prompt table.
 
     Raises `dg.Failure` for every `ImageGenError`, and for the image statuses of `fail_on`.
     """
@@ -164,7 +167,7 @@ def materialize(
                 redo=[each.value for each in config.redo],
                 max_usd=config.limit_usd(),
             )
-            step = _AssetStep(context, execution, lineage)
+            step = _AssetStep(context, execution, prompt_columns)
             yield from step.run(prompts, options)
         step.fail_on(fail_on)
     except ImageGenError as error:
@@ -188,15 +191,18 @@ class _AssetStep:
     """One run of an asset over its partitions; an asset without any has the partition None."""
 
     def __init__(
-        self, context: dg.AssetExecutionContext, execution: Execution, lineage: Lineage | None
+        self,
+        context: dg.AssetExecutionContext,
+        execution: Execution,
+        prompt_columns: Sequence[str] | None,
     ) -> None:
         self._context = context
         self._execution = execution
         self._engine = execution.engine
-        self._lineage = lineage
+        self._prompt_columns = prompt_columns
         partitioned = context.assets_def.partitions_def is not None
-        self._partitions: tuple[Partition, ...] = (
-            tuple(str(key) for key in context.partition_keys) if partitioned else (None,)
+        self._partitions: Sequence[Partition] = (
+            [str(key) for key in context.partition_keys] if partitioned else [None]
         )
         self._begun: dict[Partition, Generation] = {}
         self._done: dict[Partition, FinishedPass] = {}
@@ -205,7 +211,11 @@ class _AssetStep:
 
     def run(self, prompts: Callable[[], object], options: TableOptions) -> StepEvents:
         """Run every partition's pass; yield the materialization, or observations if stopped."""
-        tables = self._read(prompts(), options)
+        # All are read before anything is sent.
+        sources = _by_partition(prompts(), self._partitions)
+        tables = {key: self._execution.read(each, options) for key, each in sources.items()}
+        for warning in dict.fromkeys(text for table in tables.values() for text in table.warnings):
+            self._context.log.warning(f"{self._execution.name}: {warning}")
         try:
             for partition, table in tables.items():
                 execution = self._execution.for_partition(partition)
@@ -221,30 +231,19 @@ class _AssetStep:
         self._log_summary()
         yield result
 
-    def _read(self, source: object, options: TableOptions) -> dict[Partition, PromptTable]:
-        """The prompt table of each partition of this run, all of them before anything is sent."""
-        if len(self._partitions) > 1 or _is_by_partition(source, self._partitions):
-            sources = _by_partition(source, cast("Sequence[str]", self._partitions))
-        else:
-            sources = dict.fromkeys(self._partitions, source)
-        tables = {key: self._execution.read(each, options) for key, each in sources.items()}
-        for warning in dict.fromkeys(text for table in tables.values() for text in table.warnings):
-            self._context.log.warning(f"{self._execution.name}: {warning}")
-        return tables
-
     def _result(self) -> "dg.MaterializeResult[object]":
         """The image table, or of several partitions a dict of them, with the metadata."""
-        lineage = None
-        if self._lineage is not None:
+        upstream = None
+        if self._prompt_columns is not None:
             # An asset can be renamed after it was defined, and so can its upstream.
-            upstream = self._context.asset_key_for_input(self._lineage.input_name)
-            lineage = (upstream, self._lineage)
+            upstream = self._context.asset_key_for_input(PROMPT_TABLE)
         metadata = {
             partition: image_metadata(
                 done,
                 uri=self._engine.storage_uri,
                 read_image=self._engine.read_image,
-                lineage=lineage,
+                upstream=upstream,
+                prompt_columns=self._prompt_columns or (),
                 captions=self._engine.settings.record_prompts,
             )
             for partition, done in self._done.items()
@@ -328,25 +327,25 @@ def _problem_text(row: Mapping[str, str | None]) -> str:
     return f"prompt_id {abbreviate(row['prompt_id'])}: {': '.join(part for part in parts if part)}"
 
 
-def _is_by_partition(source: object, partitions: Sequence[Partition]) -> bool:
-    """Whether it is a dict by the only partition of this run, rather than one of columns."""
-    if not isinstance(source, Mapping):
-        return False
-    return {str(key) for key in cast("Mapping[object, object]", source)} == set(partitions)
-
-
-def _by_partition(source: object, partitions: Sequence[str]) -> dict[Partition, object]:
-    if not isinstance(source, Mapping):
+def _by_partition(source: object, partitions: Sequence[Partition]) -> dict[Partition, object]:
+    """The prompt table of each partition. That of a single one can be in a dict by its key too."""
+    tables = None
+    if isinstance(source, Mapping):
+        items = cast("Mapping[object, object]", source).items()
+        tables = {str(key): table for key, table in items}
+    if len(partitions) == 1 and (tables is None or set(tables) != set(partitions)):
+        return {partitions[0]: source}
+    if tables is None:
         raise ConfigurationError(
             f"this run is over {len(partitions):,} partitions, so the prompt tables must be a dict "
             f"by partition key, got one {type(source).__qualname__}; return a table for each of "
             "context.partition_keys, or set backfill_policy=dg.BackfillPolicy.multi_run()"
         )
-    tables = {str(key): table for key, table in cast("Mapping[object, object]", source).items()}
-    missing, unknown = set(partitions) - set(tables), set(tables) - set(partitions)
+    wanted = [str(each) for each in partitions]
+    missing, unknown = set(wanted) - set(tables), set(tables) - set(wanted)
     if missing or unknown:
         raise ConfigurationError(
             "the dict of prompt tables must have exactly the partitions of this run; missing: "
             f"{sorted(missing) or 'none'}; not in this run: {sorted(unknown) or 'none'}"
         )
-    return {partition: tables[partition] for partition in partitions}
+    return {partition: tables[partition] for partition in wanted}
