@@ -218,16 +218,17 @@ def test_an_endpoint_that_refuses_everything_is_one_error(project: Project, faul
     project.sandbox.script(*[fault] * 20)
     policy = dg.RetryPolicy(max_retries=2)
     result = project.run(of_rows(rows, retry_policy=policy), fails=True)
-    assert project.sent() == 1
+    sent = project.sent()
+    assert 4 < sent < 9, "a few that agree"
     assert not retries(result)
     assert materialized(result) == {}
     assert project.value("hero") == before
-    (code,) = column(project.usage(result), "error_code")
+    (code,) = set(column(project.usage(result), "error_code"))
     (observation,) = observed(result)
     assert observation.asset_key == dg.AssetKey("hero")
     metadata: dict[str, Any] = {name: each.value for name, each in observation.metadata.items()}
-    assert metadata["imagegen/requests"] == 1
-    assert sum(metadata.get(f"imagegen/requests_{each}", 0) for each in STATUSES) == 1
+    assert metadata["imagegen/requests"] == sent
+    assert sum(metadata.get(f"imagegen/requests_{each}", 0) for each in STATUSES) == sent
     assert metadata["imagegen/cost"] == "$0.00"
     (error,) = project.errors(result)
     assert code in error
@@ -235,11 +236,11 @@ def test_an_endpoint_that_refuses_everything_is_one_error(project: Project, faul
 
 def test_nobody_at_the_base_url(project: Project) -> None:
     """One clear error that names the address."""
-    project.settings = {"base_url": "http://127.0.0.1:9/v1", "retry": {"max_attempts": 1}}
+    project.settings = {"base_url": "http://127.0.0.1:9/v1", "patience_seconds": 1}
     result = project.run(hero, fails=True)
     (error,) = project.errors(result)
     assert "127.0.0.1:9" in error
-    assert "Nobody answers" in error
+    assert "check base_url and the network" in error
 
 
 # -- partitions ------------------------------------------------------------------------------------
@@ -422,8 +423,9 @@ def test_an_unknown_cost_is_never_told_as_nothing(project: Project) -> None:
     assert metadata["imagegen/cost"].value == "$0.00 and 2 requests of unknown cost"
     assert metadata["imagegen/cost_by_basis"].value == "unknown (2)"
 
-    project.sandbox.script(None, "invalid_api_key")
-    stopped = project.run(of_rows(["one", "two", "three"]), fails=True)
+    project.settings["patience_seconds"] = 0.1
+    project.sandbox.script(None, *["invalid_api_key"] * 20)
+    stopped = project.run(of_rows([f"prompt {number}" for number in range(9)]), fails=True)
     (line,) = [line for line in project.logs(stopped) if "stopped after" in line]
     assert "$0.00 and 1 request of unknown cost" in line
 
