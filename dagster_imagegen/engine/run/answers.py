@@ -101,8 +101,9 @@ def signal_of(answer: Answer) -> Signal:
     """What an answer means for how fast to send."""
     said, headroom = answer.result, answer.headroom
     failure = said if isinstance(said, Failure) else None
+    timed_out = failure is not None and failure.code == "read_timeout"
     return Signal(
-        outcome=failure.admission if failure else "accepted",
+        outcome="timed_out" if timed_out else failure.admission if failure else "accepted",
         wait_seconds=failure.wait_seconds if failure else None,
         remaining=headroom.remaining if headroom else None,
         limit=headroom.limit if headroom else None,
