@@ -27,6 +27,8 @@ from dagster_imagegen.engine.pacing.window import MAX_SECONDS, SOON_SECONDS, Win
 RAMP_SECONDS = 0.1  # after the first request of all or of a pause; a refusal is back by then
 BELIEVED_AFTER = 3  # waits that are too long, with no good answer between
 WAIT_SECONDS = 2.0  # a refusal that asks for a longer wait is about a rate
+OFTEN = 4  # refused of the last `RECENT` requests: not at random
+RECENT = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,7 @@ class Pacer:
         self._answered: deque[int] = deque(maxlen=max_concurrency)
         self._too_long_in_a_row = 0
         self._since_refusal = 0
+        self._refused_lately: deque[int] = deque(maxlen=OFTEN)
 
     @property
     def limit(self) -> int:
@@ -179,6 +182,7 @@ class Pacer:
     def _refused(self, slot: Slot, signal: Signal, now: float) -> None:
         wait = signal.wait_seconds or 0.0
         self._rate.not_taken(slot.number)
+        self._refused_lately.append(slot.number)
         if wait > self._max_pause_seconds:
             self._too_long_in_a_row += 1
             if self._too_long_in_a_row < BELIEVED_AFTER:
@@ -198,7 +202,7 @@ class Pacer:
             wait_seconds=wait,
             now=now,
         )
-        if unexplained and (wait or self._climb.in_a_row >= IN_A_ROW):
+        if unexplained and (self._climb.in_a_row >= IN_A_ROW or self._refuses_often(wait)):
             self._refused_for_rate(slot, wait, now)
 
     def _about_rate(self, slot: Slot, signal: Signal) -> bool:
@@ -206,7 +210,12 @@ class Pacer:
             return False
         if signal.remaining == 0 or (signal.wait_seconds or 0.0) > WAIT_SECONDS:
             return True
-        return self._rate.is_known or (slot.open_then == 1 and bool(signal.wait_seconds))
+        return self._rate.is_known
+
+    def _refuses_often(self, wait: float) -> bool:
+        """Whether so many are refused that a wait was meant for all: one refusal can be chance."""
+        lately = self._refused_lately
+        return wait > 0 and len(lately) == OFTEN and self._newest.number - lately[0] < RECENT
 
     def _refused_for_rate(self, slot: Slot, wait: float, now: float) -> None:
         if self._window.is_announced:

@@ -27,6 +27,7 @@ class SilentServer:
         hangs: How many requests are never answered.
         at_once: How many requests it admits; more are refused.
         a_minute: How many requests it admits a minute, by `counting`.
+        at_random: The part of all requests that is refused for no reason.
         asks_to_wait: What each refusal asks for.
         absurd: The requests that are told to wait for a day, counted from 1.
         timeout: When the client gives up. The server makes the image all the same.
@@ -39,6 +40,7 @@ class SilentServer:
     at_once: float = math.inf
     a_minute: int | None = None
     counting: Counting = "sliding"
+    at_random: float = 0.0
     asks_to_wait: float | None = None
     timeout: float = math.inf
     absurd: frozenset[int] = frozenset()
@@ -61,7 +63,8 @@ class SilentServer:
         self.received += 1
         if self.received in self.absurd:
             return Signal(outcome="refused", wait_seconds=86_400.0)
-        if self.open >= self.at_once or not self._admits():
+        by_chance = self.at_random > 0 and self.chance.random() < self.at_random
+        if by_chance or self.open >= self.at_once or not self._admits():
             self.refused += 1
             await asyncio.sleep(ROUND_TRIP / 2)
             return Signal(outcome="refused", wait_seconds=self.asks_to_wait)
