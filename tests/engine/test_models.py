@@ -1,4 +1,4 @@
-"""Models that end: the warning before a run, the error after the end, and the endpoint's own list."""
+"""Models that end: the warning before a run, the error after the end, and the endpoint's list."""
 
 from collections.abc import Callable
 from datetime import date, datetime, timezone
@@ -98,7 +98,7 @@ def test_a_budget_refuses_what_has_no_price(
     """Its worst case would be that of one still picture."""
     params = {"size": "1024x1024", "quality": "low", **params}
     budget = Budget(max_usd=Decimal(1))
-    with pytest.raises(ConfigurationError, match=params["output_format"]):
+    with pytest.raises(ConfigurationError, match=f"output_format '{params['output_format']}'"):
         run(["a mug"], params=params, model="gpt-image-2.5-flare", budget=budget)
     assert imagegen_sandbox.requests == []
     made = run(["a mug"], params=params, model="gpt-image-2.5-flare")

@@ -213,10 +213,12 @@ def _check_prices(plan: Plan) -> None:
     for job in plan.jobs:
         request = job.request
         if job.known is None and job.worst_case.usd is None:
+            body = request.body()
+            unpriced = "".join(f", {name} {body[name]!r}" for name in request.unpriced)
             raise ConfigurationError(
                 f"a budget is set, and model {request.model!r} at size {request.size!r}, quality "
-                f"{request.quality!r} has no price that bounds its cost; set one in `prices`, or "
-                "run without a budget"
+                f"{request.quality!r}{unpriced} has no price that bounds its cost; set one in "
+                "`prices`, or run without a budget"
             )
 
 
