@@ -147,7 +147,7 @@ def test_digitalocean_s_dialect_keeps_to_its_reference(change: dict[str, Any], p
 def test_a_gif_has_its_frames(*, paint: bool) -> None:
     """As many as asked for, nine unless told, each billed as an image."""
     with Sandbox(paint=paint) as sandbox:
-        gif = {"output_format": "gif", "size": "96x64"}
+        gif: dict[str, Any] = {"output_format": "gif", "size": "96x64"}
         film = image_of(post(sandbox, **gif, frame_count=4, frame_duration_ms=120))
         assert (film.format, getattr(film, "n_frames"), film.info["duration"]) == ("GIF", 4, 120)  # noqa: B009  # Pillow does not declare it
         post(sandbox, **gif)
@@ -157,7 +157,11 @@ def test_a_gif_has_its_frames(*, paint: bool) -> None:
 
 def test_an_svg_reports_its_author_s_tokens(imagegen_sandbox: Sandbox) -> None:
     """Beside the usage; the prompt in it is text and no markup."""
-    asked = {"prompt": "<script>alert(1)</script>", "output_format": "svg", "size": "96x64"}
+    asked: dict[str, Any] = {
+        "prompt": "<script>alert(1)</script>",
+        "output_format": "svg",
+        "size": "96x64",
+    }
     answer = post(imagegen_sandbox, **asked, svg={"model": "m"}).json()
     drawing = base64.b64decode(answer["data"][0]["b64_json"]).decode()
     root = ElementTree.fromstring(drawing)
