@@ -4,7 +4,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, TypeAlias, cast
 
@@ -71,6 +71,8 @@ class Execution:
     identity: Identity
     redo: Sequence[Redo] = ()
     max_usd: Decimal | None = None
+    warned: set[str] = field(default_factory=set[str])
+    """The warnings that were logged, so that several partitions of one run log each once."""
 
     @property
     def name(self) -> str:
@@ -106,6 +108,10 @@ class Execution:
         for the requests in flight, and raises the exception again. Every request is recorded then.
         """
         self.log.info(f"{self.name}: {generation.plan.describe()}")
+        for warning in generation.plan.warnings:
+            if warning not in self.warned:
+                self.warned.add(warning)
+                self.log.warning(f"{self.name}: {warning}")
         due = time.monotonic() + PROGRESS_SECONDS
         try:
             # Also while no image arrives: the first one, or a pause, can take minutes.

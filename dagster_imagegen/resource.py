@@ -14,6 +14,7 @@ from typing_extensions import Unpack
 
 from dagster_imagegen import __version__
 from dagster_imagegen.engine.attempt import Identity, Outcome
+from dagster_imagegen.engine.endpoint.models import ListedModel
 from dagster_imagegen.engine.engine import Engine
 from dagster_imagegen.engine.errors import ConfigurationError, NoImage
 from dagster_imagegen.engine.prompts.table import PromptTable
@@ -157,6 +158,16 @@ class ImageGenResource(ResourceSettings):
         """
         with self.open_engine() as engine:
             return engine.usage(asset_key=_key_text(asset_key))
+
+    def models(self) -> tuple[ListedModel, ...]:
+        """The models that the account can use, as the endpoint lists them, and when each ends.
+
+            [model.id for model in imagegen.models()]
+
+        Raises `EndpointError` if the endpoint answers no list.
+        """
+        with self.open_engine() as engine:
+            return engine.models()
 
     def open_image(self, path: str) -> BinaryIO:
         """A stored image as a file to read, by its `image_path` or `image_uri`.

@@ -234,6 +234,26 @@ def test_an_endpoint_that_refuses_everything_is_one_error(project: Project, faul
     assert code in error
 
 
+def test_a_model_that_ends_is_one_warning(project: Project) -> None:
+    """However many partitions the run is over."""
+    project.settings = {"model": "gpt-image-1"}
+    days = dg.StaticPartitionsDefinition(["mon", "tue"])
+
+    @image_asset(partitions_def=days, backfill_policy=dg.BackfillPolicy.single_run())
+    def daily(context: dg.AssetExecutionContext) -> dict[str, list[str]]:
+        return {day: [f"a mug on {day}"] for day in context.partition_keys}
+
+    tags = {
+        "dagster/asset_partition_range_start": "mon",
+        "dagster/asset_partition_range_end": "tue",
+    }
+    by_partition = {"imagegen": project.resource(), "io_manager": dg.InMemoryIOManager()}
+    result = project.run(daily, resources=by_partition, tags=tags)
+    warnings = [each for each in project.logs(result) if "shut it down on 2026-10-23" in each]
+    assert len(warnings) == 1
+    assert "gpt-image-2.5-flare" in warnings[0]
+
+
 def test_nobody_at_the_base_url(project: Project) -> None:
     """One clear error that names the address."""
     project.settings = {"base_url": "http://127.0.0.1:9/v1", "patience_seconds": 1}

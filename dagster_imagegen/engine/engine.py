@@ -20,6 +20,7 @@ from typing_extensions import Self
 
 from dagster_imagegen.engine.attempt import SANDBOX, Identity, Outcome
 from dagster_imagegen.engine.endpoint.client import ImageClient
+from dagster_imagegen.engine.endpoint.models import ListedModel
 from dagster_imagegen.engine.errors import PromptTableError
 from dagster_imagegen.engine.image_table import image_table
 from dagster_imagegen.engine.images import Images
@@ -192,13 +193,7 @@ class Engine:
                 limits=settings.limits,
             ),
             images=self._images,
-            endpoint=ImageClient(
-                base_url=settings.base_url,
-                api_key=settings.api_key,
-                timeout_seconds=settings.timeout_seconds,
-                extra_headers=settings.extra_headers,
-                transport=self._transport,
-            ),
+            endpoint=self._client(),
             pacer=pacer,
             breaker=Breaker(
                 patience_seconds=settings.patience_seconds,
@@ -227,6 +222,16 @@ class Engine:
             defers=bool(budgets) and budgets[0].when_exhausted == "defer",
         )
 
+    def _client(self) -> ImageClient:
+        settings = self.settings
+        return ImageClient(
+            base_url=settings.base_url,
+            api_key=settings.api_key,
+            timeout_seconds=settings.timeout_seconds,
+            extra_headers=settings.extra_headers,
+            transport=self._transport,
+        )
+
     def _planner(
         self, prompts: PromptTable, identity: Identity, redo: Collection[Redo]
     ) -> Callable[[Record], Coroutine[Any, Any, Plan]]:
@@ -236,6 +241,7 @@ class Engine:
             storage=self._usage,
             images=self._images,
             prices=self._prices,
+            today=self._now().date(),
             root_run_id=identity.root_run_id,
             redo=redo,
             resend_unknown=self.settings.retry.resend_unknown,
@@ -264,6 +270,15 @@ class Engine:
     def image_table(self, plan: Plan, outcomes: Mapping[str, Outcome]) -> pa.Table:
         """The image table: one row for each prompt row and variant."""
         return image_table(plan, outcomes, uri=self.image_uri)
+
+    def models(self) -> tuple[ListedModel, ...]:
+        """The endpoint's list of models. Raises `EndpointError` if it answers none."""
+
+        async def models() -> tuple[ListedModel, ...]:
+            async with self._client() as client:
+                return await client.models()
+
+        return _run_apart(models)
 
     def usage(self, *, asset_key: str | None = None) -> pa.Table:
         """Every row on record, published or not yet; with `asset_key` of that asset only."""

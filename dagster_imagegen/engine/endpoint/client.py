@@ -37,6 +37,7 @@ from dagster_imagegen.engine.endpoint.download import (
 from dagster_imagegen.engine.endpoint.events import begins_events, read_stream
 from dagster_imagegen.engine.endpoint.failures import CONNECTION_LOST, AnswerHead, Failure
 from dagster_imagegen.engine.endpoint.kinds import FailureKind
+from dagster_imagegen.engine.endpoint.models import ListedModel, models_url, read_models
 from dagster_imagegen.engine.endpoint.response import (
     Answer,
     GeneratedImage,
@@ -47,6 +48,7 @@ from dagster_imagegen.engine.endpoint.response import (
 )
 from dagster_imagegen.engine.endpoint.waits import read_headroom
 from dagster_imagegen.engine.endpoint.wire import message_of
+from dagster_imagegen.engine.errors import EndpointMisconfigured, EndpointUnreachable
 from dagster_imagegen.engine.request import ImageRequest
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -164,6 +166,36 @@ class ImageClient:
             # After the connection is given back, so that it can serve the next request.
             result = await self._downloader.fetch(result)
         return self._answer(head, result)
+
+    async def models(self) -> tuple[ListedModel, ...]:
+        """The endpoint's list of models.
+
+        Raises `EndpointUnreachable`, or `EndpointMisconfigured` if it answers something else.
+        """
+        url = models_url(self._url)
+        delivery = _Delivery(self._timeout_seconds)
+        body = bytearray()
+        try:
+            async with self._connections.client() as http:
+                asked = http.build_request(
+                    "GET", url, headers=self._headers, extensions={"trace": delivery.trace}
+                )
+                response = await delivery.in_time(http.send(asked, stream=True))
+                try:
+                    async for chunk in self._chunks(response, delivery):
+                        body += chunk
+                finally:
+                    await response.aclose()
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, _TooLarge) as error:
+            raise EndpointUnreachable(f"{shown(url)}: {self._text_of(error)}") from error
+        models = read_models(bytes(body)) if response.is_success else None
+        if models is None:
+            raise EndpointMisconfigured(
+                f"{shown(url)} answered {response.status_code} and no list of models; check "
+                "base_url and api_key, or look the models up on the provider's own pages",
+                http_status=response.status_code,
+            )
+        return models
 
     async def _exchange(
         self, request: ImageRequest, delivery: "_Delivery"

@@ -1,5 +1,7 @@
 """The price of one model, by tokens or by the image: `ModelPrice`."""
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
@@ -21,6 +23,7 @@ PROMPT_OVERHEAD_TOKENS = 64
 ANY = "*"
 """Stands for every size or quality that a price does not name."""
 
+_SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 _STRICT = ConfigDict(extra="forbid")
 # Four decimals per million tokens are ten per token, as many as the usage table has.
 _Rate: TypeAlias = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=4)]
@@ -59,6 +62,9 @@ class ModelPrice:
     price, whatever usage an answer reports; "*" is any other size or quality. Without one of
     them there is no estimate and no worst case, and so no budget. `source` and `as_of` say where
     the price comes from and when it was checked.
+
+    `size_notes` say of sizes that their tokens come from elsewhere. `between` is for models that
+    take any size: one that is not in `output_tokens` is bounded by the next larger one that is.
     """
 
     usd_per_million_tokens: TokenRates | None = None
@@ -70,6 +76,8 @@ class ModelPrice:
     )
     source: str | None = None
     as_of: date | None = None
+    size_notes: Mapping[str, str] = Field(default_factory=dict[str, str])
+    between: bool = False
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -91,6 +99,12 @@ class ModelPrice:
             self,
             usd_per_million_tokens=rates or known,
             output_tokens={**listed.output_tokens, **self.output_tokens},
+            size_notes={
+                size: note
+                for size, note in listed.size_notes.items()
+                if size not in self.output_tokens
+            },
+            between=listed.between,
             source=f"{self.source}, else {listed.source}",
             as_of=self.as_of or listed.as_of,
         )
@@ -110,6 +124,32 @@ class ModelPrice:
             _per_million(rate, tokens + PARTIAL_IMAGE_TOKENS * partials)
             for tokens in _choices(self.output_tokens, size, quality)
         ]
+
+    def bound_of_size(self, size: str | None) -> "SizeBound | None":
+        """What bounds a size that is not in the table: the next larger one; None if nothing does.
+
+        Tokens do not always grow with the area (a square of 1024 takes more than 1536x1024), so no
+        table entry up to that size may be dearer.
+        """
+        asked = _sides(size)
+        if not self.between or asked is None or {size, ANY} & set(self.output_tokens):
+            return None
+        sizes = {name: sides for name in self.output_tokens if (sides := _sides(name)) is not None}
+        larger = [n for n, s in sizes.items() if asked[0] <= s[0] and asked[1] <= s[1]]
+        if not larger:
+            return None
+        bound = min(larger, key=lambda name: math.prod(sizes[name]))
+        area = math.prod(sizes[bound])
+        counted = tuple(name for name, sides in sizes.items() if math.prod(sides) <= area)
+        return SizeBound(size=bound, counted=counted)
+
+    def source_of(self, size: str | None) -> str | None:
+        """`source`, and what else there is to say of a size."""
+        bound = self.bound_of_size(size)
+        note = self.size_notes.get(size or "")
+        if bound is not None:
+            note = f"{size} is not published: bounded by the sizes up to {bound.size}"
+        return f"{self.source} ({note})" if note else self.source
 
     def prompt_bound(self, prompt: str) -> Decimal | None:
         """The worst-case cost of a prompt, at one token per byte; None if unknown."""
@@ -139,6 +179,14 @@ class ModelPrice:
                 return None
             total += _per_million(rate or Decimal(0), count)
         return total
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeBound:
+    """The published size that bounds another one, and all whose tokens count for it."""
+
+    size: str
+    counted: tuple[str, ...]
 
 
 def _billed(tokens: TokenUsage) -> dict[str, int]:
@@ -175,6 +223,15 @@ def _billed(tokens: TokenUsage) -> dict[str, int]:
         "image_output": made - text_out,
         "text_output": text_out,
     }
+
+
+def _sides(size: str | None) -> tuple[int, int] | None:
+    """The longer and the shorter side of `WIDTHxHEIGHT`; None for any other text."""
+    match = _SIZE.fullmatch(size or "")
+    if match is None:
+        return None
+    width, height = int(match[1]), int(match[2])
+    return max(width, height), min(width, height)
 
 
 def _sum_of(total: int | None, *details: int | None) -> int | None:

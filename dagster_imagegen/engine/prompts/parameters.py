@@ -121,13 +121,20 @@ def merge_mappings(name: str, *layers: Mapping[str, Any] | None) -> str:
         merged.update(layer or {})
     if PARAMETERS[name].body == "merged":
         for key in merged:
-            if key == PROMPT.name or (key in PARAMETERS and PARAMETERS[key].body == "field"):
+            if key == PROMPT.name or _has_own_place(key):
                 rule = f'must not contain "{key}", which is a parameter of its own'
                 raise InvalidRequest(name, merged, rule, remedy=f"set {key} itself")
     try:
         return canonical_json(merged) if merged else ""
     except (TypeError, ValueError) as error:
         raise InvalidRequest(name, merged, f"must be JSON ({error})") from error
+
+
+def _has_own_place(key: str) -> bool:
+    parameter = PARAMETERS.get(key)
+    return (
+        parameter is not None and parameter.body == "field" and not parameter.allowed_in_extra_body
+    )
 
 
 def is_null(value: object) -> bool:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from decimal import Decimal
 
 import pyarrow as pa
@@ -65,6 +66,8 @@ class Plan:
     cost_range_usd: tuple[Decimal, Decimal] | None
     """Least and most that what is sent costs by the price list; None: it has no price."""
     sandbox: bool
+    warnings: tuple[str, ...] = ()
+    """What whoever starts the pass should know of its models: when one ends."""
 
     @property
     def rows(self) -> int:
@@ -108,7 +111,11 @@ class Plan:
             return "the price of this model is unknown"
         low, high = self.cost_range_usd
         amount = (
-            f"${low:,.2f}" if round(low, 2) == round(high, 2) else f"${low:,.2f} to ${high:,.2f}"
+            f"at most ${high:,.2f}"
+            if not low
+            else f"${low:,.2f}"
+            if round(low, 2) == round(high, 2)
+            else f"${low:,.2f} to ${high:,.2f}"
         )
         return f"$0.00 in the sandbox ({amount} at list price)" if self.sandbox else amount
 
@@ -121,12 +128,13 @@ async def make_plan(
     images: Images,
     prices: PriceList,
     root_run_id: str,
+    today: date,
     redo: Collection[Redo] = (),
     resend_unknown: bool = False,
 ) -> Plan:
     """Look up every wanted image in the record, and price what is left to request.
 
-    `storage` holds the parts of `record`.
+    `storage` holds the parts of `record`. `today` decides which models are about to end.
     """
     wanted: dict[str, tuple[ImageRequest, str]] = {}
     for row in prompts.rows:
@@ -153,6 +161,7 @@ async def make_plan(
             )
         )
     counts = Counter(_kind(job.known) for job in jobs if job.known is not None)
+    unsent_jobs = [job for job in jobs if job.known is None]
     return Plan(
         prompts=prompts,
         jobs=tuple(jobs),
@@ -161,8 +170,9 @@ async def make_plan(
         refused=counts["refused"],
         unknown=counts["unknown"],
         missing=counts["missing"],
-        cost_range_usd=_cost_range([job for job in jobs if job.known is None]),
+        cost_range_usd=_cost_range(unsent_jobs),
         sandbox=any(job.request.endpoint_id == SANDBOX for job in jobs),
+        warnings=_model_warnings(unsent_jobs, prices, today),
     )
 
 
@@ -203,10 +213,12 @@ def _check_prices(plan: Plan) -> None:
     for job in plan.jobs:
         request = job.request
         if job.known is None and job.worst_case.usd is None:
+            body = request.body()
+            unpriced = "".join(f", {name} {body[name]!r}" for name in request.unpriced)
             raise ConfigurationError(
                 f"a budget is set, and model {request.model!r} at size {request.size!r}, quality "
-                f"{request.quality!r} has no price that bounds its cost; set one in `prices`, or "
-                "run without a budget"
+                f"{request.quality!r}{unpriced} has no price that bounds its cost; set one in "
+                "`prices`, or run without a budget"
             )
 
 
@@ -240,6 +252,14 @@ async def _add_what_arrived_later(on_record: Mapping[str, list[Attempt]], images
             attempt = next((each for each in attempts if each.attempt_id == attempt_id), None)
             attempts.append(await images.adopt(attempt_id, path, attempt))
             break
+
+
+def _model_warnings(jobs: list[Job], prices: PriceList, today: date) -> tuple[str, ...]:
+    """One for each model that ends, of those that are to be asked; the sandbox serves any."""
+    models = dict.fromkeys(job.request.model for job in jobs if job.request.endpoint_id != SANDBOX)
+    lives = ((model, prices.life(model)) for model in models)
+    warnings = (life.warning(model, today) for model, life in lives if life is not None)
+    return tuple(warning for warning in warnings if warning is not None)
 
 
 def _kind(outcome: Outcome) -> str:

@@ -13,6 +13,7 @@ from dagster_imagegen.engine.attempt import (
     RequestRecord,
     Result,
 )
+from dagster_imagegen.engine.endpoint.kinds import FailureKind
 from dagster_imagegen.engine.endpoint.response import Answer, Failure, GeneratedImage
 from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.pacing.pacer import Signal, Slot
@@ -180,6 +181,9 @@ class Sender:
             context.pacer.release(claim.slot, signal)
         failure = answer.result if isinstance(answer.result, Failure) else None
         place = f"{request.endpoint_id}, model {request.model!r}"
+        if failure is not None and _may_lack_model(failure):
+            life = context.prices.life(request.model)
+            place += f" ({life.explanation(context.now().date())})" if life else ""
         return answer, context.breaker.observe(claim.turn, failure, place=place)
 
     def _with_reason(self, result: Result, failure: Failure) -> Result:
@@ -218,3 +222,11 @@ class Sender:
         except StorageError as error:
             return f"lost, because it could not be kept on this machine either: {error}"
         return f"kept at {where}; the next run on this machine stores it instead of buying another"
+
+
+def _may_lack_model(failure: Failure) -> bool:
+    """Whether an answer can mean that the model is gone. 401 and 403 are about the account."""
+    if failure.kind is not FailureKind.MISCONFIGURED or failure.http_status in (401, 403):
+        return False
+    said = f"{failure.code} {failure.message}".lower()
+    return failure.http_status in (404, 410) or "model" in said
