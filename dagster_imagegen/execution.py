@@ -104,6 +104,8 @@ class Execution:
         for the requests in flight, and raises the exception again. Every request is recorded then.
         """
         self.log.info(f"{self.name}: {generation.plan.describe()}")
+        if generation.warning is not None:
+            self.log.warning(f"{self.name}: {generation.warning}")
         due = time.monotonic() + PROGRESS_SECONDS
         try:
             # Also while no image arrives: the first one, or a pause, can take minutes.

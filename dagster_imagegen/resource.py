@@ -1,6 +1,7 @@
 """`ImageGenResource`: an image endpoint, the storage that its images go to, and their limits."""
 
 import io
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -209,6 +210,9 @@ def _key_text(key: AssetKeyLike | None) -> str | None:
 def _finish(generation: Generation) -> Generation:
     """Wait for every outcome; on an interruption, only for the requests in flight."""
     with generation:
+        _ = generation.plan  # Which waits until the warning is there.
+        if generation.warning is not None:
+            logging.getLogger(__name__).warning(generation.warning)
         for _ in generation:
             pass
     return generation

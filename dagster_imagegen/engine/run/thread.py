@@ -16,9 +16,13 @@ from typing import Any
 from typing_extensions import Self
 
 from dagster_imagegen.engine.attempt import Outcome
+from dagster_imagegen.engine.machine import Threads, explaining_threads
 from dagster_imagegen.engine.run.plan import Plan
 from dagster_imagegen.engine.run.progress import Progress, Totals
 from dagster_imagegen.engine.run.workers import Pass
+
+LOOK_UPS = 8
+"""Names that are looked up at a time."""
 
 
 class Generation:
@@ -33,7 +37,8 @@ class Generation:
     def __init__(self, run: "Callable[[Generation], Coroutine[Any, Any, None]]") -> None:
         self.totals = Totals()
         self.outcomes: dict[str, Outcome] = {}
-        self.journal_ids: list[str] = []
+        self.warning: str | None = None
+        """What the pass does otherwise than its settings say, once `plan` is there."""
         self._plan: Future[Plan] = Future()
         self._arrived: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
         self._error: BaseException | None = None
@@ -45,7 +50,8 @@ class Generation:
         self._thread = threading.Thread(
             target=self._run_loop, args=(run,), name="imagegen-pass", daemon=True
         )
-        self._thread.start()
+        with explaining_threads():
+            self._thread.start()
 
     # -- the caller's side ---------------------------------------------------------------------
 
@@ -145,6 +151,7 @@ class Generation:
     def _run_loop(self, run: "Callable[[Generation], Coroutine[Any, Any, None]]") -> None:
         async def main() -> None:
             self._loop = asyncio.get_running_loop()
+            self._loop.set_default_executor(Threads(LOOK_UPS, name="imagegen-names"))
             await run(self)
             if self._pass is not None and self._pass.error is not None:
                 raise self._pass.error
