@@ -149,18 +149,27 @@ class Generation:
         self._arrived.put(outcome)
 
     def _run_loop(self, run: "Callable[[Generation], Coroutine[Any, Any, None]]") -> None:
+        ended = False
+
         async def main() -> None:
+            nonlocal ended
             self._loop = asyncio.get_running_loop()
-            self._loop.set_default_executor(Threads(LOOK_UPS, name="imagegen-names"))
-            await run(self)
-            if self._pass is not None and self._pass.error is not None:
-                raise self._pass.error
+            try:
+                self._loop.set_default_executor(Threads(LOOK_UPS, name="imagegen-names"))
+                await run(self)
+                if self._pass is not None:
+                    self._error = self._pass.error
+            except BaseException as error:  # noqa: BLE001  # handed to the caller's thread
+                self._error = error
+            ended = True
 
         try:
             asyncio.run(main())
-        except BaseException as error:  # noqa: BLE001  # handed to the caller's thread
-            self._error = error
-            if not self._plan.done():
-                self._plan.set_exception(error)
+        except BaseException as error:  # noqa: BLE001  # likewise
+            # To close the loop takes another thread; without one nothing of the pass is lost.
+            if not ended:
+                self._error = error
         finally:
+            if self._error is not None and not self._plan.done():
+                self._plan.set_exception(self._error)
             self._arrived.put(None)
