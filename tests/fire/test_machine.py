@@ -1,5 +1,7 @@
 """Processes that may open few files and start few threads: nothing that is paid for is lost."""
 
+import io
+import logging
 import os
 import re
 import resource
@@ -9,11 +11,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
+from dagster_imagegen import ImageGenResource, image_asset
 from dagster_imagegen.engine.attempt import Identity
 from dagster_imagegen.engine.engine import Engine
 from dagster_imagegen.engine.errors import ImageGenError
+from dagster_imagegen.engine.machine import take_share
 from dagster_imagegen.engine.settings import Settings
 from dagster_imagegen.sandbox import Sandbox
 from dagster_imagegen.sandbox.orders import Shape
@@ -170,3 +175,51 @@ def test_too_few_threads_are_one_clear_error(passes: Passes, threads: int) -> No
             "cannot start another thread, so nothing was sent; raise `ulimit -u`" in told["error"]
         )
         assert not sandbox.requests
+
+
+def two_passes_at_once(end: Connection) -> None:
+    may_open(128)
+    first = take_share(64)
+    second = take_share(64)
+    told: Told = {"shares": [(each.max_concurrency, each.warning) for each in (first, second)]}
+    del first, second
+    told["later"] = take_share(64).max_concurrency
+    end.send(told)
+
+
+def test_passes_at_once_share_what_there_is() -> None:
+    """The second gets what the first left, one request at least; later ones get it back."""
+    told = told_by(two_passes_at_once)
+    (first, _), (second, warning) = told["shares"]
+    assert first == told["later"]
+    assert 1 <= second < 64
+    assert re.search(r"may open 128 files, \d+ are open, \d+ belong to other passes", warning)
+
+
+def with_the_resource(base_url: str, storage: str, end: Connection) -> None:
+    """`generate_many`, and an asset of the same, each with what it logged."""
+    logged = io.StringIO()
+    logging.getLogger("dagster_imagegen").addHandler(logging.StreamHandler(logged))
+    may_open(128)
+    imagegen = ImageGenResource(
+        base_url=base_url, model="openai-gpt-image-1", storage_uri=storage, max_concurrency=500
+    )
+
+    @image_asset(quality="low")
+    def hero() -> list[str]:
+        return ["a mug"]
+
+    imagegen.generate_many(["a lamp"], quality="low")
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = dg.materialize([hero], resources={"imagegen": imagegen}, instance=instance)
+        entries = [entry.user_message for entry in instance.all_logs(run.run_id)]
+    end.send({"python": logged.getvalue().splitlines(), "run": entries})
+
+
+def test_whoever_started_the_pass_is_told(tmp_path: Path) -> None:
+    """By a warning in the log of Python, or of the run."""
+    with Sandbox(paint=False) as sandbox:
+        told = told_by(with_the_resource, sandbox.base_url, str(tmp_path / "storage"))
+    begins = "max_concurrency lowered from 500 to "
+    assert [line.startswith(begins) for line in told["python"]] == [True]
+    assert sum(line.startswith(f"hero: {begins}") for line in told["run"]) == 1
