@@ -112,6 +112,8 @@ class Execution:
             if warning not in self.warned:
                 self.warned.add(warning)
                 self.log.warning(f"{self.name}: {warning}")
+        if generation.warning is not None:
+            self.log.warning(f"{self.name}: {generation.warning}")
         due = time.monotonic() + PROGRESS_SECONDS
         try:
             # Also while no image arrives: the first one, or a pause, can take minutes.

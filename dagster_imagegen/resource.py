@@ -1,6 +1,7 @@
 """`ImageGenResource`: an image endpoint, the storage that its images go to, and their limits."""
 
 import io
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -196,6 +197,9 @@ class ImageGenResource(ResourceSettings):
             partition_key=partition_key,
         )
         with engine.generate(table, identity=identity) as generation:
+            warnings = generation.plan.warnings
+            for warning in (*warnings, *filter(None, [generation.warning])):
+                logging.getLogger(__name__).warning(warning)
             for _ in generation:
                 pass
         return generation

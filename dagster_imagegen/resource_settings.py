@@ -172,14 +172,14 @@ class ResourceSettings(dg.ConfigurableResource):  # pyright: ignore[reportMissin
     max_concurrency: int = Field(
         default=Settings.max_concurrency,
         ge=1,
-        description="The most requests in flight in one process. The endpoint's rate limits can "
-        "lower it.",
+        description="The most requests in flight, for each step or call. The endpoint's rate "
+        "limits and the files that this process may open can lower it.",
     )
     requests_per_minute: float | None = Field(
         default=None,
         gt=0,
-        description="The most requests per minute in one process; by default only the endpoint's "
-        "own limits.",
+        description="The most requests per minute, for each step or call; by default only the "
+        "endpoint's own limits.",
     )
     retry: RetryConfig = Field(
         default_factory=RetryConfig, description="Which failed requests are sent again."

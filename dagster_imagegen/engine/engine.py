@@ -5,7 +5,6 @@ import hashlib
 import random
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from decimal import Decimal
 from functools import partial
@@ -24,6 +23,7 @@ from dagster_imagegen.engine.endpoint.models import ListedModel
 from dagster_imagegen.engine.errors import PromptTableError
 from dagster_imagegen.engine.image_table import image_table
 from dagster_imagegen.engine.images import Images
+from dagster_imagegen.engine.machine import Share, Threads, take_share
 from dagster_imagegen.engine.money.budget import Budget, budgets_of
 from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.pacing.pacer import Pacer
@@ -153,7 +153,13 @@ class Engine:
         budgets = budgets_of(self.settings.budget, max_usd=max_usd)
 
         async def run(generation: Generation) -> None:
-            context = self._context(budgets, identity, generation)
+            share = take_share(
+                self.settings.max_concurrency,
+                # The sandbox is in this process, which has both ends of each connection.
+                files_per_request=2 if self.settings.endpoint_id == SANDBOX else 1,
+            )
+            generation.warning = share.warning
+            context = self._context(budgets, identity, generation, share)
             try:
                 await self._images.restore_spilled()
                 plan = await plan_as_writer(
@@ -165,19 +171,23 @@ class Engine:
                 work = Pass(context, report=generation.report)
                 generation.begin(work, plan)
                 # Twice as many as may be in flight: saving and waiting hold no slot.
-                await work.run(plan, workers=2 * self.settings.max_concurrency)
+                await work.run(plan, workers=2 * share.max_concurrency)
             finally:
                 await context.endpoint.aclose()
 
         return Generation(run)
 
     def _context(
-        self, budgets: Sequence[Budget], identity: Identity, generation: Generation
+        self,
+        budgets: Sequence[Budget],
+        identity: Identity,
+        generation: Generation,
+        share: Share,
     ) -> PassContext:
         settings = self.settings
         stop = Stop()
         pacer = Pacer(
-            max_concurrency=settings.max_concurrency,
+            max_concurrency=share.max_concurrency,
             requests_per_minute=settings.requests_per_minute,
             max_pause_seconds=settings.retry.max_wait_seconds,
             clock=asyncio.get_running_loop().time,
@@ -290,5 +300,5 @@ class Engine:
 
 def _run_apart(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine to its end on a thread of its own: the caller may be inside a loop."""
-    with ThreadPoolExecutor(1) as pool:
+    with Threads(1, name="imagegen-apart") as pool:
         return pool.submit(lambda: asyncio.run(work())).result()

@@ -49,6 +49,7 @@ class Images:
     ) -> None:
         self._storage = PatientStore(storage, patience)
         self._spill = spill
+        self._until_files_are_free = replace(patience, attempts=1).call
         self._prices = prices
         self._now = now
 
@@ -61,7 +62,8 @@ class Images:
     async def spill(self, image: GeneratedImage, *, fingerprint: str, attempt_id: str) -> str:
         """Keep an image that the storage does not take on this machine; returns where."""
         path = _path(fingerprint, attempt_id, image.format)
-        await self._spill.put(path, image.data)
+        # Out of files, it waits: there is no third place.
+        await self._until_files_are_free(lambda: self._spill.put(path, image.data))
         return self._spill.uri(path)
 
     async def restore_spilled(self) -> int:

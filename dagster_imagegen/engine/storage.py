@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,6 +14,12 @@ from fsspec.implementations.local import LocalFileSystem
 
 from dagster_imagegen.engine.errors import ConfigurationError, StorageError
 from dagster_imagegen.engine.local_disk import HAS_LOCKS, is_locked, list_files, write_whole
+from dagster_imagegen.engine.machine import (
+    Threads,
+    explaining_threads,
+    is_out_of_files,
+    storage_threads,
+)
 
 T = TypeVar("T")
 
@@ -108,21 +113,32 @@ class ObjectStore(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How often a failing call of a store is repeated, and the first wait, which then doubles."""
+    """How often a failing call of a store is repeated, and the first wait, which then doubles.
+
+    Calls that fail because this process has too many files open are repeated for as long as
+    `scarce_seconds`: its own requests are what keeps them open, and those end.
+    """
 
     attempts: int = 6
     backoff_seconds: float = 0.25
+    scarce_seconds: float = 600.0
 
     async def call(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeat a call that is safe to repeat; raises the last `StorageError`."""
-        wait = self.backoff_seconds
-        for _ in range(self.attempts - 1):
+        failed, waited, wait = 0, 0.0, self.backoff_seconds
+        while True:
             try:
                 return await call()
-            except StorageError:
-                await asyncio.sleep(wait)
-                wait *= 2
-        return await call()
+            except StorageError as error:
+                if is_out_of_files(error) and waited < self.scarce_seconds:
+                    pause = self.backoff_seconds
+                    waited += pause
+                else:
+                    failed += 1
+                    if failed >= self.attempts:
+                        raise
+                    pause, wait = wait, 2 * wait
+            await asyncio.sleep(pause)
 
 
 class PatientStore:
@@ -170,13 +186,18 @@ class Storage:
     """
 
     def __init__(
-        self, uri: str, storage_options: Mapping[str, Any] | None = None, *, threads: int = 16
+        self,
+        uri: str,
+        storage_options: Mapping[str, Any] | None = None,
+        *,
+        threads: int | None = None,
     ) -> None:
-        self.filesystem, self.root = _open_filesystem(uri, storage_options or {})
+        with explaining_threads():  # Some filesystems start one.
+            self.filesystem, self.root = _open_filesystem(uri, storage_options or {})
         self.is_local = isinstance(self.filesystem, LocalFileSystem)
         if self.is_local:
             self.root = str(Path(self.root).absolute())
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="imagegen-storage")
+        self._pool = Threads(threads or storage_threads(), name="imagegen-storage")
 
     def close(self) -> None:
         """Release the threads."""

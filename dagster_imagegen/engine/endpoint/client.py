@@ -49,6 +49,7 @@ from dagster_imagegen.engine.endpoint.response import (
 from dagster_imagegen.engine.endpoint.waits import read_headroom
 from dagster_imagegen.engine.endpoint.wire import message_of
 from dagster_imagegen.engine.errors import EndpointMisconfigured, EndpointUnreachable
+from dagster_imagegen.engine.machine import OUT_OF_FILES, SCARCE_SECONDS, is_out_of_files
 from dagster_imagegen.engine.request import ImageRequest
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -72,7 +73,7 @@ class ImageClient:
         max_body_bytes: The largest answer and the largest linked image that are read.
         transport: Replaces the network; it is closed with the client.
         wall_clock: Gives the Unix time.
-        sleep: Waits between tries to fetch a linked image.
+        sleep: Waits between tries to connect, and to fetch a linked image.
         resolve: Looks up the host names of linked images.
 
     Raises:
@@ -99,6 +100,7 @@ class ImageClient:
         self._max_body_bytes = max_body_bytes
         self._wall_clock = wall_clock
         self._transport = transport
+        self._sleep = sleep
         trust_env = not is_local(self._url)
         certificates = [os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
         connect = functools.partial(
@@ -155,12 +157,11 @@ class ImageClient:
         Whatever goes wrong at the endpoint or in the network is a `Failure` in the answer, never
         an exception.
         """
-        delivery = _Delivery(self._timeout_seconds)
         self._home.look_up()
-        try:
-            head, result = await self._exchange(request, delivery)
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
-            return Answer(result=self._without_secrets(self._without_answer(error, delivery)))
+        answered = await self._answered(request)
+        if isinstance(answered, Failure):
+            return Answer(result=self._without_secrets(answered))
+        head, result = answered
         result = with_bill(result, head)
         if isinstance(result, ImageLink):
             # After the connection is given back, so that it can serve the next request.
@@ -196,6 +197,22 @@ class ImageClient:
                 http_status=response.status_code,
             )
         return models
+
+    async def _answered(self, request: ImageRequest) -> tuple[AnswerHead, Result] | Failure:
+        """The answer to a request that is sent once: when this process can open a connection."""
+        left_seconds = self._timeout_seconds
+        while True:
+            delivery = _Delivery(self._timeout_seconds)
+            try:
+                return await self._exchange(request, delivery)
+            except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
+                if left_seconds <= 0 or not (
+                    isinstance(error, httpx.ConnectError) and is_out_of_files(error)
+                ):
+                    return self._without_answer(error, delivery)
+            # Nothing was sent. What is open are mostly other requests, and those end.
+            left_seconds -= SCARCE_SECONDS
+            await self._sleep(SCARCE_SECONDS)
 
     async def _exchange(
         self, request: ImageRequest, delivery: "_Delivery"
@@ -287,6 +304,8 @@ class ImageClient:
         else:
             return ambiguous(*self._cut_off(error))
         message = f"{self._url.host}: {self._text_of(error)}"
+        if is_out_of_files(error):
+            message = f"{self._url.host}: {OUT_OF_FILES}"
         if "CERTIFICATE_VERIFY_FAILED" in message:
             message += "; to trust your own certificate authority, set SSL_CERT_FILE to its file"
         return Failure(kind=kind, code=code, message=message)
