@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import dagster as dg
 from pydantic import ConfigDict, Field, model_validator
@@ -25,6 +25,7 @@ from dagster_imagegen.setting_values import (
     ScopeSetting,
     WhenExhaustedSetting,
     Whole,
+    as_written,
     resolved,
     secret_free,
     validated,
@@ -220,6 +221,14 @@ class ResourceSettings(dg.ConfigurableResource):  # pyright: ignore[reportMissin
         "next run there stores them. By default in the user's state folder. Put it on a disk that "
         "outlives the process, e.g. a volume.",
     )
+
+    if not TYPE_CHECKING:  # It would hide the types of the settings.
+
+        def __init__(self, **given: Any) -> None:
+            for name in ("storage_options", "extra_body"):
+                if name in given:
+                    given[name] = as_written(given[name])
+            super().__init__(**given)
 
     @model_validator(mode="wrap")
     @classmethod

@@ -1,6 +1,6 @@
 """The values of settings: plain ones, and names of environment variables in their place."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeGuard, TypeVar, cast
 
 import dagster as dg
@@ -21,8 +21,8 @@ _RULES = {
     "string_": "must be text",
     "dict_": "must be a mapping",
     "literal_": "must be {expected}",
-    "greater_than_equal": "must be at least {ge}",
-    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "greater_than": "must be greater than {gt:g}",
     "finite_number": "must be finite",
 }
 
@@ -145,17 +145,34 @@ def _resolved(place: str, value: Any) -> Any:
     return value
 
 
+def as_written(value: Any) -> Any:
+    """The same with each `dg.EnvVar.int` as `{"env": "NAME", "int": True}`.
+
+    Where any type may stand, Dagster hands both kinds over to a run as `{"env": "NAME"}`, which
+    would be text there.
+    """
+    if isinstance(value, IntEnvVar):
+        return {"env": value.env_var_name, "int": True}
+    if isinstance(value, Mapping):
+        items = cast("Mapping[Any, Any]", value)
+        return {name: as_written(each) for name, each in items.items()}
+    if isinstance(value, list):
+        return [as_written(each) for each in cast("list[Any]", value)]
+    return value
+
+
 def _names_variable(value: object) -> TypeGuard[Any]:
     """Whether it is an environment variable, or how Dagster writes one: `{"env": "NAME"}`."""
     if isinstance(value, Mapping):
         items = cast("Mapping[Any, object]", value)
-        return list(items) == ["env"] and isinstance(items["env"], str)
+        return items.keys() in ({"env"}, {"env", "int"}) and isinstance(items["env"], str)
     return isinstance(value, (dg.EnvVar, IntEnvVar))
 
 
 def _value_of(place: str, variable: Any) -> Any:
     if isinstance(variable, Mapping):
-        variable = dg.EnvVar(cast("Mapping[str, str]", variable)["env"])
+        name = cast("Mapping[str, str]", variable)["env"]
+        variable = dg.EnvVar.int(name) if "int" in variable else dg.EnvVar(name)
     try:
         found = variable.get_value()
     except ValueError:
@@ -169,7 +186,7 @@ def _value_of(place: str, variable: Any) -> Any:
     return found
 
 
-def secret_free(pairs: Iterator[tuple[str | None, Any]]) -> Iterator[tuple[str | None, Any]]:
+def secret_free(pairs: Iterable[tuple[str | None, Any]]) -> Iterator[tuple[str | None, Any]]:
     """The pairs of a repr with the query left out of `base_url`: it can contain a key."""
     for name, value in pairs:
         known = name == "base_url" and isinstance(value, str) and not _names_variable(value)
