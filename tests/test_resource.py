@@ -108,8 +108,9 @@ def test_a_value_that_breaks_a_rule_is_an_error(settings: dict[str, Any], told: 
 
 def started(**settings: Any) -> None:
     """Begin a pass with these settings, up to where the first request would be sent."""
-    given = {"base_url": "https://example.com/v1", "model": "m", "storage_uri": "memory://x"}
-    with ImageGenResource(**{**given, **settings}).open_engine() as engine:
+    given: dict[str, Any] = {"base_url": "https://example.com/v1", "model": "m"}
+    given |= {"storage_uri": "memory://x", **settings}
+    with ImageGenResource(**given).open_engine() as engine:
         ImageClient(
             base_url=engine.settings.base_url,
             api_key=engine.settings.api_key,
