@@ -165,7 +165,7 @@ def _names_variable(value: object) -> TypeGuard[Any]:
     """Whether it is an environment variable, or how Dagster writes one: `{"env": "NAME"}`."""
     if isinstance(value, Mapping):
         items = cast("Mapping[Any, object]", value)
-        return items.keys() in ({"env"}, {"env", "int"}) and isinstance(items["env"], str)
+        return set(items) in ({"env"}, {"env", "int"}) and isinstance(items["env"], str)
     return isinstance(value, (dg.EnvVar, IntEnvVar))
 
 
