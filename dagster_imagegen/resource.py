@@ -109,8 +109,9 @@ class ImageGenResource(ResourceSettings):
             (outcome,) = generation.outcomes.values()
             if outcome.status not in ("generated", "reused"):
                 asked = f" for {prompt!r}" if self.record_prompts else ""
+                told = outcome.error_message or outcome.error_code or "without a message"
                 raise NoImage(
-                    f"no image{asked}: {outcome.status}: {outcome.error_message}",
+                    f"no image{asked}: {outcome.status}: {told}",
                     status=outcome.status,
                     code=outcome.error_code,
                 )

@@ -255,6 +255,7 @@ class Engine:
             root_run_id=identity.root_run_id,
             redo=redo,
             resend_unknown=self.settings.retry.resend_unknown,
+            had_query=bool(urlsplit(self.settings.base_url).query),
         )
 
     # -- what is there -------------------------------------------------------------------------

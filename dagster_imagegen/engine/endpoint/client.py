@@ -20,6 +20,7 @@ import httpx
 from typing_extensions import Self
 
 from dagster_imagegen.engine.endpoint.base_url import (
+    QuietURL,
     Secrets,
     endpoint_url,
     is_local,
@@ -95,7 +96,7 @@ class ImageClient:
     ) -> None:
         self._url = endpoint_url(base_url)
         self._headers = request_headers(api_key, extra_headers or {})
-        self._secrets = Secrets(api_key, extra_headers or {})
+        self._secrets = Secrets(api_key, extra_headers or {}, self._url.query)
         self._timeout_seconds = timeout_seconds
         self._max_body_bytes = max_body_bytes
         self._wall_clock = wall_clock
@@ -226,6 +227,7 @@ class ImageClient:
                 headers=self._headers,
                 extensions={"trace": delivery.trace},
             )
+            sent.url = QuietURL(sent.url)
             # A head can come in drips too, each of them in time.
             response = await delivery.in_time(http.send(sent, stream=True))
             try:
@@ -271,7 +273,7 @@ class ImageClient:
                 return read_cut_off(body, head) or ambiguous("body_too_large", str(error))
         except (httpx.HTTPError, OSError) as error:
             if head.is_success:
-                return read_cut_off(body, head) or ambiguous(*self._cut_off(error))
+                return read_cut_off(body, head) or self._cut_off(error)
         return read_body(body, head)  # An error is read although the connection was cut.
 
     async def _chunks(
@@ -289,11 +291,17 @@ class ImageClient:
                         raise _TooLarge(f"the answer is larger than {limit:,} bytes")
                     yield chunk
 
-    def _cut_off(self, error: Exception) -> tuple[str, str]:
-        """Code and message of a connection that broke after the request was sent."""
+    def _cut_off(self, error: Exception) -> Failure:
+        """The failure of a connection that broke after the request was sent."""
         if isinstance(error, httpx.TimeoutException):
-            return "read_timeout", f"no complete answer within {self._timeout_seconds:g} s"
-        return CONNECTION_LOST, f"the connection was lost: {self._text_of(error)}"
+            said = f"no complete answer within {self._timeout_seconds:g} s"
+            return ambiguous("read_timeout", said)
+        text = self._text_of(error)
+        # Of what the endpoint sent against the protocol, h11 repeats the bytes.
+        own, repeated, sent = text.partition(": bytearray(")
+        return ambiguous(
+            CONNECTION_LOST, f"the connection was lost: {own}", detail=f"{repeated}{sent}"
+        )
 
     def _without_answer(self, error: Exception, delivery: "_Delivery") -> Failure:
         """The failure for an exception that came before any answer."""
@@ -302,13 +310,13 @@ class ImageClient:
         elif isinstance(error, UNDELIVERED) or delivery.failed:
             kind, code = FailureKind.UNREACHABLE, "unreachable"
         else:
-            return ambiguous(*self._cut_off(error))
+            return self._cut_off(error)
         message = f"{self._url.host}: {self._text_of(error)}"
         if is_out_of_files(error):
             message = f"{self._url.host}: {OUT_OF_FILES}"
         if "CERTIFICATE_VERIFY_FAILED" in message:
             message += "; to trust your own certificate authority, set SSL_CERT_FILE to its file"
-        return Failure(kind=kind, code=code, message=message)
+        return Failure(kind=kind, code=code, message=message, own_message=message)
 
     def _text_of(self, error: Exception) -> str:
         return message_of(self._secrets.cut_from(str(error))) or type(error).__name__

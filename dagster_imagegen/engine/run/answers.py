@@ -24,7 +24,8 @@ def result_of_answer(
     """What an answer says, apart from where its image goes.
 
     Without `with_texts` it lacks the provider's texts, which can repeat the prompt: the revised
-    prompt and the error message. The error code stays, unless it is a text itself.
+    prompt and the error message. What of that is ours stays, and the error code, unless it is a
+    text itself.
     """
     said = answer.result
     reply = Reply(http_status=answer.http_status, request_id=answer.request_id)
@@ -41,7 +42,7 @@ def result_of_answer(
             status=said.status,
             billing="not_billed" if sandbox else said.billing,
             error_code=said.code if with_texts else said.code_without_text,
-            error_message=said.message if with_texts else None,
+            error_message=said.message if with_texts else said.own_message,
             reply=reply,
         )
     return replace(
