@@ -1,10 +1,9 @@
-"""Runs prompt tables for Dagster: `Execution` for any step, `materialize` for that of an asset."""
+"""`materialize`: the step of an image asset."""
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, TypeAlias, cast
 
@@ -27,7 +26,6 @@ from dagster_imagegen.engine.run.thread import Generation
 from dagster_imagegen.engine.run.verdict import Redo
 from dagster_imagegen.metadata import (
     FinishedPass,
-    Lineage,
     check_carried,
     count_values,
     data_version,
@@ -36,6 +34,9 @@ from dagster_imagegen.metadata import (
 )
 from dagster_imagegen.resource import ImageGenResource
 from dagster_imagegen.run_config import ImageRunConfig
+
+PROMPT_TABLE = "prompt_table"
+"""The input of an asset without a function."""
 
 PROGRESS_SECONDS = 10.0
 PROBLEMS_SHOWN = 5
@@ -57,79 +58,6 @@ class TableOptions:
     overrides: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Execution:
-    """Runs a prompt table on behalf of `identity`, which every usage row of it names.
-
-    It knows no Dagster context, so an asset's step, an op and a shard can all use it.
-    """
-
-    engine: Engine
-    log: logging.Logger
-    identity: Identity
-    redo: Sequence[Redo] = ()
-    max_usd: Decimal | None = None
-
-    @property
-    def name(self) -> str:
-        """What log lines begin with: the asset, and the partition if there is one."""
-        parts = (self.identity.asset_key or self.identity.step_key, self.identity.partition_key)
-        return " ".join(part for part in parts if part)
-
-    def for_partition(self, partition: Partition) -> "Execution":
-        """The same on behalf of one partition."""
-        return replace(self, identity=replace(self.identity, partition_key=partition))
-
-    def read(self, source: object, options: TableOptions) -> PromptTable:
-        """The requests of a prompt table. Raises `ConfigurationError` for one that cannot work."""
-        prompts = self.engine.read_prompts(
-            source,
-            params=options.params,
-            template=options.template,
-            overrides=options.overrides,
-        )
-        check_carried(prompts.carried)
-        return prompts
-
-    def begin(self, prompts: PromptTable) -> Generation:
-        """Start the pass, for a `with` block that calls `finish`."""
-        return self.engine.generate(
-            prompts, identity=self.identity, redo=self.redo, max_usd=self.max_usd
-        )
-
-    def finish(self, generation: Generation) -> FinishedPass:
-        """Wait for the end of the pass; log the plan first and the progress now and then.
-
-        On any exception, KeyboardInterrupt and a terminated run included, it stops sending, waits
-        for the requests in flight, and raises the exception again. Every request is recorded then.
-        """
-        self.log.info(f"{self.name}: {generation.plan.describe()}")
-        due = time.monotonic() + PROGRESS_SECONDS
-        try:
-            # Also while no image arrives: the first one, or a pause, can take minutes.
-            for _ in generation.beats(PROGRESS_SECONDS):
-                if time.monotonic() >= due:
-                    self.log.info(f"{self.name}: {generation.progress}")
-                    due = time.monotonic() + PROGRESS_SECONDS
-        except BaseException:
-            generation.drain()
-            at = generation.progress
-            self.log.info(
-                f"{self.name}: stopped after {at.done:,} of {at.total:,} images, {at.cost}; the "
-                "images are stored and will not be requested again"
-            )
-            raise
-        return FinishedPass(
-            plan=generation.plan,
-            images=self.engine.image_table(generation.plan, generation.outcomes),
-            totals=generation.totals,
-            retry_can_help=any(each.retry_can_help for each in generation.outcomes.values()),
-        )
-
-
-# -- the step of an asset --------------------------------------------------------------------------
-
-
 def materialize(
     context: dg.AssetExecutionContext,
     imagegen: ImageGenResource,
@@ -138,33 +66,22 @@ def materialize(
     *,
     options: TableOptions,
     fail_on: Sequence[str],
-    lineage: Lineage | None = None,
+    prompt_columns: Sequence[str] | None = None,
 ) -> StepEvents:
     """The step of an image asset. Keys, partitions and run ids are taken from the context.
 
     A pass that reached its end yields the materialization, then fails if a status of `fail_on`
     occurred. One that stopped early (terminated, out of credit, misconfigured) yields an
     observation of what was spent and no materialization, so that a part of an image table never
-    replaces a whole one. `prompts` is called once the settings are known to work.
+    replaces a whole one. `prompts` is called once the settings are known to work. The input
+    `PROMPT_TABLE` has `prompt_columns`, unless a function makes the prompt table.
 
     Raises `dg.Failure` for every `ImageGenError`, and for the image statuses of `fail_on`.
     """
     name = context.asset_key.to_user_string()
     try:
         with imagegen.open_engine() as engine:
-            execution = Execution(
-                engine=engine,
-                log=context.log,
-                identity=Identity(
-                    run_id=context.run.run_id,
-                    root_run_id=context.run.root_run_id or context.run.run_id,
-                    asset_key=name,
-                    step_key=str(context.op_execution_context.op_handle),
-                ),
-                redo=[each.value for each in config.redo],
-                max_usd=config.limit_usd(),
-            )
-            step = _AssetStep(context, execution, lineage)
+            step = _AssetStep(context, engine, config, prompt_columns)
             yield from step.run(prompts, options)
         step.fail_on(fail_on)
     except ImageGenError as error:
@@ -188,15 +105,21 @@ class _AssetStep:
     """One run of an asset over its partitions; an asset without any has the partition None."""
 
     def __init__(
-        self, context: dg.AssetExecutionContext, execution: Execution, lineage: Lineage | None
+        self,
+        context: dg.AssetExecutionContext,
+        engine: Engine,
+        config: ImageRunConfig,
+        prompt_columns: Sequence[str] | None,
     ) -> None:
         self._context = context
-        self._execution = execution
-        self._engine = execution.engine
-        self._lineage = lineage
+        self._engine = engine
+        self._name = context.asset_key.to_user_string()
+        self._redo: list[Redo] = [each.value for each in config.redo]
+        self._max_usd = config.limit_usd()
+        self._prompt_columns = prompt_columns
         partitioned = context.assets_def.partitions_def is not None
-        self._partitions: tuple[Partition, ...] = (
-            tuple(str(key) for key in context.partition_keys) if partitioned else (None,)
+        self._partitions: Sequence[Partition] = (
+            [str(key) for key in context.partition_keys] if partitioned else [None]
         )
         self._begun: dict[Partition, Generation] = {}
         self._done: dict[Partition, FinishedPass] = {}
@@ -205,13 +128,16 @@ class _AssetStep:
 
     def run(self, prompts: Callable[[], object], options: TableOptions) -> StepEvents:
         """Run every partition's pass; yield the materialization, or observations if stopped."""
-        tables = self._read(prompts(), options)
+        # All are read before anything is sent.
+        sources = _by_partition(prompts(), self._partitions)
+        tables = {key: self._read(each, options) for key, each in sources.items()}
+        for warning in dict.fromkeys(text for table in tables.values() for text in table.warnings):
+            self._context.log.warning(f"{self._name}: {warning}")
         try:
             for partition, table in tables.items():
-                execution = self._execution.for_partition(partition)
-                with execution.begin(table) as generation:
+                with self._begin(table, partition) as generation:
                     self._begun[partition] = generation
-                    self._done[partition] = execution.finish(generation)
+                    self._done[partition] = self._finish(generation, partition)
             result = self._result()
         except BaseException:
             # KeyboardInterrupt and Dagster's own as well. A yielded observation is kept when the
@@ -221,30 +147,73 @@ class _AssetStep:
         self._log_summary()
         yield result
 
-    def _read(self, source: object, options: TableOptions) -> dict[Partition, PromptTable]:
-        """The prompt table of each partition of this run, all of them before anything is sent."""
-        if len(self._partitions) > 1 or _is_by_partition(source, self._partitions):
-            sources = _by_partition(source, cast("Sequence[str]", self._partitions))
-        else:
-            sources = dict.fromkeys(self._partitions, source)
-        tables = {key: self._execution.read(each, options) for key, each in sources.items()}
-        for warning in dict.fromkeys(text for table in tables.values() for text in table.warnings):
-            self._context.log.warning(f"{self._execution.name}: {warning}")
-        return tables
+    def _read(self, source: object, options: TableOptions) -> PromptTable:
+        table = self._engine.read_prompts(
+            source,
+            params=options.params,
+            template=options.template,
+            overrides=options.overrides,
+        )
+        check_carried(table.carried)
+        return table
+
+    def _begin(self, table: PromptTable, partition: Partition) -> Generation:
+        run = self._context.run
+        identity = Identity(
+            run_id=run.run_id,
+            root_run_id=run.root_run_id or run.run_id,
+            asset_key=self._name,
+            step_key=str(self._context.op_execution_context.op_handle),
+            partition_key=partition,
+        )
+        return self._engine.generate(
+            table, identity=identity, redo=self._redo, max_usd=self._max_usd
+        )
+
+    def _finish(self, generation: Generation, partition: Partition) -> FinishedPass:
+        """Wait for the end of the pass; log the plan first and the progress now and then.
+
+        On any exception, KeyboardInterrupt and a terminated run included, it stops sending, waits
+        for the requests in flight, and raises the exception again. Every request is recorded then.
+        """
+        log = self._context.log
+        name = self._name if partition is None else f"{self._name} {partition}"
+        log.info(f"{name}: {generation.plan.describe()}")
+        due = time.monotonic() + PROGRESS_SECONDS
+        try:
+            # Also while no image arrives: the first one, or a pause, can take minutes.
+            for _ in generation.beats(PROGRESS_SECONDS):
+                if time.monotonic() >= due:
+                    log.info(f"{name}: {generation.progress}")
+                    due = time.monotonic() + PROGRESS_SECONDS
+        except BaseException:
+            generation.drain()
+            at = generation.progress
+            log.info(
+                f"{name}: stopped after {at.done:,} of {at.total:,} images, {at.cost}; the "
+                "images are stored and will not be requested again"
+            )
+            raise
+        return FinishedPass(
+            plan=generation.plan,
+            images=self._engine.image_table(generation.plan, generation.outcomes),
+            totals=generation.totals,
+            retry_can_help=any(each.retry_can_help for each in generation.outcomes.values()),
+        )
 
     def _result(self) -> "dg.MaterializeResult[object]":
         """The image table, or of several partitions a dict of them, with the metadata."""
-        lineage = None
-        if self._lineage is not None:
+        upstream = None
+        if self._prompt_columns is not None:
             # An asset can be renamed after it was defined, and so can its upstream.
-            upstream = self._context.asset_key_for_input(self._lineage.input_name)
-            lineage = (upstream, self._lineage)
+            upstream = self._context.asset_key_for_input(PROMPT_TABLE)
         metadata = {
             partition: image_metadata(
                 done,
                 uri=self._engine.storage_uri,
                 read_image=self._engine.read_image,
-                lineage=lineage,
+                upstream=upstream,
+                prompt_columns=self._prompt_columns or (),
                 captions=self._engine.settings.record_prompts,
             )
             for partition, done in self._done.items()
@@ -281,7 +250,7 @@ class _AssetStep:
         if len(problems) > PROBLEMS_SHOWN:
             lines.append(f"and {len(problems) - PROBLEMS_SHOWN:,} more in the image table")
         raise dg.Failure(
-            f"{self._execution.name}: {len(problems):,} of {images.num_rows:,} images are missing: "
+            f"{self._name}: {len(problems):,} of {images.num_rows:,} images are missing: "
             f"{_counts_text(counts)}. The image table and all images made are stored; the next run "
             "requests only the rest.\n" + "\n".join(lines),
             metadata={f"imagegen/{status}": count for status, count in counts.items()},
@@ -299,7 +268,7 @@ class _AssetStep:
         )
         counts = count_values([each.images["image_status"] for each in done])
         self._context.log.info(
-            f"{self._execution.name}: {_counts_text(counts) or 'no rows'}; cost of this run "
+            f"{self._name}: {_counts_text(counts) or 'no rows'}; cost of this run "
             f"{cost}; images in {self._engine.storage_uri}, usage table in {self._engine.usage_uri}"
         )
 
@@ -328,25 +297,25 @@ def _problem_text(row: Mapping[str, str | None]) -> str:
     return f"prompt_id {abbreviate(row['prompt_id'])}: {': '.join(part for part in parts if part)}"
 
 
-def _is_by_partition(source: object, partitions: Sequence[Partition]) -> bool:
-    """Whether it is a dict by the only partition of this run, rather than one of columns."""
-    if not isinstance(source, Mapping):
-        return False
-    return {str(key) for key in cast("Mapping[object, object]", source)} == set(partitions)
-
-
-def _by_partition(source: object, partitions: Sequence[str]) -> dict[Partition, object]:
-    if not isinstance(source, Mapping):
+def _by_partition(source: object, partitions: Sequence[Partition]) -> dict[Partition, object]:
+    """The prompt table of each partition. That of a single one can be in a dict by its key too."""
+    tables = None
+    if isinstance(source, Mapping):
+        items = cast("Mapping[object, object]", source).items()
+        tables = {str(key): table for key, table in items}
+    if len(partitions) == 1 and (tables is None or set(tables) != set(partitions)):
+        return {partitions[0]: source}
+    if tables is None:
         raise ConfigurationError(
             f"this run is over {len(partitions):,} partitions, so the prompt tables must be a dict "
             f"by partition key, got one {type(source).__qualname__}; return a table for each of "
             "context.partition_keys, or set backfill_policy=dg.BackfillPolicy.multi_run()"
         )
-    tables = {str(key): table for key, table in cast("Mapping[object, object]", source).items()}
-    missing, unknown = set(partitions) - set(tables), set(tables) - set(partitions)
+    wanted = [str(each) for each in partitions]
+    missing, unknown = set(wanted) - set(tables), set(tables) - set(wanted)
     if missing or unknown:
         raise ConfigurationError(
             "the dict of prompt tables must have exactly the partitions of this run; missing: "
             f"{sorted(missing) or 'none'}; not in this run: {sorted(unknown) or 'none'}"
         )
-    return {partition: tables[partition] for partition in partitions}
+    return {partition: tables[partition] for partition in wanted}

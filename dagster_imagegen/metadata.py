@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import dagster as dg
 import pyarrow as pa
@@ -15,8 +15,6 @@ from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.run.plan import Plan
 from dagster_imagegen.engine.run.progress import Totals, cost_text
 from dagster_imagegen.previews import contact_sheet, pictures, strip
-
-Metadata: TypeAlias = dict[str, Any]
 
 TABLE_COLUMNS_MAX = 60
 """A schema and a lineage show this many columns: those of a wide table would fill the event."""
@@ -53,26 +51,19 @@ class FinishedPass:
     retry_can_help: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lineage:
-    """The input that the prompt table is, and those of its columns that make the prompt."""
-
-    input_name: str
-    prompt_columns: tuple[str, ...]
-
-
 def image_metadata(
     done: FinishedPass,
     *,
     uri: str,
     read_image: Callable[[str], bytes],
-    lineage: tuple[dg.AssetKey, Lineage] | None = None,
+    upstream: dg.AssetKey | None = None,
+    prompt_columns: Sequence[str] = (),
     captions: bool = True,
-) -> Metadata:
+) -> dict[str, Any]:
     """Previews, counts by status, spending, row count, column schema and lineage, and the URI.
 
-    `lineage` names the upstream asset that is the prompt table, if one is. Without `captions` no
-    prompt is shown.
+    `upstream` is the asset that is the prompt table, if one is, and its `prompt_columns` make the
+    prompt. Without `captions` no prompt is shown.
     """
     counts = count_values([done.images["image_status"]])
     small = pictures(done.images, read_image)
@@ -80,7 +71,7 @@ def image_metadata(
         "imagegen/thumbnails": strip(small),
         "imagegen/preview": contact_sheet(small, captions=captions),
     }
-    metadata: Metadata = {
+    metadata: dict[str, Any] = {
         **{name: dg.MetadataValue.md(text) for name, text in shown.items() if text},
         "imagegen/images": done.images.num_rows,
         "imagegen/generated": counts.pop("generated", 0),
@@ -93,13 +84,13 @@ def image_metadata(
         "dagster/uri": uri,
         "imagegen/storage": dg.MetadataValue.path(uri),
     }
-    if lineage is not None:
+    if upstream is not None:
         carried = done.plan.prompts.carried.column_names
-        metadata["dagster/column_lineage"] = _column_lineage(carried, *lineage)
+        metadata["dagster/column_lineage"] = _column_lineage(carried, upstream, prompt_columns)
     return metadata
 
 
-def spending_metadata(totals: Totals, *, sandbox: bool) -> Metadata:
+def spending_metadata(totals: Totals, *, sandbox: bool) -> dict[str, Any]:
     """Cost, requests by status, and tokens of one pass, whether it finished or not.
 
     `imagegen/cost_usd`, which Dagster plots, is there only if it is the whole cost.
@@ -178,8 +169,7 @@ def check_carried(carried: pa.Table) -> None:
         column = carried.select([name])
         try:
             column_schema(column.schema)
-            for _ in _lines(column.take(pa.array([], pa.int64()))):
-                pass
+            column.take(pa.array([], pa.int64()))
             for _ in _lines(column):
                 pass
         except Exception as error:
@@ -243,11 +233,11 @@ def _cut(text: str) -> str:
 
 
 def _column_lineage(
-    carried: Sequence[str], upstream: dg.AssetKey, lineage: Lineage
+    carried: Sequence[str], upstream: dg.AssetKey, prompt_columns: Sequence[str]
 ) -> dg.TableColumnLineage:
     def column(name: str) -> dg.TableColumnDep:
         return dg.TableColumnDep(asset_key=upstream, column_name=_cut(name))
 
     deps = {_cut(name): [column(name)] for name in list(carried)[:TABLE_COLUMNS_MAX]}
-    deps["prompt"] = [column(name) for name in lineage.prompt_columns]
+    deps["prompt"] = [column(name) for name in prompt_columns]
     return dg.TableColumnLineage(deps_by_column=deps)

@@ -16,6 +16,7 @@ from dagster_imagegen import __version__
 from dagster_imagegen.engine.attempt import Identity, Outcome
 from dagster_imagegen.engine.engine import Engine
 from dagster_imagegen.engine.errors import ConfigurationError, NoImage
+from dagster_imagegen.engine.prompts.table import PromptTable
 from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.engine.run.thread import Generation
 from dagster_imagegen.resource_settings import ResourceSettings
@@ -100,10 +101,9 @@ class ImageGenResource(ResourceSettings):
         """
         if params.get("n", 1) != 1:
             raise ConfigurationError("generate() makes one image; use generate_many() for n of one")
-        identity = self._identity(asset_key, partition_key)
         with self.open_engine() as engine:
-            prompts = engine.read_prompts([prompt], params=params)
-            generation = _finish(engine.generate(prompts, identity=identity))
+            table = engine.read_prompts([prompt], params=params)
+            generation = self._run(engine, table, asset_key, partition_key)
             (outcome,) = generation.outcomes.values()
             if outcome.status not in ("generated", "reused"):
                 asked = f" for {prompt!r}" if self.record_prompts else ""
@@ -143,12 +143,11 @@ class ImageGenResource(ResourceSettings):
             EndpointError: Every further request would fail. The images made are stored.
             BudgetExhausted: The remaining budget does not cover a request. Likewise.
         """
-        identity = self._identity(asset_key, partition_key)
         with self.open_engine() as engine:
             table = engine.read_prompts(
                 prompts, params=params, template=template, overrides=overrides
             )
-            generation = _finish(engine.generate(table, identity=identity))
+            generation = self._run(engine, table, asset_key, partition_key)
             return engine.image_table(generation.plan, generation.outcomes)
 
     def usage(self, asset_key: AssetKeyLike | None = None) -> pa.Table:
@@ -170,14 +169,25 @@ class ImageGenResource(ResourceSettings):
             folder = engine.storage_uri.rstrip("/") + "/"
             return io.BytesIO(engine.read_image(path.removeprefix(folder)))
 
-    def _identity(self, asset_key: AssetKeyLike | None, partition_key: str | None) -> Identity:
+    def _run(
+        self,
+        engine: Engine,
+        table: PromptTable,
+        asset_key: AssetKeyLike | None,
+        partition_key: str | None,
+    ) -> Generation:
+        """Wait for every outcome; on an interruption, only for the requests in flight."""
         run_id, root_run_id = self._run_ids or (self._outside_id, self._outside_id)
-        return Identity(
+        identity = Identity(
             run_id=run_id,
             root_run_id=root_run_id,
             asset_key=_key_text(asset_key),
             partition_key=partition_key,
         )
+        with engine.generate(table, identity=identity) as generation:
+            for _ in generation:
+                pass
+        return generation
 
 
 def _stored_image(engine: Engine, outcome: Outcome) -> StoredImage:
@@ -204,11 +214,3 @@ def _key_text(key: AssetKeyLike | None) -> str | None:
     if key is None:
         return None
     return (key if isinstance(key, dg.AssetKey) else dg.AssetKey(key)).to_user_string()
-
-
-def _finish(generation: Generation) -> Generation:
-    """Wait for every outcome; on an interruption, only for the requests in flight."""
-    with generation:
-        for _ in generation:
-            pass
-    return generation

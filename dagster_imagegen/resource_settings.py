@@ -6,7 +6,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 import dagster as dg
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from dagster_imagegen.engine.attempt import SANDBOX
 from dagster_imagegen.engine.endpoint.base_url import endpoint_url
@@ -19,13 +19,18 @@ from dagster_imagegen.engine.settings import Settings
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-class _Config(dg.Config):
-    model_config = ConfigDict(extra="forbid")
+def _check_names(cls: type[BaseModel], given: Any) -> Any:
+    """Dagster drops settings that it does not know; raise `ConfigurationError` for one instead."""
+    if isinstance(given, Mapping):
+        for name in cast("Mapping[str, object]", given):
+            if name not in cls.model_fields:
+                hint = did_you_mean(name, cls.model_fields)
+                raise ConfigurationError(f'"{name}" is not a setting{hint}')
+    return given
 
-    @model_validator(mode="before")
-    @classmethod
-    def _known(cls, given: Any) -> Any:
-        return _check_names(given, cls.model_fields)
+
+class _Config(dg.Config):
+    _known = model_validator(mode="before")(_check_names)
 
 
 class RetryConfig(_Config):
@@ -112,8 +117,6 @@ class PriceConfig(_Config):
 
 class ResourceSettings(dg.ConfigurableResource):  # pyright: ignore[reportMissingTypeArgument]  # its parameter is for resources that yield another object
     """The settings, and `open_engine`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     base_url: str = Field(
         description="The endpoint's address, with or without /images/generations, e.g. "
@@ -208,10 +211,7 @@ class ResourceSettings(dg.ConfigurableResource):  # pyright: ignore[reportMissin
         "rows of those not answered by then have the status `unknown` and their worst-case cost.",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _known(cls, given: Any) -> Any:
-        return _check_names(given, cls.model_fields)
+    _known = model_validator(mode="before")(_check_names)
 
     def open_engine(self) -> Engine:
         """The engine with these settings, for a `with` block.
@@ -297,12 +297,3 @@ def _resolved(place: str, value: Any) -> Any:
             raise ConfigurationError(f"{place}: the environment variable {value!r} is not set")
         return found
     return value
-
-
-def _check_names(given: Any, known: Mapping[str, object]) -> Any:
-    """Dagster drops settings that it does not know; raise `ConfigurationError` for one instead."""
-    if isinstance(given, Mapping):
-        for name in cast("Mapping[str, object]", given):
-            if name not in known:
-                raise ConfigurationError(f'"{name}" is not a setting' + did_you_mean(name, known))
-    return given

@@ -80,15 +80,14 @@ def test_type_checkers_know_what_dg_asset_takes() -> None:
     known = set(FunctionAssetArguments.__annotations__)
     assert argument_names() <= known
     ours = {*ImageParams.__annotations__, *OUR_ARGUMENTS}
-    later = {"freshness_policy", "is_virtual"}  # Of newer releases than the oldest supported.
+    later = {"is_virtual"}  # Of newer releases than the oldest supported.
     assert known - argument_names() <= later
     assert ours <= known
 
 
 def test_a_freshness_policy(project: Project) -> None:
-    """As the installed Dagster has them."""
-    preview = pytest.importorskip("dagster.preview.freshness")
-    policy = preview.FreshnessPolicy.cron(
+    """As Dagster has them."""
+    policy = dg.FreshnessPolicy.cron(
         deadline_cron="0 1 * * *", lower_bound_delta=timedelta(hours=1)
     )
     (spec,) = of_rows([], freshness_policy=policy).specs

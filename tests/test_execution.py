@@ -19,8 +19,6 @@ from dagster_imagegen import (
     execution,
     image_asset,
 )
-from dagster_imagegen.engine.attempt import Identity
-from dagster_imagegen.execution import Execution, TableOptions
 from dagster_imagegen.sandbox import Sandbox
 from tests import terminated_run
 from tests.conftest import Project, Store, column, materialized, observed, of_rows
@@ -33,34 +31,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 def hero() -> list[str]:
     """Pictures for the front page."""
     return ["a red enamel mug on a wooden table", "the same mug in the snow"]
-
-
-# -- the execution behind it -----------------------------------------------------------------------
-
-
-def test_an_execution_runs_in_any_step(project: Project) -> None:
-    """An op that is no asset, which an engine, a log and an identity are enough for."""
-    options = TableOptions(params={"quality": "low"}, template="a {name}")
-
-    @dg.op
-    def draw(context: dg.OpExecutionContext, imagegen: ImageGenResource) -> pa.Table:
-        identity = Identity(
-            run_id=context.run_id, root_run_id=context.run_id, step_key=context.op.name
-        )
-        with imagegen.open_engine() as engine:
-            run = Execution(engine=engine, log=context.log, identity=identity)
-            with run.begin(run.read([{"name": "mug"}], options)) as generation:
-                return run.finish(generation).images
-
-    @dg.job(resource_defs={"imagegen": project.resource()})
-    def drawing() -> None:
-        draw()
-
-    result = drawing.execute_in_process(instance=project.instance)
-    assert column(result.output_for_node("draw"), "prompt") == ["a mug"]
-    (row,) = project.usage(result).to_pylist()
-    assert (row["asset_key"], row["step_key"]) == (None, "draw")
-    assert any(line.startswith("draw: plan: 1 rows") for line in project.logs(result))
 
 
 # -- tables ---------------------------------------------------------------------------------------

@@ -6,17 +6,15 @@ from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from functools import cache
 from importlib import resources
-from typing import Any, cast
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from dagster_imagegen.engine.attempt import UNKNOWN_COST, Cost, CostBasis, TokenUsage
 from dagster_imagegen.engine.errors import ConfigurationError, abbreviate, did_you_mean
 from dagster_imagegen.engine.money.price import ANY, ModelPrice, TokenRates
 from dagster_imagegen.engine.request import ImageRequest
-
-__all__ = ["Cost", "CostBasis", "ModelPrice", "PriceList", "TokenRates"]
 
 USER_SOURCE = "prices setting"
 """The source of a user's price that names none."""
@@ -44,9 +42,16 @@ class PriceList:
     )
 
     @staticmethod
+    @cache
     def default() -> "PriceList":
         """The published prices in prices.yaml."""
-        return _published()
+        file = resources.files("dagster_imagegen.engine.money").joinpath("prices.yaml")
+        published: dict[str, Any] = yaml.safe_load(file.read_text("utf-8"))
+        listed: dict[str, ModelPrice] = {}
+        for entry in published["models"]:
+            names = entry.pop("names")
+            listed |= dict.fromkeys(names, _MODEL_PRICE.validate_python(entry))
+        return PriceList(listed=listed, prefixes=published["prefixes"])
 
     def with_overrides(
         self, prices: Mapping[str, ModelPrice | Mapping[str, object]]
@@ -108,9 +113,9 @@ class PriceList:
             if usd is not None:
                 return _cost(usd, "metered", price)
             estimates = set(price.estimates(size, quality, partial_images))
-            return (
-                _cost(estimates.pop(), "estimated", price) if len(estimates) == 1 else UNKNOWN_COST
-            )
+            if len(estimates) != 1:
+                return UNKNOWN_COST
+            return _cost(estimates.pop(), "estimated", price)
 
     def bounds(self, request: ImageRequest) -> tuple[Cost, Cost]:
         """The least that a request with an image can cost, and the most that any can: its worst
@@ -120,26 +125,22 @@ class PriceList:
         byte, and every partial image is billed. `extra_body` is not considered. Both are unknown
         if the model, or the size or quality that the request names, has no price.
         """
+        price = self.find(request.model)
+        if price is None:
+            return UNKNOWN_COST, UNKNOWN_COST
         with localcontext(_EXACT):
-            price = self.find(request.model)
-            bounds = None if price is None else _range(price, request)
-            if price is None or bounds is None:
+            # The final image can come before any partial one.
+            least = price.estimates(request.size, request.quality, 0)
+            most = price.estimates(request.size, request.quality, request.partial_images or 0)
+            prompt = price.prompt_bound(request.prompt)
+            if not least or not most or prompt is None:
                 return UNKNOWN_COST, UNKNOWN_COST
-            return _cost(bounds[0], "estimated", price), _cost(bounds[1], "estimated", price)
+            worst = max(most) + prompt
+            return _cost(min(least), "estimated", price), _cost(worst, "estimated", price)
 
 
 def _is_bill(usd: Decimal) -> bool:
     return usd.is_finite() and _SMALLEST_USD <= usd < _ABSURD_USD
-
-
-def _range(price: ModelPrice, request: ImageRequest) -> tuple[Decimal, Decimal] | None:
-    # The final image can come before any partial one.
-    least = price.estimates(request.size, request.quality, 0)
-    most = price.estimates(request.size, request.quality, request.partial_images or 0)
-    prompt = price.prompt_bound(request.prompt)
-    if not least or not most or prompt is None:
-        return None
-    return min(least), max(most) + prompt
 
 
 def _cost(usd: Decimal, basis: CostBasis, price: ModelPrice) -> Cost:
@@ -159,41 +160,15 @@ def _look_up(prices: Mapping[str, ModelPrice], model: str) -> ModelPrice | None:
     return prices[max(families, key=len)] if families else None
 
 
-class _Prefix(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    prefix: str
-    note: str
-
-
-class _PriceFile(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    prefixes: list[_Prefix]
-    models: list[dict[str, Any]]
-
-
-@cache
-def _published() -> PriceList:
-    text = (
-        resources.files("dagster_imagegen.engine.money").joinpath("prices.yaml").read_text("utf-8")
-    )
-    file = _PriceFile.model_validate(yaml.safe_load(text))
-    listed: dict[str, ModelPrice] = {}
-    for entry in file.models:
-        names = cast("list[str]", entry.pop("names"))
-        listed |= dict.fromkeys(names, _MODEL_PRICE.validate_python(entry))
-    return PriceList(listed=listed, prefixes={each.prefix: each.note for each in file.prefixes})
-
-
 _MODEL_PRICE = TypeAdapter(ModelPrice)
 
 
 def _validated(model: str, price: ModelPrice | Mapping[str, object]) -> ModelPrice:
-    if not isinstance(price, ModelPrice):
-        try:
-            price = _MODEL_PRICE.validate_python(price)
-        except ValidationError as error:
-            raise ConfigurationError(_complaint(model, error)) from error
-    return price if price.source else replace(price, source=USER_SOURCE)
+    try:
+        valid = _MODEL_PRICE.validate_python(price)
+    except ValidationError as error:
+        raise ConfigurationError(_complaint(model, error)) from error
+    return valid if valid.source else replace(valid, source=USER_SOURCE)
 
 
 _FIELDS = (*ModelPrice.__dataclass_fields__, *TokenRates.__dataclass_fields__)

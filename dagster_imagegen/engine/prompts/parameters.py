@@ -37,12 +37,10 @@ def check_params(params: Mapping[str, object]) -> ImageParams:
     for name in params:
         _check_name(name)
     typed = {name: check_param(name, value) for name, value in params.items()}
-    probe: dict[str, Any] = {"endpoint_id": "", "model": "any", "prompt": "any"}
-    probe |= {
-        name: value
-        for name, value in typed.items()
-        if name != "n" and PARAMETERS[name].kind != "mapping"
-    }
+    probe: dict[str, Any] = {"endpoint_id": "", "model": "any", "prompt": "any", **typed}
+    for name in typed:
+        if name == "n" or PARAMETERS[name].kind == "mapping":
+            del probe[name]
     ImageRequest(**probe).check()
     return cast("ImageParams", typed)
 

@@ -1,5 +1,7 @@
 """Reads whatever a user passes as a prompt table into columns."""
 
+import re
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -13,6 +15,9 @@ from dagster_imagegen.engine.request import has_lone_surrogate
 KINDS = (
     "a pyarrow, pandas or polars table, a DuckDB relation, a list of dicts, or a list of prompts"
 )
+
+_NOT_ARROW = (pa.ArrowException, TypeError, ValueError, OverflowError)
+INDEX_NAME = re.compile(r"__index_level_\d+__")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +119,7 @@ def _is_table(value: object) -> bool:
 def _from_frame(source: Any) -> PromptSource:
     try:
         return _from_arrow(pa.table(source))
-    except (pa.ArrowException, TypeError, ValueError) as error:
+    except _NOT_ARROW as error:
         if _is_pandas(source):
             return _from_pandas(source, error)
         series = _series(source)
@@ -129,13 +134,12 @@ def _series(source: Any) -> pa.Table | None:
     """A single column as a table with one column `prompt`; None if it is no column."""
     try:
         return pa.table({"prompt": pa.chunked_array(source)})
-    except (pa.ArrowException, TypeError, ValueError):
+    except _NOT_ARROW:
         return None
 
 
 def _from_pandas(source: Any, error: Exception) -> PromptSource:
     """The Python values of a Series, or of a frame with mixed columns, which Arrow rejects."""
-    columns: list[tuple[str, Any]]
     if hasattr(source, "columns"):
         columns = [(str(name), source.iloc[:, at]) for at, name in enumerate(source.columns)]
     elif hasattr(source, "notna"):
@@ -151,17 +155,12 @@ def _from_pandas(source: Any, error: Exception) -> PromptSource:
 
 def _from_arrow(table: pa.Table) -> PromptSource:
     # A pandas index without a name is the row numbers left after a filter, not a column.
-    names = [name for name in table.column_names if not _is_index(name)]
+    names = [name for name in table.column_names if not INDEX_NAME.fullmatch(name)]
     _check_unique(names)
-    metadata = {
-        key: value for key, value in (table.schema.metadata or {}).items() if key != b"pandas"
-    }
+    metadata = dict(table.schema.metadata or {})
+    metadata.pop(b"pandas", None)
     table = table.select(names).replace_schema_metadata(metadata or None)
     return PromptSource(names=tuple(names), num_rows=table.num_rows, table=table)
-
-
-def _is_index(name: str) -> bool:
-    return name.startswith("__index_level_") and name.endswith("__")
 
 
 def _check_unique(names: list[str]) -> None:
@@ -202,26 +201,25 @@ def _from_items(items: list[object]) -> PromptSource:
 def _to_arrow(name: str, values: Any) -> Any:  # Any: the stubs type arrays by their values
     try:
         return pa.array(values)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        whole = error
-    # Bisect for the first row that Arrow rejects.
-    taken, rejected = 0, len(values)
-    while rejected - taken > 1:
-        middle = (taken + rejected) // 2
-        try:
-            pa.array(values[:middle])
-            taken = middle
-        except (pa.ArrowException, TypeError, ValueError, OverflowError):
-            rejected = middle
-    problem = RowProblem(
-        position=taken,
-        prompt_id=None,
-        column=name,
-        value=values[taken],
-        rule="must have an Arrow type, the same as the column's other values",
-        detail=str(whole),
-    )
-    raise PromptTableError([problem]) from whole
+    except _NOT_ARROW as error:
+        position = bisect_left(range(1, len(values)), True, key=lambda end: _rejects(values[:end]))
+        problem = RowProblem(
+            position=position,
+            prompt_id=None,
+            column=name,
+            value=values[position],
+            rule="must have an Arrow type, the same as the column's other values",
+            detail=str(error),
+        )
+        raise PromptTableError([problem]) from error
+
+
+def _rejects(values: Any) -> bool:
+    try:
+        pa.array(values)
+    except _NOT_ARROW:
+        return True
+    return False
 
 
 def _without_views(table: pa.Table) -> pa.Table:

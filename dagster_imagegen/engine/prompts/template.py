@@ -1,12 +1,12 @@
 """Prompt templates: text with column names in braces."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from string import Formatter
 
-from dagster_imagegen.engine.errors import ConfigurationError, InvalidRequest, did_you_mean
+from dagster_imagegen.engine.errors import ConfigurationError, InvalidRequest
 from dagster_imagegen.engine.prompts.parameters import is_null, wrong_type
 
 
@@ -48,15 +48,8 @@ class PromptTemplate:
         """The columns that the template names, each once, in order."""
         return tuple(dict.fromkeys(name for _, name, _ in self.pieces if name is not None))
 
-    def check_columns(self, known: Iterable[str]) -> None:
-        """Raise `ConfigurationError` if the template names a column that is not `known`."""
-        known = list(known)
-        for name in self.columns:
-            if name not in known:
-                raise ConfigurationError(
-                    f'prompt template {self.text!r}: unknown column "{name}"'
-                    + did_you_mean(name, known)
-                )
+    def __str__(self) -> str:
+        return f"prompt template {self.text!r}"
 
     def fill(self, row: Mapping[str, object]) -> str:
         """The prompt of one row.

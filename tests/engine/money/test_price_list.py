@@ -10,10 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dagster_imagegen.engine.attempt import TokenUsage
+from dagster_imagegen.engine.attempt import Cost, TokenUsage
 from dagster_imagegen.engine.errors import ConfigurationError
-from dagster_imagegen.engine.money.price import PARTIAL_IMAGE_TOKENS, PROMPT_OVERHEAD_TOKENS
-from dagster_imagegen.engine.money.price_list import Cost, ModelPrice, PriceList, TokenRates
+from dagster_imagegen.engine.money.price import (
+    PARTIAL_IMAGE_TOKENS,
+    PROMPT_OVERHEAD_TOKENS,
+    ModelPrice,
+    TokenRates,
+)
+from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.request import ImageRequest
 from dagster_imagegen.sandbox import metering
 

@@ -88,7 +88,7 @@ def test_every_kind_of_table_gives_the_same_requests():
 def test_prompts_alone_are_a_table(source: object):
     """A stand-in id names a row by its position and its prompt."""
     rows = read(source).rows
-    assert [row.prompt for row in rows] == ["a mug", "a cup"]
+    assert [row.requests[0].prompt for row in rows] == ["a mug", "a cup"]
     assert [row.prompt_id for row in rows] == ["0-c9ae3e12", "1-a58220be"]
 
 
@@ -212,7 +212,7 @@ def test_pandas_integers_beside_nulls_are_integers():
         0,
     ]
     frame = pd.DataFrame({"year": [1999, 2001, None]}).dropna()
-    assert read(frame, template="a car of {year}").rows[0].prompt == "a car of 1999"
+    assert read(frame, template="a car of {year}").rows[0].requests[0].prompt == "a car of 1999"
 
 
 def test_a_likely_override_that_is_not_named_is_warned_of():
@@ -242,7 +242,7 @@ def test_a_likely_override_that_is_not_named_is_warned_of():
             {"params": {"stream": True}, "streaming_needs_partials": True},
             "partial_images must be at least 1 to stream",
         ),
-        ({"template": "a {nmae}"}, 'unknown column "nmae"; did you mean "name"'),
+        ({"template": "a {nmae}"}, 'no column "nmae"; did you mean "name"'),
         ({"template": "a {name}"}, "name it in the template as {prompt}"),
         ({"template": "a {"}, "write {{ and }} for braces"),
     ],
@@ -361,7 +361,7 @@ def test_a_template_takes_columns_as_they_are():
         "ok": True,
     }
     template = "{name} at {price:.2f}, {share:.0%}, {on:%d %B}, {{{product name}}}, {ok}, {name}"
-    assert read([row], template=template).rows[0].prompt == (
+    assert read([row], template=template).rows[0].requests[0].prompt == (
         "mug {x} at 3.50, 25%, 02 January, {Mug}, True, mug {x}"
     )
     assert PromptTemplate.parse(template).columns == (
@@ -377,7 +377,7 @@ def test_a_template_takes_columns_as_they_are():
 def test_a_prompt_column_can_be_an_ingredient():
     """The filled template takes its place in the image table."""
     table = read([{"prompt": "a mug", "x": 1}], template="{prompt}, studio light")
-    assert table.rows[0].prompt == "a mug, studio light"
+    assert table.rows[0].requests[0].prompt == "a mug, studio light"
     assert table.carried.column_names == ["x"]
 
 
@@ -429,7 +429,7 @@ def test_any_rows_are_the_same_requests_in_any_kind_of_table(rows: list[dict[str
     """Whatever the values: types that libraries change on the way do not change an image."""
     overrides = ["revision", "quality"]
     expected = read(rows, overrides=overrides).rows
-    assert [row.prompt for row in expected] == [row["prompt"] for row in rows]
+    assert [row.requests[0].prompt for row in expected] == [row["prompt"] for row in rows]
     schema = pa.schema(
         {
             "prompt": pa.string(),
