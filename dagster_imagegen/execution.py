@@ -24,15 +24,15 @@ from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.engine.run.progress import cost_text
 from dagster_imagegen.engine.run.thread import Generation
 from dagster_imagegen.engine.run.verdict import Redo
+from dagster_imagegen.io_manager_check import check_io_manager
 from dagster_imagegen.metadata import (
     FinishedPass,
-    check_carried,
     count_values,
     data_version,
     image_metadata,
     spending_metadata,
 )
-from dagster_imagegen.resource import ImageGenResource
+from dagster_imagegen.resource import ImageGenResource, read_table
 from dagster_imagegen.run_config import ImageRunConfig
 
 PROMPT_TABLE = "prompt_table"
@@ -67,6 +67,7 @@ def materialize(
     options: TableOptions,
     fail_on: Sequence[str],
     prompt_columns: Sequence[str] | None = None,
+    value_is_known: bool = True,
 ) -> StepEvents:
     """The step of an image asset. Keys, partitions and run ids are taken from the context.
 
@@ -74,7 +75,8 @@ def materialize(
     occurred. One that stopped early (terminated, out of credit, misconfigured) yields an
     observation of what was spent and no materialization, so that a part of an image table never
     replaces a whole one. `prompts` is called once the settings are known to work. The input
-    `PROMPT_TABLE` has `prompt_columns`, unless a function makes the prompt table.
+    `PROMPT_TABLE` has `prompt_columns`, unless a function makes the prompt table. The value of the
+    step is the image table if `value_is_known`.
 
     Raises `dg.Failure` for every `ImageGenError`, and for the image statuses of `fail_on`.
     """
@@ -82,6 +84,7 @@ def materialize(
     try:
         with imagegen.open_engine() as engine:
             step = _AssetStep(context, engine, config, prompt_columns)
+            check_io_manager(context, step.partitions, value_is_known=value_is_known)
             yield from step.run(prompts, options)
         step.fail_on(fail_on)
     except ImageGenError as error:
@@ -123,14 +126,26 @@ class _AssetStep:
         )
         self._begun: dict[Partition, Generation] = {}
         self._done: dict[Partition, FinishedPass] = {}
-        if len(self._partitions) > 1:
-            self._check_io_manager()
+
+    @property
+    def partitions(self) -> int:
+        """How many passes the run has; an asset without partitions has one."""
+        return len(self._partitions)
 
     def run(self, prompts: Callable[[], object], options: TableOptions) -> StepEvents:
         """Run every partition's pass; yield the materialization, or observations if stopped."""
         # All are read before anything is sent.
         sources = _by_partition(prompts(), self._partitions)
-        tables = {key: self._read(each, options) for key, each in sources.items()}
+        tables = {
+            key: read_table(
+                self._engine,
+                each,
+                params=options.params,
+                template=options.template,
+                overrides=options.overrides,
+            )
+            for key, each in sources.items()
+        }
         for warning in dict.fromkeys(text for table in tables.values() for text in table.warnings):
             self._context.log.warning(f"{self._name}: {warning}")
         try:
@@ -146,16 +161,6 @@ class _AssetStep:
             raise
         self._log_summary()
         yield result
-
-    def _read(self, source: object, options: TableOptions) -> PromptTable:
-        table = self._engine.read_prompts(
-            source,
-            params=options.params,
-            template=options.template,
-            overrides=options.overrides,
-        )
-        check_carried(table.carried)
-        return table
 
     def _begin(self, table: PromptTable, partition: Partition) -> Generation:
         run = self._context.run
@@ -250,9 +255,9 @@ class _AssetStep:
         if len(problems) > PROBLEMS_SHOWN:
             lines.append(f"and {len(problems) - PROBLEMS_SHOWN:,} more in the image table")
         raise dg.Failure(
-            f"{self._name}: {len(problems):,} of {images.num_rows:,} images are missing: "
-            f"{_counts_text(counts)}. The image table and all images made are stored; the next run "
-            "requests only the rest.\n" + "\n".join(lines),
+            f"{self._name}: {len(problems):,} of {images.num_rows:,} rows of the image table have "
+            f"no image: {_counts_text(counts)}. The image table and all images made are stored; the "
+            "next run requests only the rest.\n" + "\n".join(lines),
             metadata={f"imagegen/{status}": count for status, count in counts.items()},
             allow_retries=None if retryable else False,
         )
@@ -271,21 +276,6 @@ class _AssetStep:
             f"{self._name}: {_counts_text(counts) or 'no rows'}; cost of this run "
             f"{cost}; images in {self._engine.storage_uri}, usage table in {self._engine.usage_uri}"
         )
-
-    def _check_io_manager(self) -> None:
-        """Raise if this run's IO manager cannot write several partitions, before it costs."""
-        context = self._context.op_execution_context
-        key = context.op_def.output_defs[0].io_manager_key
-        manager = getattr(context.resources, key, None)
-        if not isinstance(manager, dg.UPathIOManager):
-            return
-        if type(manager).handle_output is dg.UPathIOManager.handle_output:
-            raise ConfigurationError(
-                f"this run is over {len(self._partitions):,} partitions, and its IO manager "
-                f'("{key}", {type(manager).__name__}) writes one at a time. Set '
-                "backfill_policy=dg.BackfillPolicy.multi_run(), or an IO manager that takes a "
-                "dict of a table by partition. Nothing was sent"
-            )
 
 
 def _counts_text(counts: Mapping[str, int]) -> str:

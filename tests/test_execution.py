@@ -110,7 +110,7 @@ def test_a_failed_row_fails_the_step_once_the_table_is_stored(project: Project) 
     assert set(materialized(result)) == {"hero"}
     assert project.value("hero")["image_status"].to_pylist() == ["generated", "failed"]
     (error,) = project.errors(result)
-    assert "1 of 2 images are missing: 1 failed." in error
+    assert "1 of 2 rows of the image table have no image: 1 failed." in error
     assert "The server had an error" in error
     project.sent()
     project.run(hero)
@@ -134,7 +134,7 @@ def test_an_unknown_row_is_not_worth_a_retry_of_the_step(project: Project) -> No
     result = project.run(of_rows(["one"], retry_policy=policy), fails=True)
     assert project.sent() == 1
     assert not retries(result)
-    assert "1 of 1 images are missing: 1 unknown." in project.errors(result)[0]
+    assert "1 of 1 rows of the image table have no image: 1 unknown." in project.errors(result)[0]
 
 
 def test_fail_on_says_which_statuses_fail(project: Project) -> None:
@@ -144,7 +144,7 @@ def test_fail_on_says_which_statuses_fail(project: Project) -> None:
     project.run(of_rows(["one"], fail_on=[]))
     project.sandbox.script("moderation_blocked")
     result = project.run(of_rows(["two"], fail_on=["refused"]), fails=True)
-    assert "1 of 1 images are missing: 1 refused." in project.errors(result)[0]
+    assert "1 of 1 rows of the image table have no image: 1 refused." in project.errors(result)[0]
 
 
 def test_an_image_that_was_deleted_is_not_paid_for_again(project: Project) -> None:
