@@ -256,8 +256,8 @@ class _AssetStep:
             lines.append(f"and {len(problems) - PROBLEMS_SHOWN:,} more in the image table")
         raise dg.Failure(
             f"{self._name}: {len(problems):,} of {images.num_rows:,} rows of the image table have "
-            f"no image: {_counts_text(counts)}. The image table and all images made are stored; the "
-            "next run requests only the rest.\n" + "\n".join(lines),
+            f"no image: {_counts_text(counts)}. The image table and all images made are stored; "
+            "the next run requests only the rest.\n" + "\n".join(lines),
             metadata={f"imagegen/{status}": count for status, count in counts.items()},
             allow_retries=None if retryable else False,
         )

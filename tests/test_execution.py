@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -19,6 +20,7 @@ from dagster_imagegen import (
     execution,
     image_asset,
 )
+from dagster_imagegen.definition import ImageAssetDefinition
 from dagster_imagegen.sandbox import Sandbox
 from tests import terminated_run
 from tests.conftest import Project, Store, column, materialized, observed, of_rows
@@ -308,6 +310,57 @@ def test_a_run_over_partitions_for_an_io_manager_that_can(project: Project) -> N
 @pytest.mark.parametrize(
     ("tables", "told"), [(["a"], "got one list"), ({"cats": ["a"], "cows": []}, "['dogs']")]
 )
+class Frames(dg.IOManager):
+    """Stores pandas alone."""
+
+    def handle_output(self, context: dg.OutputContext, obj: pd.DataFrame) -> None:
+        obj.to_csv()
+
+    def load_input(self, context: dg.InputContext) -> None:
+        raise NotImplementedError
+
+
+class Files(dg.UPathIOManager):
+    """Stores one type of value in a file; another annotation cannot be resolved at run time."""
+
+    def dump_to_path(
+        self,
+        context: dg.OutputContext,
+        obj: "pd.DataFrame | None",
+        path: "NotHere",  # pyright: ignore[reportUndefinedVariable]  # noqa: F821
+    ) -> None:
+        raise NotImplementedError
+
+    def load_from_path(self, context: dg.InputContext, path: Any) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("manager", [Frames(), Files()], ids=lambda each: type(each).__name__)
+def test_an_io_manager_that_cannot_store_the_table_costs_nothing(
+    project: Project, manager: Any
+) -> None:
+    """The error names it, what it stores and what to set."""
+    hero = of_rows(["a mug"])
+    resources = {"imagegen": project.resource(), "io_manager": manager}
+    (error,) = project.errors(project.run(hero, resources=resources, fails=True))
+    assert f'its IO manager ("io_manager", {type(manager).__name__}) cannot store' in error
+    assert "DataFrame" in error
+    assert "Set io_manager_key" in error
+    assert project.sent() == 0
+
+
+def test_a_step_of_ones_own_may_return_what_its_io_manager_stores(project: Project) -> None:
+    """The value of an overridden `execute` is not known, so nothing is refused."""
+
+    class AsFrames(ImageAssetDefinition):
+        def execute(self, *arguments: Any) -> Any:
+            for event in super().execute(*arguments):
+                yield event._replace(value=event.value.to_pandas())
+
+    hero = of_rows(["a mug"], definition=AsFrames)
+    project.run(hero, resources={"imagegen": project.resource(), "io_manager": Frames()})
+
+
 def test_a_run_over_partitions_needs_a_table_for_each(
     project: Project, tables: Any, told: str
 ) -> None:
