@@ -11,6 +11,7 @@ from dagster_imagegen.definition import (
     PromptFunction,
     PromptSource,
     check_names,
+    named,
 )
 from dagster_imagegen.engine.attempt import OutcomeStatus
 from dagster_imagegen.engine.errors import ConfigurationError
@@ -153,7 +154,8 @@ def build_image_asset(
     check_names("build_image_asset", given, without=["name", "ins"])
     dep = prompt_table if isinstance(prompt_table, dg.AssetDep) else dg.AssetDep(prompt_table)
     asset_in = dg.AssetIn(key=dep.asset_key, partition_mapping=dep.partition_mapping)
-    columns = ("prompt",) if prompt is None else PromptTemplate.parse(prompt).columns
+    with named(name):
+        columns = ("prompt",) if prompt is None else PromptTemplate.parse(prompt).columns
 
     def given_table(prompt_table: Any) -> object:
         return prompt_table

@@ -3,7 +3,8 @@
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeGuard, TypeVar, get_args, get_origin
 
@@ -109,16 +110,19 @@ class ImageAssetDefinition:
         rest = {each: value for each, value in arguments.items() if each != "definition"}
         params = {each: rest.pop(each) for each in ImageParams.__annotations__ if each in rest}
         overrides = rest.pop("overrides", ())
-        check_overrides(overrides)
-        options = TableOptions(
-            params=check_params(params), template=template, overrides=tuple(overrides)
-        )
+        with named(name):
+            check_overrides(overrides)
+            options = TableOptions(
+                params=check_params(params), template=template, overrides=tuple(overrides)
+            )
+            fail_on = _fail_on(rest.pop("fail_on", FAIL_ON))
+            resource_key = _resource_key(rest.pop("resource_key", "imagegen"))
         return cls(
             name=name,
             source=source,
             options=options,
-            fail_on=_fail_on(rest.pop("fail_on", FAIL_ON)),
-            resource_key=_resource_key(rest.pop("resource_key", "imagegen")),
+            fail_on=fail_on,
+            resource_key=resource_key,
             prompt_columns=prompt_columns,
             asset_arguments={"kinds": {"image"}, **rest},
         )
@@ -161,6 +165,8 @@ class ImageAssetDefinition:
             options=self.options,
             fail_on=self.fail_on,
             prompt_columns=self.prompt_columns,
+            # One that overrides this method may return a table of another library.
+            value_is_known=type(self).execute is ImageAssetDefinition.execute,
         )
 
     # -- for Dagster ---------------------------------------------------------------------------
@@ -245,6 +251,15 @@ class ImageAssetDefinition:
 
 
 # -- checks of what users write --------------------------------------------------------------------
+
+
+@contextmanager
+def named(asset: str) -> Generator[None]:
+    """Put the asset's name before what is wrong with its arguments."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{asset}: {error}") from error
 
 
 @functools.cache

@@ -25,15 +25,15 @@ from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.engine.run.progress import cost_text
 from dagster_imagegen.engine.run.thread import Generation
 from dagster_imagegen.engine.run.verdict import Redo
+from dagster_imagegen.io_manager_check import check_io_manager
 from dagster_imagegen.metadata import (
     FinishedPass,
-    check_carried,
     count_values,
     data_version,
     image_metadata,
     spending_metadata,
 )
-from dagster_imagegen.resource import ImageGenResource
+from dagster_imagegen.resource import ImageGenResource, read_table
 from dagster_imagegen.run_config import ImageRunConfig
 
 PROMPT_TABLE = "prompt_table"
@@ -86,14 +86,13 @@ class Execution:
 
     def read(self, source: object, options: TableOptions) -> PromptTable:
         """The requests of a prompt table. Raises `ConfigurationError` for one that cannot work."""
-        prompts = self.engine.read_prompts(
+        return read_table(
+            self.engine,
             source,
             params=options.params,
             template=options.template,
             overrides=options.overrides,
         )
-        check_carried(prompts.carried)
-        return prompts
 
     def begin(self, prompts: PromptTable) -> Generation:
         """Start the pass, for a `with` block that calls `finish`."""
@@ -149,6 +148,7 @@ def materialize(
     options: TableOptions,
     fail_on: Sequence[str],
     prompt_columns: Sequence[str] | None = None,
+    value_is_known: bool = True,
 ) -> StepEvents:
     """The step of an image asset. Keys, partitions and run ids are taken from the context.
 
@@ -156,7 +156,8 @@ def materialize(
     occurred. One that stopped early (terminated, out of credit, misconfigured) yields an
     observation of what was spent and no materialization, so that a part of an image table never
     replaces a whole one. `prompts` is called once the settings are known to work. The input
-    `PROMPT_TABLE` has `prompt_columns`, unless a function makes the prompt table.
+    `PROMPT_TABLE` has `prompt_columns`, unless a function makes the prompt table. The value of the
+    step is the image table if `value_is_known`.
 
     Raises `dg.Failure` for every `ImageGenError`, and for the image statuses of `fail_on`.
     """
@@ -176,6 +177,7 @@ def materialize(
                 max_usd=config.limit_usd(),
             )
             step = _AssetStep(context, execution, prompt_columns)
+            check_io_manager(context, step.partitions, value_is_known=value_is_known)
             yield from step.run(prompts, options)
         step.fail_on(fail_on)
     except ImageGenError as error:
@@ -214,8 +216,11 @@ class _AssetStep:
         )
         self._begun: dict[Partition, Generation] = {}
         self._done: dict[Partition, FinishedPass] = {}
-        if len(self._partitions) > 1:
-            self._check_io_manager()
+
+    @property
+    def partitions(self) -> int:
+        """How many passes the run has; an asset without partitions has one."""
+        return len(self._partitions)
 
     def run(self, prompts: Callable[[], object], options: TableOptions) -> StepEvents:
         """Run every partition's pass; yield the materialization, or observations if stopped."""
@@ -288,9 +293,9 @@ class _AssetStep:
         if len(problems) > PROBLEMS_SHOWN:
             lines.append(f"and {len(problems) - PROBLEMS_SHOWN:,} more in the image table")
         raise dg.Failure(
-            f"{self._execution.name}: {len(problems):,} of {images.num_rows:,} images are missing: "
-            f"{_counts_text(counts)}. The image table and all images made are stored; the next run "
-            "requests only the rest.\n" + "\n".join(lines),
+            f"{self._execution.name}: {len(problems):,} of {images.num_rows:,} rows of the image "
+            f"table have no image: {_counts_text(counts)}. The image table and all images made are "
+            "stored; the next run requests only the rest.\n" + "\n".join(lines),
             metadata={f"imagegen/{status}": count for status, count in counts.items()},
             allow_retries=None if retryable else False,
         )
@@ -309,21 +314,6 @@ class _AssetStep:
             f"{self._execution.name}: {_counts_text(counts) or 'no rows'}; cost of this run "
             f"{cost}; images in {self._engine.storage_uri}, usage table in {self._engine.usage_uri}"
         )
-
-    def _check_io_manager(self) -> None:
-        """Raise if this run's IO manager cannot write several partitions, before it costs."""
-        context = self._context.op_execution_context
-        key = context.op_def.output_defs[0].io_manager_key
-        manager = getattr(context.resources, key, None)
-        if not isinstance(manager, dg.UPathIOManager):
-            return
-        if type(manager).handle_output is dg.UPathIOManager.handle_output:
-            raise ConfigurationError(
-                f"this run is over {len(self._partitions):,} partitions, and its IO manager "
-                f'("{key}", {type(manager).__name__}) writes one at a time. Set '
-                "backfill_policy=dg.BackfillPolicy.multi_run(), or an IO manager that takes a "
-                "dict of a table by partition. Nothing was sent"
-            )
 
 
 def _counts_text(counts: Mapping[str, int]) -> str:

@@ -160,10 +160,11 @@ def data_version(images: Sequence[pa.Table]) -> dg.DataVersion:
     return dg.DataVersion(digest.hexdigest()[:32])
 
 
-def check_carried(carried: pa.Table) -> None:
+def check_carried(carried: pa.Table, *, show_values: bool = True) -> None:
     """Do before the images are paid for what is done with carried columns afterwards.
 
-    Raises `ConfigurationError` naming a column that cannot be carried.
+    Raises `ConfigurationError` naming a column that cannot be carried. Without `show_values` it
+    does not repeat Arrow's message, in which values can be.
     """
     for name in carried.column_names:
         column = carried.select([name])
@@ -172,11 +173,12 @@ def check_carried(carried: pa.Table) -> None:
             column.take(pa.array([], pa.int64()))
             for _ in _lines(column):
                 pass
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # raised again as ours
+            why = f": {error}" if show_values else ""
             raise ConfigurationError(
                 f'column "{_cut(name)}" of the prompt table ({_cut(str(column.schema.types[0]))}) '
-                f"cannot be carried into the image table: {error}; convert it or leave it out"
-            ) from error
+                f"cannot be carried into the image table{why}; convert it or leave it out"
+            ) from (error if show_values else None)
 
 
 def _lines(table: pa.Table) -> Iterator[bytes]:

@@ -21,6 +21,7 @@ from dagster_imagegen.engine.errors import ConfigurationError, NoImage
 from dagster_imagegen.engine.prompts.table import PromptTable
 from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.engine.run.thread import Generation
+from dagster_imagegen.metadata import check_carried
 from dagster_imagegen.resource_settings import ResourceSettings
 
 dg.DagsterLibraryRegistry.register(  # pyright: ignore[reportPrivateImportUsage]  # documented for libraries, but not marked as exported
@@ -101,10 +102,11 @@ class ImageGenResource(ResourceSettings):
             EndpointError: Every request would fail.
             BudgetExhausted: The remaining budget does not cover the request.
         """
-        if params.get("n", 1) != 1:
-            raise ConfigurationError("generate() makes one image; use generate_many() for n of one")
+        n = params.get("n", 1)
+        if n != 1:
+            raise ConfigurationError(f"n must be 1 for generate(), got {n!r}; use generate_many()")
         with self.open_engine() as engine:
-            table = engine.read_prompts([prompt], params=params)
+            table = read_table(engine, [prompt], params=params)
             generation = self._run(engine, table, asset_key, partition_key)
             (outcome,) = generation.outcomes.values()
             if outcome.status not in ("generated", "reused"):
@@ -147,9 +149,11 @@ class ImageGenResource(ResourceSettings):
             BudgetExhausted: The remaining budget does not cover a request. Likewise.
         """
         with self.open_engine() as engine:
-            table = engine.read_prompts(
-                prompts, params=params, template=template, overrides=overrides
+            table = read_table(
+                engine, prompts, params=params, template=template, overrides=overrides
             )
+            for warning in table.warnings:
+                dg.get_dagster_logger("dagster_imagegen").warning(warning)
             generation = self._run(engine, table, asset_key, partition_key)
             return engine.image_table(generation.plan, generation.outcomes)
 
@@ -190,6 +194,10 @@ class ImageGenResource(ResourceSettings):
         partition_key: str | None,
     ) -> Generation:
         """Wait for every outcome; on an interruption, only for the requests in flight."""
+        if partition_key is not None and not isinstance(partition_key, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # not everybody checks types
+            raise ConfigurationError(
+                f"partition_key must be text, got {type(partition_key).__name__} {partition_key!r}"
+            )
         run_id, root_run_id = self._run_ids or (self._outside_id, self._outside_id)
         identity = Identity(
             run_id=run_id,
@@ -204,6 +212,23 @@ class ImageGenResource(ResourceSettings):
             for _ in generation:
                 pass
         return generation
+
+
+def read_table(
+    engine: Engine,
+    source: object,
+    *,
+    params: ImageParams,
+    template: str | None = None,
+    overrides: Sequence[str] = (),
+) -> PromptTable:
+    """The requests of a prompt table, of an asset and of a call alike.
+
+    Raises `ConfigurationError` for one that cannot be sent, or become an image table.
+    """
+    table = engine.read_prompts(source, params=params, template=template, overrides=overrides)
+    check_carried(table.carried, show_values=engine.settings.record_prompts)
+    return table
 
 
 def _stored_image(engine: Engine, outcome: Outcome) -> StoredImage:

@@ -225,6 +225,19 @@ def test_what_cannot_work_is_an_error_where_it_is_written(
     assert told in str(caught.value)
 
 
+def test_a_parameter_that_cannot_work_is_named_with_its_asset() -> None:
+    """A project has many assets."""
+    for name, arguments, rule in (
+        ("hero", {"size": 1024}, "size must be text, got int 1024"),
+        ("hero", {"overrides": "size"}, "overrides must be a list of column names"),
+        ("hero", {"prompt": "{x:>999999999}"}, "prompt template: {x}: a number in its format"),
+    ):
+        given: Any = arguments
+        with pytest.raises(ConfigurationError) as caught:
+            build_image_asset(name, prompt_table="products", **given)
+        assert str(caught.value).startswith(f"{name}: {rule}")
+
+
 def test_a_generator_is_refused_where_it_is_written() -> None:
     """A prompt table is known whole before anything is sent."""
 

@@ -587,7 +587,7 @@ def test_generate_raises_where_there_is_no_image(project: Project, fault: str, s
 def test_generate_makes_one() -> None:
     """Several variants are a table's."""
     resource = ImageGenResource(base_url="https://example.com", model="m", storage_uri="x")
-    with pytest.raises(ConfigurationError, match="generate_many"):
+    with pytest.raises(ConfigurationError, match=r"n must be 1 for generate\(\), got 2; use gen"):
         resource.generate("a mug", n=2)
 
 
@@ -622,6 +622,43 @@ def test_generate_many_gives_the_image_table(project: Project) -> None:
     assert column(images, "image_status") == ["generated", "refused"]
     assert project.sandbox.requests[0].body["quality"] == "low"
     assert set(column(project.resource().usage("shop"), "asset_key")) == {"shop"}
+
+
+def test_generate_many_refuses_what_an_asset_refuses_before_it_pays(project: Project) -> None:
+    """A column that no image table can carry, and a key that no usage row can hold."""
+    text = pa.py_buffer(b"\xff\xfe")
+    offsets = pa.py_buffer(b"\x00\x00\x00\x00\x02\x00\x00\x00")
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, offsets, text])
+    table = pa.table({"prompt": ["a mug"], "deep": broken})
+    with pytest.raises(ConfigurationError, match=r'column "deep".* convert it or leave it out'):
+        project.resource().generate_many(table)
+    number: Any = 7
+    with pytest.raises(ConfigurationError, match="partition_key must be text, got int 7"):
+        project.resource().generate_many(["a mug"], partition_key=number)
+    assert project.sent() == 0
+
+
+def test_errors_do_not_repeat_what_may_be_a_prompt(project: Project) -> None:
+    """Neither of the call's extra_body, nor of the resource's, nor of a template."""
+    bodies: list[Any] = [
+        {"negative_prompt": "SECRET words", "size": "x"},
+        {"negative_prompt": "SECRET words", "bytes": b"SECRET"},
+        "SECRET words",
+    ]
+    for body in bodies:
+        with pytest.raises(ConfigurationError) as caught:
+            project.resource(record_prompts=False).generate("a mug", extra_body=body)
+        assert "extra_body must" in str(caught.value)
+        assert "SECRET" not in str(caught.value)
+    resource = project.resource(record_prompts=False, extra_body=bodies[0])
+    with pytest.raises(ConfigurationError, match='must not contain "size"') as caught:
+        resource.generate("a mug")
+    assert "SECRET" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match='no column "nmae"') as caught:
+        project.resource(record_prompts=False).generate_many(
+            [{"name": "x"}], template="SECRET words {nmae}"
+        )
+    assert "SECRET" not in str(caught.value)
 
 
 def test_open_image_takes_a_path_or_a_uri(project: Project) -> None:

@@ -1,6 +1,7 @@
 """Turns a prompt table into requests: `read_prompts`."""
 
 import hashlib
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,16 +20,18 @@ from dagster_imagegen.engine.prompts.parameters import (
     check_param,
     check_params,
     check_value,
-    is_null,
     merge_mappings,
-    whole_number,
     wrong_type,
 )
 from dagster_imagegen.engine.prompts.source import read_source
 from dagster_imagegen.engine.prompts.template import PromptTemplate
+from dagster_imagegen.engine.prompts.values import is_empty, whole_number
 from dagster_imagegen.engine.request import PARAMETERS, ImageParams, ImageRequest, Parameter
 
 OUR_PREFIX = "image_"
+BYTE_ORDER_MARKS = ("\ufeff", "ï»¿")
+"""As UTF-8 reads it, and as other encodings do."""
+ZERO_WIDTH_SPACE = "\u200b"
 PROMPT_ID = Parameter("text", name="prompt_id", nullable=False)
 
 
@@ -108,13 +111,45 @@ def read_prompts(
 
 
 def _warnings(names: Sequence[str], judged: Sequence[str]) -> tuple[str, ...]:
-    """For columns with the name of a parameter that neither `overrides` nor the template names."""
+    """For columns with the name of a parameter that neither `overrides` nor the template names,
+    and for those that only look like `prompt_id`."""
+    ids = () if "prompt_id" in names else names
     return tuple(
+        f'the prompt table has no column "prompt_id"{_as_seen(each)}'
+        for each in ids
+        if _seen(each) == "prompt_id"
+    ) + tuple(
         f'column "{name}" of the prompt table does not override the parameter of that name; if it '
         f'should, add overrides=["{name}"]'
         for name in names
         if name in PARAMETERS and name not in judged
     )
+
+
+def _seen(name: str) -> str:
+    """A column's name as a reader takes it: without a byte order mark, outer spaces and case."""
+    for mark in (*BYTE_ORDER_MARKS, ZERO_WIDTH_SPACE):
+        name = name.replace(mark, "")
+    return unicodedata.normalize("NFKC", name).strip().lower()
+
+
+def _as_seen(other: str) -> str:
+    """What to do about a column that looks like the one that is needed."""
+    if other.startswith(BYTE_ORDER_MARKS):
+        why = "it begins with a byte order mark; read the file with encoding utf-8-sig"
+    elif other != other.strip():
+        why = "it has spaces around it; rename it"
+    elif other != other.lower():
+        why = "its case differs; rename it"
+    else:
+        why = "it has characters that cannot be seen; rename it"
+    return f'; did you mean "{repr(other)[1:-1]}"? {why}'
+
+
+def _no_column(name: str, names: Sequence[str]) -> str:
+    alike = next((each for each in names if _seen(each) == _seen(name)), None)
+    hint = did_you_mean(name, names) if alike is None else _as_seen(alike)
+    return f'the prompt table has no column "{name}"{hint}'
 
 
 class _RowReader:
@@ -158,14 +193,12 @@ class _RowReader:
 
     def check_columns(self, names: Sequence[str]) -> None:
         """Raise `ConfigurationError` if a column is missing, ambiguous or named as ours are."""
-        template = "without a prompt template" if self._template is None else str(self._template)
+        template = "without a prompt template" if self._template is None else "prompt template"
         needed = dict.fromkeys(self._prompt_columns, template)
         needed |= {name: "overrides" for name in self._overrides if name not in needed}
         for name, place in needed.items():
             if name not in names:
-                raise ConfigurationError(
-                    f'{place}: the prompt table has no column "{name}"' + did_you_mean(name, names)
-                )
+                raise ConfigurationError(f"{place}: {_no_column(name, names)}")
         if "prompt" in names and "prompt" not in self._prompt_columns:
             raise ConfigurationError(
                 'the prompt table has a column "prompt" beside a prompt template that does not '
@@ -192,7 +225,8 @@ class _RowReader:
             prompt = _prompt(cells["prompt"]) if template is None else template.fill(cells)
         for name in self._overrides:
             with found:
-                if not is_null(cells[name]):
+                # CSV has empty text for null.
+                if not is_empty(cells[name]):
                     changes[name] = check_param(name, cells[name], in_table=True)
         request = self._request(prompt or "", changes)
         # A faulty cell is left out of the request, so its rules are not applied a second time.
@@ -249,7 +283,7 @@ class _Found(list[InvalidRequest]):
 
 
 def _prompt(cell: object) -> str:
-    if is_null(cell):
+    if cell is None:
         raise InvalidRequest("prompt", None, "must be set", remedy="fill it or drop the row")
     if not isinstance(cell, str):
         raise wrong_type("prompt", cell, "text")
@@ -257,7 +291,7 @@ def _prompt(cell: object) -> str:
 
 
 def _prompt_id(cell: object) -> str:
-    if is_null(cell):
+    if cell is None:
         remedy = "fill it in every row, or drop the column"
         raise InvalidRequest("prompt_id", None, "must be set", remedy=remedy)
     whole = whole_number(cell)

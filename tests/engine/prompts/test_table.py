@@ -406,6 +406,7 @@ def test_values_that_a_template_cannot_take_are_bad_rows():
     assert problems_of([{"x": "y" * 32_000}], template="a {x}") == [(0, "prompt")]
 
 
+COUNTS = st.one_of(st.none(), st.integers(0, 3), st.sampled_from(["", " ", "two", "1.5", "\ud800"]))
 CELLS = st.one_of(st.none(), st.integers(0, 3), st.text(st.characters(), max_size=3))
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 
@@ -445,7 +446,7 @@ def test_any_rows_are_the_same_requests_in_any_kind_of_table(rows: list[dict[str
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.fixed_dictionaries({"prompt": CELLS, "prompt_id": CELLS, "n": CELLS})))
+@given(st.lists(st.fixed_dictionaries({"prompt": CELLS, "prompt_id": CELLS, "n": COUNTS})))
 def test_every_bad_row_is_reported_and_no_sound_one(rows: list[dict[str, Any]]):
     """A row is named if and only if a rule, written here a second time, says so."""
 
@@ -461,14 +462,16 @@ def test_every_bad_row_is_reported_and_no_sound_one(rows: list[dict[str, Any]]):
         fresh = bool(name) and name not in seen and not lone(name or "")
         if name and fresh:
             seen.add(name)
-        count = n is None or (isinstance(n, int) and n >= 1)
+        count = n in (None, "", " ") or (isinstance(n, int) and n >= 1)
         if not (sound and fresh and count):
             bad.add(at)
     if bad:
         assert {at for at, _ in problems_of(rows, overrides=["n"])} == bad
     else:
         got = read(rows, overrides=["n"]).rows
-        assert [len(row.requests) for row in got] == [row["n"] or 1 for row in rows]
+        assert [len(row.requests) for row in got] == [
+            row["n"] if isinstance(row["n"], int) else 1 for row in rows
+        ]
 
 
 def test_problems_hang_on_the_error():
