@@ -191,6 +191,21 @@ def test_what_counts_against_a_budget_is_the_same_in_a_table():
     assert bound_usd(to_table(map(row_of, attempts))) == sum(bounds)
 
 
+def test_a_strict_budget_counts_what_may_have_been_charged():
+    """The upper bound where a row has one, which older rows have not; else as any budget."""
+    failed = row(
+        attempt_id="a",
+        cost_usd=Decimal(0),
+        cost_usd_max=Decimal("0.25"),
+        worst_case_usd=Decimal("0.25"),
+    )
+    older = row(attempt_id="b", cost_usd=Decimal("0.5"), cost_usd_max=None)
+    table = to_table([failed, older])
+    assert bound_usd(table) == Decimal("0.5")
+    assert bound_usd(table, strict=True) == Decimal("0.75")
+    assert row_of(attempt_of(failed))["cost_usd_max"] == Decimal("0.25")
+
+
 def test_the_values_cover_every_column():
     """The strategies above know every type of the schema, and printable names only."""
     assert {field.type for field in SCHEMA} == set(VALUES)
