@@ -31,6 +31,7 @@ from dagster_imagegen.metadata import (
     count_values,
     data_version,
     image_metadata,
+    partial_images,
     spending_metadata,
 )
 from dagster_imagegen.resource import ImageGenResource, read_table
@@ -304,11 +305,14 @@ class _AssetStep:
         """Log where everything is stored and what it cost, as the last line."""
         done = self._done.values()
         cost = cost_text(
-            sum((each.totals.cost_usd for each in done), start=Decimal(0)),
-            sum((each.totals.list_price_usd for each in done), start=Decimal(0)),
-            sandbox=any(each.plan.sandbox for each in done),
-            unpriced=sum(each.totals.unpriced for each in done),
+            *(each.totals for each in done), sandbox=any(each.plan.sandbox for each in done)
         )
+        if partial := sum(partial_images(each.images) for each in done):
+            self._context.log.warning(
+                f"{self._execution.name}: {partial:,} of the images are partial: their streams "
+                "broke off before the finished image. `image_partial` in the image table names "
+                "them; bump their revision to request them again"
+            )
         counts = count_values([each.images["image_status"] for each in done])
         self._context.log.info(
             f"{self._execution.name}: {_counts_text(counts) or 'no rows'}; cost of this run "

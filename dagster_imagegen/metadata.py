@@ -66,6 +66,7 @@ def image_metadata(
     prompt. Without `captions` no prompt is shown.
     """
     counts = count_values([done.images["image_status"]])
+    partial = partial_images(done.images)
     small = pictures(done.images, read_image)
     shown = {
         "imagegen/thumbnails": strip(small),
@@ -77,6 +78,7 @@ def image_metadata(
         "imagegen/generated": counts.pop("generated", 0),
         "imagegen/reused": counts.pop("reused", 0),
         **{f"imagegen/{status}": count for status, count in sorted(counts.items())},
+        **({"imagegen/partial_images": partial} if partial else {}),
         **spending_metadata(done.totals, sandbox=done.plan.sandbox),
         "dagster/row_count": done.images.num_rows,
         "dagster/column_schema": column_schema(done.images.schema),
@@ -93,17 +95,21 @@ def image_metadata(
 def spending_metadata(totals: Totals, *, sandbox: bool) -> dict[str, Any]:
     """Cost, requests by status, and tokens of one pass, whether it finished or not.
 
-    `imagegen/cost_usd`, which Dagster plots, is there only if it is the whole cost.
+    `imagegen/cost_usd`, which Dagster plots, is there only if it is the whole cost, and beside it
+    `imagegen/cost_usd_max`.
     """
     unanswered = totals.requests - totals.statuses.total()
     statuses = totals.statuses + Counter(unknown=unanswered)
     unpriced = totals.unpriced + (0 if sandbox else unanswered)
-    cost = cost_text(totals.cost_usd, totals.list_price_usd, sandbox=sandbox, unpriced=unpriced)
+    cost = cost_text(totals, sandbox=sandbox, unanswered=unanswered)
     return {
         **(
             {"imagegen/unpriced_requests": unpriced}
             if unpriced
-            else {"imagegen/cost_usd": float(totals.cost_usd)}
+            else {
+                "imagegen/cost_usd": float(totals.cost_usd),
+                "imagegen/cost_usd_max": float(totals.cost_usd_max),
+            }
         ),
         "imagegen/cost": cost,
         "imagegen/cost_by_basis": cost_by_basis(totals),
@@ -128,6 +134,11 @@ def cost_by_basis(totals: Totals) -> str:
 def count_values(columns: "Iterable[pa.ChunkedArray[Any]]") -> Counter[str]:
     """How often each text occurs in the columns."""
     return Counter(str(value) for column in columns for value in column.to_pylist())
+
+
+def partial_images(images: pa.Table) -> int:
+    """How many rows of an image table have a partial image."""
+    return images["image_partial"].to_pylist().count(True)
 
 
 def column_schema(schema: pa.Schema) -> dg.TableSchema:

@@ -230,6 +230,7 @@ class Engine:
             if budgets
             else None,
             defers=bool(budgets) and budgets[0].when_exhausted == "defer",
+            strict=any(budget.strict for budget in budgets),
         )
 
     def _client(self) -> ImageClient:

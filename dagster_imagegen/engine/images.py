@@ -129,12 +129,14 @@ class Images:
             size=asked.get("size"),
             quality=asked.get("quality"),
             partial_images=asked.get("partial_images") or 0,
-        )
+        ).at_most(attempt.worst_case)
+        if cost.usd is None:
+            cost = attempt.worst_case
         return Result(
             status="succeeded",
             billing="not_billed" if sandbox else "billed",
             finished_at=self._now(),
-            cost=SANDBOX_COST if sandbox else cost if cost.usd is not None else attempt.worst_case,
+            cost=SANDBOX_COST if sandbox else cost,
             image=image,
         )
 
@@ -164,6 +166,7 @@ def _image_file(path: str, data: bytes, header: ImageHeader | GeneratedImage) ->
         format=header.format,
         width=header.width,
         height=header.height,
+        partial=header.partial if isinstance(header, GeneratedImage) else None,
     )
 
 

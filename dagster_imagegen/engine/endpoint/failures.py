@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Literal
 
-from dagster_imagegen.engine.attempt import Billing, Status, TokenUsage
+from dagster_imagegen.engine.attempt import Billing, Status, SvgUsage, TokenUsage
 from dagster_imagegen.engine.endpoint.error_body import (
     ErrorBody,
     flags_of_success,
@@ -61,8 +61,8 @@ class Failure:
     `code` is the endpoint's (`rate_limit_exceeded`), or ours (`connection_lost`) where it names
     none.
     `wait_seconds` is what the endpoint asks for; `retryable` is False where it says not to try
-    again. `moderation_stage` is what was blocked, "input" or "output". `tokens` and
-    `reported_cost_usd` are what the answer names although it is an error.
+    again. `moderation_stage` is what was blocked, "input" or "output". `tokens`, `svg`
+    and `reported_cost_usd` are what the answer names although it is an error.
     """
 
     kind: FailureKind
@@ -75,6 +75,7 @@ class Failure:
     moderation_stage: str | None = None
     request_id: str | None = None
     tokens: TokenUsage | None = None
+    svg: SvgUsage | None = None
     reported_cost_usd: Decimal | None = None
 
     @property
@@ -85,7 +86,7 @@ class Failure:
     @property
     def billing(self) -> Billing:
         """Whether the request was billed, as far as anybody can tell."""
-        if self.tokens is not None or self.reported_cost_usd is not None:
+        if any(told is not None for told in (self.tokens, self.svg, self.reported_cost_usd)):
             return "billed"
         match self.kind.rules.unknown_if:
             case "answered_2xx" if 200 <= (self.http_status or 0) < 300:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, TypeAlias
 
-from dagster_imagegen.engine.attempt import TokenUsage
+from dagster_imagegen.engine.attempt import SvgUsage, TokenUsage
 from dagster_imagegen.engine.endpoint.error_body import error_of_json
 from dagster_imagegen.engine.endpoint.failures import AnswerHead, Failure, failure_of, refusal_in
 from dagster_imagegen.engine.endpoint.image_json import Found, images_in
@@ -27,6 +27,7 @@ from dagster_imagegen.engine.endpoint.wire import (
     first,
     mapping_of,
     message_of,
+    svg_usage_of,
     text_of,
     tokens_of,
 )
@@ -47,6 +48,7 @@ class AnswerFacts:
     background: str | None = None
     output_format: str | None = None
     tokens: TokenUsage | None = None
+    svg: SvgUsage | None = None
     reported_cost_usd: Decimal | None = None
     partial: bool = False  # the last partial image of a stream that brought no finished one
 
@@ -113,6 +115,7 @@ def ambiguous(
         message=f"{own_message}{detail}",
         own_message=own_message,
         tokens=facts.tokens,
+        svg=facts.svg,
         reported_cost_usd=facts.reported_cost_usd,
     )
 
@@ -180,6 +183,7 @@ def _facts(places: Sequence[Mapping[str, Any]]) -> AnswerFacts:
         background=parameter("background"),
         output_format=parameter("output_format"),
         tokens=first(*map(tokens_of, usages)),
+        svg=first(*(svg_usage_of(each.get("svg_usage")) for each in places)),
         reported_cost_usd=first(*map(cost_of, usages)),
     )
 

@@ -19,13 +19,16 @@ class Budget:
     """The most that may be spent.
 
     `per` run means one root run, its retries included; days and months are UTC's. `scope` asset
-    counts the rows of the asset that sends, storage every row of the usage table.
+    counts the rows of the asset that sends, storage every row of the usage table. `strict` counts
+    each request at the most that may have been charged, instead of what was as far as anybody can
+    tell.
     """
 
     max_usd: Decimal
     per: Per = "run"
     scope: Scope = "asset"
     when_exhausted: WhenExhausted = "fail"
+    strict: bool = False
 
     def counts(self, identity: Identity, other: Identity) -> bool:
         """Whether what `other` spends now counts against what `identity` may spend."""

@@ -16,7 +16,7 @@ from dagster_imagegen.engine.record.schema import MONEY, SCHEMA, attempt_of, row
 from dagster_imagegen.engine.storage import ObjectStore, Storage
 
 PARTS_FOLDER = "usage"
-BOUND_COLUMNS = ("cost_usd", "worst_case_usd")
+BOUND_COLUMNS = ("cost_usd", "cost_usd_max", "worst_case_usd")
 
 
 def part_path(journal_id: str) -> str:
@@ -94,7 +94,13 @@ def read_rows(
     return pa.concat_tables(tables)
 
 
-def bound_usd(table: pa.Table) -> Decimal:
-    """The sum of `Attempt.bound_usd` over the rows of a table with `BOUND_COLUMNS`."""
-    each = pc.coalesce(table["cost_usd"], table["worst_case_usd"], pa.scalar(Decimal(0), MONEY))
+def bound_usd(table: pa.Table, *, strict: bool = False) -> Decimal:
+    """The sum of `Attempt.bound_usd` over the rows of a table with `BOUND_COLUMNS`.
+
+    `strict` counts each at the most that may have been charged; older rows have their cost only.
+    """
+    charged = [table[name] for name in BOUND_COLUMNS]
+    if strict:
+        charged.insert(0, table["cost_usd_max"])
+    each = pc.coalesce(*charged, pa.scalar(Decimal(0), MONEY))
     return pc.sum(each).as_py() or Decimal(0)

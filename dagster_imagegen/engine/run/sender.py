@@ -2,13 +2,12 @@
 
 import asyncio
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 
 from dagster_imagegen.engine.attempt import (
     IMAGE_NOT_SAVED,
     OUTCOME_LOST,
     Attempt,
-    ImageFile,
+    Cost,
     Outcome,
     RequestRecord,
     Result,
@@ -43,14 +42,14 @@ class Sent:
     """A request that was sent and settled. `failure` is None where it brought an image, `streak`
     also where it shows that the endpoint works.
 
-    `list_price_usd` is what it cost at list price, which the sandbox's results do not hold.
+    `list_price` is what it cost at list price, which the sandbox's results do not hold.
     """
 
     attempt: Attempt
     unresolved: Unresolved
     failure: Failure | None
     streak: Streak | None
-    list_price_usd: Decimal | None
+    list_price: Cost
 
 
 class SendingPaused(Exception):
@@ -153,12 +152,9 @@ class Sender:
             said = answer.result
             if isinstance(said, Failure):
                 result = self._with_reason(result, said)
-            context.totals.add(result, list_price=cost)
             if isinstance(said, GeneratedImage):
-                image = await self._save(said, job, claim.attempt_id, result)
-                result = replace(result, image=image)
-                context.totals.succeeded += 1
-            attempt = await context.record.settle(claim.attempt_id, result)
+                result = await self._saved(said, job, claim.attempt_id, result, list_price=cost)
+            attempt = await self._settle(claim.attempt_id, result, list_price=cost)
         finally:
             self.sending.discard(task)
         failure = said if isinstance(said, Failure) else None
@@ -167,7 +163,7 @@ class Sender:
             unresolved=claim.unresolved,
             failure=failure,
             streak=streak,
-            list_price_usd=cost.usd,
+            list_price=cost,
         )
 
     async def _answer(self, job: Job, claim: Claim) -> tuple[Answer, Streak | None]:
@@ -194,16 +190,29 @@ class Sender:
         message = f"{result.error_message}; {reason}" if result.error_message else reason
         return replace(result, error_message=message)
 
-    async def _save(
-        self, image: GeneratedImage, job: Job, attempt_id: str, result: Result
-    ) -> ImageFile:
+    async def _settle(self, attempt_id: str, result: Result, *, list_price: Cost) -> Attempt:
+        """Put the result on record, then count what is there."""
+        attempt = await self._context.record.settle(attempt_id, result)
+        self._context.totals.add(result, list_price=list_price)
+        return attempt
+
+    async def _saved(
+        self,
+        image: GeneratedImage,
+        job: Job,
+        attempt_id: str,
+        result: Result,
+        *,
+        list_price: Cost,
+    ) -> Result:
         """Store the image, or spill it to this machine if the storage stays away: it is paid for.
 
         Raises `StorageError`, the attempt settled, when the storage does not take it.
         """
-        context, fingerprint = self._context, job.request.fingerprint
+        images, fingerprint = self._context.images, job.request.fingerprint
         try:
-            return await context.images.save(image, fingerprint=fingerprint, attempt_id=attempt_id)
+            file = await images.save(image, fingerprint=fingerprint, attempt_id=attempt_id)
+            return replace(result, image=file)
         except (StorageError, asyncio.CancelledError) as error:
             kept = await self._spill(image, fingerprint=fingerprint, attempt_id=attempt_id)
             if isinstance(error, asyncio.CancelledError):
@@ -212,7 +221,7 @@ class Sender:
             unsaved = replace(
                 result, status="failed", error_code=IMAGE_NOT_SAVED, error_message=message
             )
-            await context.record.settle(attempt_id, unsaved)
+            await self._settle(attempt_id, unsaved, list_price=list_price)
             raise StorageError(message) from error
 
     async def _spill(self, image: GeneratedImage, *, fingerprint: str, attempt_id: str) -> str:

@@ -18,7 +18,7 @@ from typing_extensions import Self
 from dagster_imagegen.engine.attempt import Outcome
 from dagster_imagegen.engine.machine import Threads, explaining_threads
 from dagster_imagegen.engine.run.plan import Plan
-from dagster_imagegen.engine.run.progress import Progress, Totals
+from dagster_imagegen.engine.run.progress import Progress, Totals, cost_text
 from dagster_imagegen.engine.run.workers import Pass
 
 LOOK_UPS = 8
@@ -73,11 +73,8 @@ class Generation:
             total=total,
             in_flight=self._pass.in_flight if self._pass else 0,
             images_per_minute=rate,
-            cost_usd=totals.cost_usd,
-            list_price_usd=totals.list_price_usd,
+            cost=cost_text(totals, sandbox=plan.sandbox),
             seconds_left=(total - done) / rate * 60 if rate else None,
-            sandbox=plan.sandbox,
-            unpriced=totals.unpriced,
             paused=self._pass.paused if self._pass else None,
         )
 
