@@ -75,8 +75,8 @@ def cost_of_answer(
 ) -> Cost:
     """What an answer cost, and the most that may have been charged for it.
 
-    0 where it was not billed; also 0, and at most the worst case, where the endpoint itself reports
-    a failure that may have been billed. The worst case where no answer came, or a broken one.
+    0 where it was not billed; also 0, and at most the worst case, where a whole 5xx or a refusal
+    may have been billed. The worst case where no answer came, or a broken one.
     """
     said = answer.result
     size, quality = request.size, request.quality
@@ -87,10 +87,13 @@ def cost_of_answer(
         size = _chosen(said.size) or _chosen(size) or pixels
         quality = _chosen(said.quality) or quality
     elif said.billing == "unknown":
-        no_answer = said.status == "unknown" or worst_case.usd is None
-        return (
-            worst_case if no_answer else replace(worst_case, usd=Decimal(0), max_usd=worst_case.usd)
+        # An error within a 2xx, such as the last event of a stream, comes after work was done.
+        said_so = said.status == "refused" or (
+            said.status == "failed" and (said.http_status or 0) >= 500
         )
+        if not said_so or worst_case.usd is None:
+            return worst_case
+        return replace(worst_case, usd=Decimal(0), max_usd=worst_case.usd)
     elif said.billing == "not_billed":
         return NO_COST
     made = isinstance(said, GeneratedImage) or said.kind.rules.billing == "billed"

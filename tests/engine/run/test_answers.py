@@ -43,14 +43,22 @@ def cost_of(said: Failure | GeneratedImage, prices: PriceList = PRICES) -> Cost:
             0,
             WORST.usd,
         ),
-        (Failure(kind=FailureKind.REJECTED, message="", http_status=200), 0, WORST.usd),
+        (Failure(kind=FailureKind.REJECTED, message="", http_status=200), WORST.usd, WORST.usd),
+        (Failure(kind=FailureKind.SERVER_ERROR, message="", http_status=200), WORST.usd, WORST.usd),
         (Failure(kind=FailureKind.AMBIGUOUS, message=""), WORST.usd, WORST.usd),
         (Failure(kind=FailureKind.RATE_LIMITED, message="", http_status=429), 0, 0),
     ],
-    ids=["server error", "refused after it was made", "error in a 200", "no answer", "not taken"],
+    ids=[
+        "server error",
+        "refused after it was made",
+        "error in a 200",
+        "broken stream",
+        "no answer",
+        "not taken",
+    ],
 )
 def test_what_a_failure_costs(failure: Failure, usd: Decimal, most_usd: Decimal) -> None:
-    """A complete answer that reports failure costs 0, at most the worst case."""
+    """A whole 5xx or a refusal costs 0, at most the worst case."""
     cost = cost_of(failure)
     assert (cost.usd, cost.most_usd, cost.basis) == (usd, most_usd, "estimated")
 
