@@ -155,7 +155,8 @@ class Breaker:
         if self._pause is not None:
             self._pause.latest = failure
             if turn.is_probe:
-                self._schedule_probe(min(2 * self._pause.wait_seconds, PROBE_MAX_SECONDS))
+                longer = min(2 * self._pause.wait_seconds, PROBE_MAX_SECONDS)
+                self._schedule_probe(max(longer, failure.wait_seconds or 0.0))
         elif self._agree(failure, streak):
             self._open(failure, streak, now)
         streak.is_outage |= self._pause is not None and streak.signature == OUTAGE
