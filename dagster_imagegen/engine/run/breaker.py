@@ -126,6 +126,11 @@ class Breaker:
                 self.give_up(Turn(is_probe=chosen.result()))
             raise
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing but probes is sent."""
+        return self._pause is not None
+
     def allows(self, turn: Turn) -> bool:
         """Whether the turn is still good: sending may have paused after it was given."""
         return turn.is_probe or self._pause is None
