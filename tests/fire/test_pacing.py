@@ -110,7 +110,7 @@ def shared_by(
 
 @pytest.mark.full
 def test_four_processes_on_one_key(passes: Passes) -> None:
-    """Together at least 95% of what is allowed, at most 3% refused, shares alike.
+    """Together at least 95% of what is allowed, at most 5% refused, shares alike.
 
     A real minute, and processes that start as fast as they can: the first minute is theirs to find
     each other, the three after it are measured.
@@ -139,5 +139,5 @@ def test_four_processes_on_one_key(passes: Passes) -> None:
     sharing = shared_by(requests, limit=limit, window=window, windows=3)
     FIGURES.info("%s", sharing)
     assert sharing.used >= 0.95, sharing
-    assert sharing.refused <= 0.03, sharing
+    assert sharing.refused <= 0.05, sharing
     assert sharing.smallest_share >= 0.8, sharing
