@@ -68,7 +68,7 @@ def test_an_endpoint_that_fails_every_request_for_a_while(
     passes: Passes, kind: str, paid_at_most: int
 ) -> None:
     """Failures in a row: sending pauses, probes go out, and no image is given up."""
-    faults = [*[None] * 20, *[Fault(kind)] * 12]
+    faults = [*[None] * 20, *[Fault(kind)] * 7]
     with Sandbox(paint=False, latency_seconds=0.01, faults=faults) as sandbox:
         options: dict[str, Any] = {**PATIENT, "max_concurrency": 8}
         with passes.begin(sandbox, prompts(60), **options) as generation:
