@@ -6,6 +6,7 @@ import random
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime, timezone
 from decimal import Decimal
 from functools import partial
@@ -45,6 +46,9 @@ T = TypeVar("T")
 REFERENCE_HOST = "inference.do-ai.run"
 """DigitalOcean's, whose reference streams only with partial images."""
 
+SHORTEST_DEADLINE_SECONDS = 5.0
+"""For a call that writes or reads the record, however short the lease."""
+
 
 class Engine:
     """Prompt tables in, images and usage rows out, with these settings.
@@ -67,8 +71,18 @@ class Engine:
         self._rng = rng or random.Random()  # noqa: S311  # spreads retries; not a secret
         self._prices = PriceList.default().with_overrides(settings.prices)
         self._storage = Storage(settings.storage_uri, settings.storage_options)
-        # With threads of its own, also in the same place: a heartbeat must not wait for uploads.
-        self._usage = Storage(settings.usage_uri or settings.storage_uri, settings.storage_options)
+        # With threads and connections of its own, also in the same place: a heartbeat must not
+        # wait for uploads. A call that is late, and its repetition, leave time within the lease.
+        self._limits = replace(
+            settings.limits,
+            patience=replace(settings.limits.patience, seconds=settings.patience_seconds),
+        )
+        self._usage = Storage(
+            settings.usage_uri or settings.storage_uri,
+            settings.storage_options,
+            deadline_seconds=max(settings.limits.lease / 6, SHORTEST_DEADLINE_SECONDS),
+            apart=True,
+        )
         # One folder for each storage: what is spilled from one must not be restored to another.
         place = f"{settings.storage_options.get('endpoint_url', '')} {self._storage.uri('')}"
         digest = hashlib.sha256(place.encode()).hexdigest()[:16]
@@ -78,14 +92,11 @@ class Engine:
             spill=self._spill,
             prices=self._prices,
             now=self._now,
-            patience=settings.limits.patience,
+            patience=self._limits.patience,
         )
 
     def close(self) -> None:
-        """Release threads; whatever was reported is durable long before."""
-        self._storage.close()
-        self._usage.close()
-        self._spill.close()
+        """Nothing is held open; whatever was reported is durable long before."""
 
     def __enter__(self) -> Self:
         return self
@@ -189,7 +200,7 @@ class Engine:
                 identity=identity,
                 now=self._now,
                 token=lambda: secrets.token_hex(4),
-                limits=settings.limits,
+                limits=self._limits,
             ),
             images=self._images,
             endpoint=ImageClient(

@@ -160,7 +160,14 @@ class BudgetExhausted(ImageGenError):
 
 
 class StorageError(ImageGenError):
-    """Images or records cannot be written or read; the message names the place."""
+    """Images or records cannot be written or read; the message names the place.
+
+    `can_pass` is whether the same call can succeed later, without anybody changing anything.
+    """
+
+    def __init__(self, message: str, *, can_pass: bool = True) -> None:
+        super().__init__(message)
+        self.can_pass = can_pass
 
 
 class StoreInconsistent(StorageError):

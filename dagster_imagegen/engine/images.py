@@ -22,7 +22,8 @@ from dagster_imagegen.engine.endpoint.response import GeneratedImage
 from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.image_header import ImageHeader, read_header
 from dagster_imagegen.engine.money.price_list import PriceList
-from dagster_imagegen.engine.storage import TEMPORARY_FOLDER, Patience, PatientStore, Storage
+from dagster_imagegen.engine.patience import Patience, PatientStore
+from dagster_imagegen.engine.storage import TEMPORARY_FOLDER, Storage
 
 FOLDER = "images"
 

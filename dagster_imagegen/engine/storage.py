@@ -1,34 +1,37 @@
 """Objects under one URI of fsspec: written whole or not at all, read, listed, deleted."""
 
-import asyncio
 import contextlib
-import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
-from fsspec.core import url_to_fs  # pyright: ignore[reportUnknownVariableType]  # fsspec has no types
 from fsspec.implementations.local import LocalFileSystem
 
-from dagster_imagegen.engine.errors import ConfigurationError, StorageError
+from dagster_imagegen.engine.deadlines import Deadlines, Late
+from dagster_imagegen.engine.errors import StorageError
+from dagster_imagegen.engine.filesystems import (
+    EXTRAS,
+    NARROWS,
+    open_filesystem,
+    protocols_of,
+)
 from dagster_imagegen.engine.local_disk import HAS_LOCKS, is_locked, list_files, write_whole
 
 T = TypeVar("T")
 
-EXTRAS = {
-    "s3": "s3",
-    "s3a": "s3",
-    "gs": "gcs",
-    "gcs": "gcs",
-    "abfs": "azure",
-    "abfss": "azure",
-    "az": "azure",
-    "adl": "azure",
-}
 TEMPORARY_FOLDER = "_tmp"
+DEADLINE_SECONDS = 30.0
+LASTING = (
+    PermissionError,
+    FileNotFoundError,
+    NotADirectoryError,
+    IsADirectoryError,
+    NotImplementedError,
+    TypeError,
+)
+"""Errors of a store that waiting does not help against."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,32 +41,6 @@ class StoredObject:
     path: str
     size_bytes: int
     modified: float | None
-
-
-class FileSystem(Protocol):
-    """The part of fsspec's interface that is used here; fsspec itself carries no types."""
-
-    protocol: str | tuple[str, ...]
-
-    def pipe_file(self, path: str, value: bytes) -> None:
-        """Write a file."""
-        ...
-
-    def cat_file(self, path: str) -> bytes:
-        """Read a file."""
-        ...
-
-    def find(self, path: str, *, detail: bool, **options: Any) -> dict[str, dict[str, Any]]:
-        """List files, recursively."""
-        ...
-
-    def rm_file(self, path: str) -> None:
-        """Delete a file."""
-        ...
-
-    def unstrip_protocol(self, name: str) -> str:
-        """A path with its scheme."""
-        ...
 
 
 class WriterLock(Protocol):
@@ -106,81 +83,34 @@ class ObjectStore(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How often a failing call of a store is repeated, and the first wait, which then doubles."""
-
-    attempts: int = 6
-    backoff_seconds: float = 0.25
-
-    async def call(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a call that is safe to repeat; raises the last `StorageError`."""
-        wait = self.backoff_seconds
-        for _ in range(self.attempts - 1):
-            try:
-                return await call()
-            except StorageError:
-                await asyncio.sleep(wait)
-                wait *= 2
-        return await call()
-
-
-class PatientStore:
-    """An `ObjectStore` that repeats each failing call of another one.
-
-    Also `put` is repeated: with the same bytes, so that it does not matter whether an earlier try
-    took effect.
-    """
-
-    def __init__(self, store: ObjectStore, patience: Patience) -> None:
-        self._store = store
-        self._call = patience.call
-
-    async def put(self, path: str, data: bytes) -> None:
-        """`ObjectStore.put`, repeated."""
-        await self._call(lambda: self._store.put(path, data))
-
-    async def put_locked(self, path: str, data: bytes) -> WriterLock | None:
-        """`ObjectStore.put_locked`, repeated."""
-        return await self._call(lambda: self._store.put_locked(path, data))
-
-    async def is_locked(self, path: str) -> bool | None:
-        """`ObjectStore.is_locked`, repeated."""
-        return await self._call(lambda: self._store.is_locked(path))
-
-    async def get(self, path: str) -> bytes:
-        """`ObjectStore.get`, repeated."""
-        return await self._call(lambda: self._store.get(path))
-
-    async def list(self, folder: str, *, prefix: str = "") -> dict[str, StoredObject]:
-        """`ObjectStore.list`, repeated."""
-        return await self._call(lambda: self._store.list(folder, prefix=prefix))
-
-    async def delete(self, paths: Iterable[str]) -> None:
-        """`ObjectStore.delete`, repeated."""
-        doomed = tuple(paths)
-        await self._call(lambda: self._store.delete(doomed))
-
-
 class Storage:
     """An `ObjectStore` on any filesystem that fsspec has.
 
     Calls of the filesystem run on threads, so that waiting for one does not hold up the others.
-    Raises `ConfigurationError` at once for a scheme that nothing here can serve.
+    A call that has not ended after `deadline_seconds` fails as late; what it does may still take
+    effect. Raises `ConfigurationError` at once for a scheme that nothing here can serve.
+
+    Args:
+        uri: A folder, or an address that fsspec knows.
+        storage_options: What fsspec's filesystem is opened with.
+        deadline_seconds: How long a call may take. For a call that was late it doubles each time
+            that the call is repeated, so that a slow line gets there as well.
+        apart: Open connections of its own, which no other `Storage` can use up.
     """
 
     def __init__(
-        self, uri: str, storage_options: Mapping[str, Any] | None = None, *, threads: int = 16
+        self,
+        uri: str,
+        storage_options: Mapping[str, Any] | None = None,
+        *,
+        deadline_seconds: float = DEADLINE_SECONDS,
+        apart: bool = False,
     ) -> None:
-        self.filesystem, self.root = _open_filesystem(uri, storage_options or {})
+        self.filesystem, self.root = open_filesystem(uri, storage_options or {}, apart=apart)
         self.is_local = isinstance(self.filesystem, LocalFileSystem)
         if self.is_local:
             self.root = str(Path(self.root).absolute())
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="imagegen-storage")
-
-    def close(self) -> None:
-        """Release the threads."""
-        self._pool.shutdown(wait=False)
+        self._deadlines = Deadlines(deadline_seconds)
 
     def uri(self, path: str) -> str:
         """The absolute address of an object, ready to open with fsspec; a plain path if local."""
@@ -192,11 +122,11 @@ class Storage:
         if self.is_local:
             write_whole(Path(self.full_path(path)), data, temporaries=self._temporaries)
         else:
-            self.filesystem.pipe_file(self.full_path(path), data)
+            self.filesystem.pipe_file(self.full_path(path), data, **self._timeout("write", path))
 
     def get_now(self, path: str) -> bytes:
         """`get`, on the calling thread."""
-        return self.filesystem.cat_file(self.full_path(path))
+        return self.filesystem.cat_file(self.full_path(path), **self._timeout("read", path))
 
     def list_now(self, folder: str, *, prefix: str = "") -> dict[str, StoredObject]:
         """`list`, on the calling thread."""
@@ -206,9 +136,11 @@ class Storage:
                 for path, facts in list_files(Path(self.root), folder, prefix).items()
             }
         base = self.full_path(folder)
-        narrowed = {"prefix": prefix} if prefix and _narrows(self.filesystem) else {}
+        options: dict[str, Any] = self._timeout("list", folder)
+        if prefix and not NARROWS.isdisjoint(protocols_of(self.filesystem)):
+            options["prefix"] = prefix
         try:
-            found = self.filesystem.find(base, detail=True, **narrowed)
+            found = self.filesystem.find(base, detail=True, **options)
         except FileNotFoundError:
             return {}
         start = len(self.full_path("")) + 1
@@ -226,7 +158,7 @@ class Storage:
         doomed = tuple(paths)
         for path in doomed:
             with contextlib.suppress(FileNotFoundError):
-                self.filesystem.rm_file(self.full_path(path))
+                self.filesystem.rm_file(self.full_path(path), **self._timeout("delete", path))
         if self.is_local:
             for folder in {Path(self.full_path(path)).parent for path in doomed}:
                 with contextlib.suppress(OSError):  # Not empty, or gone already.
@@ -278,66 +210,28 @@ class Storage:
             raise StorageError(f"{path!r} is not a path below {self.root}")
         return f"{self.root.rstrip('/')}/{path}".rstrip("/")
 
+    def _timeout(self, verb: str, path: str) -> dict[str, float]:
+        """For a filesystem that can take back what it waits for: a late call frees its connection.
+
+        All of fsspec's asynchronous filesystems understand it.
+        """
+        if EXTRAS.keys().isdisjoint(protocols_of(self.filesystem)):
+            return {}
+        return {"timeout": self._deadlines.seconds(verb, path)}
+
     async def _run(self, verb: str, path: str, call: Callable[[], T]) -> T:
-        loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._pool, call)
+            return await self._deadlines.run(verb, path, call)
         except StorageError:
             raise
         except Exception as error:
             if isinstance(error, FileNotFoundError) and verb == "read":
                 raise
             # fsspec passes on whatever its hundred backends raise.
+            said = str(error) if isinstance(error, Late) else f"{type(error).__name__}: {error}"
             raise StorageError(
-                f"cannot {verb} {self.uri(path)}: {type(error).__name__}: {error}"
+                f"cannot {verb} {self.uri(path)}: {said}", can_pass=not isinstance(error, LASTING)
             ) from error
-
-
-def _open_filesystem(uri: str, options: Mapping[str, Any]) -> tuple[FileSystem, str]:
-    scheme = uri.split("://", 1)[0] if "://" in uri else "file"
-    try:
-        if scheme in ("s3", "s3a"):
-            options = _checksums_when_required(options)
-        # A cached listing would hide what another writer wrote.
-        opened: Any = url_to_fs(uri, **{"use_listings_cache": False, **options})
-        return cast("tuple[FileSystem, str]", opened)
-    except ImportError as error:
-        extra = EXTRAS.get(scheme)
-        install = (
-            f"pip install 'dagster-imagegen[{extra}]'"
-            if extra
-            else f"install the fsspec implementation of {scheme}://"
-        )
-        raise ConfigurationError(f"storage {uri!r} needs a package: {install} ({error})") from error
-    except ValueError as error:
-        raise ConfigurationError(
-            f"storage {uri!r}: no filesystem serves {scheme}://; use a folder, s3://, gs://, "
-            f"abfs:// or another scheme of fsspec ({error})"
-        ) from error
-
-
-def _checksums_when_required(options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """For a store with an address of its own: no checksums but those that S3's protocol requires.
-
-    botocore sends CRCs with every upload since 1.36, which stores other than AWS's, DigitalOcean
-    Spaces among them, did not all understand. What the user sets takes precedence.
-    """
-    client: Mapping[str, Any] = options.get("client_kwargs") or {}
-    named = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"))
-    if not any((options.get("endpoint_url"), client.get("endpoint_url"), *named)):
-        return options
-    from botocore.config import Config  # noqa: PLC0415  # comes with s3fs, which is an extra
-
-    names = ("request_checksum_calculation", "response_checksum_validation")
-    known = {name: "when_required" for name in names if name in Config.OPTION_DEFAULTS}
-    return {**options, "config_kwargs": {**known, **(options.get("config_kwargs") or {})}}
-
-
-def _narrows(filesystem: FileSystem) -> bool:
-    """Whether `find` can leave the rest of a folder out of its listing, as s3fs and gcsfs do."""
-    protocols = filesystem.protocol
-    names = (protocols,) if isinstance(protocols, str) else protocols
-    return not {"s3", "gs", "gcs"}.isdisjoint(names)
 
 
 def _modified(info: Mapping[str, Any]) -> float | None:

@@ -28,10 +28,10 @@ from dagster_imagegen.engine.errors import (
     PromptTableError,
     StorageError,
 )
+from dagster_imagegen.engine.patience import Patience
 from dagster_imagegen.engine.record import Limits
 from dagster_imagegen.engine.record.journal import Header, intent_line
 from dagster_imagegen.engine.request import ImageRequest
-from dagster_imagegen.engine.storage import Patience
 from dagster_imagegen.sandbox import Fault, Sandbox
 from tests.engine.conftest import Run, statuses, table_of, values
 from tests.fire.parrot import Answer, Heard, Parrot, success

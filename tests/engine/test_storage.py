@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,10 @@ sys.stdin.read()
 
 
 @pytest.fixture(params=["local", "memory"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     """One storage of each kind, at an address with a space and an accent in it."""
     uri = str(tmp_path / "my café") if request.param == "local" else f"memory://{tmp_path.name} é"
-    opened = Storage(uri)
-    yield opened
-    opened.close()
+    return Storage(uri)
 
 
 def files(folder: Path) -> list[str]:
@@ -234,7 +231,6 @@ def test_other_stores_get_no_checksums_that_they_may_not_know(
         }
         storage = Storage("s3://pictures/shop", options)
         asyncio.run(storage.put("images/a.png", b"bytes"))
-        storage.close()
         server.shutdown()
     (headers,) = received
     assert any("checksum" in name for name in headers) == sent

@@ -14,11 +14,11 @@ from upath import UPath
 
 from dagster_imagegen.engine.attempt import Identity
 from dagster_imagegen.engine.engine import Engine
+from dagster_imagegen.engine.patience import Patience
 from dagster_imagegen.engine.record import Limits
 from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.engine.run.thread import Generation
 from dagster_imagegen.engine.settings import Settings
-from dagster_imagegen.engine.storage import Patience
 from dagster_imagegen.sandbox import Sandbox
 from tests.fire.writer import Work, Writer
 

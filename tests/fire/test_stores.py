@@ -16,9 +16,9 @@ import pytest
 
 from dagster_imagegen.engine.attempt import Outcome
 from dagster_imagegen.engine.errors import StorageError
+from dagster_imagegen.engine.patience import Patience
 from dagster_imagegen.engine.record import Limits
 from dagster_imagegen.engine.record.schema import Row, row_of
-from dagster_imagegen.engine.storage import Patience
 from dagster_imagegen.sandbox import Sandbox
 from tests.fire import record_checks
 from tests.fire.conftest import Passes, until

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from dagster_imagegen.engine.storage import Patience
+from dagster_imagegen.engine.patience import Patience
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,8 @@ class Watcher:
         self.listing: Mapping[str, JournalListing] = {}
         self.refreshed_at = float("-inf")
         """When the listing was requested, by the clock of the event loop."""
+        self._sees_since = float("-inf")
+        """Since when refreshes have followed one another without a long gap."""
 
     async def refresh(self) -> None:
         """List the journals, find the own ones among them, and read what is new in the others.
@@ -67,6 +69,9 @@ class Watcher:
                 raise failed
         for jid in self._content.keys() - {jid for jid, each in listing.items() if each.objects}:
             self._forget(jid)
+        # A store that was away kept the others silent too: their lease begins anew.
+        if float("inf") > asked_at - self.refreshed_at > self._limits.lease / 2:
+            self._sees_since = asked_at
         self.listing = listing
         self.refreshed_at = asked_at
 
@@ -120,7 +125,7 @@ class Watcher:
 
     async def is_dead(self, jid: str, found: JournalListing | None = None) -> bool:
         """Whether a journal's writer is presumed dead: it is sealed, its lock is free, or it was
-        silent for a lease by the store's clock.
+        silent for a lease by the store's clock, in which this writer could see the store.
 
         A journal without a header is being deleted, or its deletion was interrupted; folding it
         finishes that.
@@ -134,6 +139,7 @@ class Watcher:
         store_now = self._store_time()
         newest = found.newest
         silent_for = store_now - newest if store_now is not None and newest is not None else 0.0
+        silent_for = min(silent_for, self.refreshed_at - self._sees_since)
         if silent_for > self._limits.lease:
             return True
         return await self._store.is_locked(object_path(jid, 0)) is False

@@ -12,6 +12,7 @@ from decimal import Decimal
 
 from dagster_imagegen.engine.attempt import Attempt, Identity, Result
 from dagster_imagegen.engine.errors import Fenced, StorageError
+from dagster_imagegen.engine.patience import PatientStore
 from dagster_imagegen.engine.record.folding import Folding, ImageStore
 from dagster_imagegen.engine.record.journal import (
     JOURNAL_FOLDER,
@@ -28,7 +29,7 @@ from dagster_imagegen.engine.record.parts import decode_part, part_path
 from dagster_imagegen.engine.record.reader import Record, read_record
 from dagster_imagegen.engine.record.reservations import Reservations
 from dagster_imagegen.engine.record.watcher import Watcher
-from dagster_imagegen.engine.storage import ObjectStore, PatientStore
+from dagster_imagegen.engine.storage import ObjectStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,6 +261,10 @@ class RecordWriter:
         await self._journals.commit(journal, result_line(attempt_id, result))
         self._journals.publish_if_drained(journal)
         return attempt
+
+    def hurry(self) -> None:
+        """Give up sooner on a store that fails: the pass is to end."""
+        self._store.hurry()
 
     async def close(self) -> None:
         """Publish everything. Attempts that are still pending become `unknown`."""

@@ -69,6 +69,8 @@ class Pass:
                     if not context.stop.is_set() and (error := context.breaker.error_of_all()):
                         context.stop.fail(error)
             finally:
+                if context.stop.is_set():
+                    context.record.hurry()
                 await context.record.close()
         except StorageError as error:
             context.stop.fail(error)

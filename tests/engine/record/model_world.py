@@ -14,10 +14,11 @@ from typing import Any, Literal, TypeVar
 
 from dagster_imagegen.engine.attempt import Attempt, ImageFile, Result
 from dagster_imagegen.engine.errors import StorageError
+from dagster_imagegen.engine.patience import Patience, PatientStore
 from dagster_imagegen.engine.record import Limits, Record, RecordWriter
 from dagster_imagegen.engine.record.journal import JOURNAL_FOLDER, JournalContent
 from dagster_imagegen.engine.record.parts import PARTS_FOLDER, decode_part, journal_of
-from dagster_imagegen.engine.storage import Patience, PatientStore, StoredObject, WriterLock
+from dagster_imagegen.engine.storage import StoredObject, WriterLock
 from tests.engine.record.model_loop import ModelLoop
 
 T = TypeVar("T")

@@ -33,6 +33,7 @@ from dagster_imagegen.engine.attempt import (
     TokenUsage,
 )
 from dagster_imagegen.engine.errors import Fenced, StorageError, StoreInconsistent
+from dagster_imagegen.engine.patience import Patience
 from dagster_imagegen.engine.record import (
     AlreadyThere,
     Contended,
@@ -45,7 +46,7 @@ from dagster_imagegen.engine.record import (
 from dagster_imagegen.engine.record.journal import intent_line, object_path, seal_path
 from dagster_imagegen.engine.record.parts import decode_part, part_path
 from dagster_imagegen.engine.record.schema import Row, row_of
-from dagster_imagegen.engine.storage import Patience, Storage, StoredObject, WriterLock
+from dagster_imagegen.engine.storage import Storage, StoredObject, WriterLock
 from tests.virtual_time import run_virtual
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
@@ -74,11 +75,9 @@ class Images:
 
 
 @pytest.fixture(params=["local", "memory"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     uri = str(tmp_path) if request.param == "local" else f"memory://{tmp_path}"
-    opened = Storage(uri)
-    yield opened
-    opened.close()
+    return Storage(uri)
 
 
 def new_writer(storage: Storage, *, limits: Limits = LIMITS) -> RecordWriter:
