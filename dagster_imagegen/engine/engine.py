@@ -46,9 +46,6 @@ T = TypeVar("T")
 REFERENCE_HOST = "inference.do-ai.run"
 """DigitalOcean's, whose reference streams only with partial images."""
 
-SHORTEST_DEADLINE_SECONDS = 5.0
-"""For a call that writes or reads the record, however short the lease."""
-
 
 class Engine:
     """Prompt tables in, images and usage rows out, with these settings.
@@ -70,17 +67,17 @@ class Engine:
         self._now = now
         self._rng = rng or random.Random()  # noqa: S311  # spreads retries; not a secret
         self._prices = PriceList.default().with_overrides(settings.prices)
-        self._storage = Storage(settings.storage_uri, settings.storage_options)
-        # With threads and connections of its own, also in the same place: a heartbeat must not
-        # wait for uploads. A call that is late, and its repetition, leave time within the lease.
-        self._limits = replace(
-            settings.limits,
-            patience=replace(settings.limits.patience, seconds=settings.patience_seconds),
+        patience = replace(settings.limits.patience, seconds=settings.patience_seconds)
+        self._limits = limits = replace(settings.limits, patience=patience)
+        self._storage = Storage(
+            settings.storage_uri, settings.storage_options, deadline_seconds=limits.call_seconds
         )
+        # With threads and connections of its own, also in the same place: a heartbeat must not
+        # wait for uploads.
         self._usage = Storage(
             settings.usage_uri or settings.storage_uri,
             settings.storage_options,
-            deadline_seconds=max(settings.limits.lease / 6, SHORTEST_DEADLINE_SECONDS),
+            deadline_seconds=limits.record_call_seconds,
             apart=True,
         )
         # One folder for each storage: what is spilled from one must not be restored to another.
@@ -92,7 +89,7 @@ class Engine:
             spill=self._spill,
             prices=self._prices,
             now=self._now,
-            patience=self._limits.patience,
+            patience=patience,
         )
 
     def close(self) -> None:

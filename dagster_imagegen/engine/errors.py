@@ -12,6 +12,7 @@ ImageGenError
 ├── BudgetExhausted          the remaining budget does not cover the next request
 └── StorageError             images or records cannot be written or read
     ├── StoreInconsistent    the store does not list a file just written to it
+    ├── DamagedJournal       an object of a journal is not what was written there
     └── Fenced               another writer declared this one dead and closed its journal
 """
 
@@ -172,6 +173,10 @@ class StorageError(ImageGenError):
 
 class StoreInconsistent(StorageError):
     """The store does not list a file just written to it, so its records prove nothing."""
+
+
+class DamagedJournal(StorageError):
+    """An object of a journal is not what was written there; the message names the remedy."""
 
 
 class Fenced(StorageError):

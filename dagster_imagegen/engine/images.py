@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import secrets
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from dagster_imagegen.engine.attempt import (
@@ -26,6 +26,18 @@ from dagster_imagegen.engine.patience import Patience, PatientStore
 from dagster_imagegen.engine.storage import TEMPORARY_FOLDER, Storage
 
 FOLDER = "images"
+HELD_BYTES_MAX = 256 * 1024 * 1024
+"""How much waits in memory for a storage that is away."""
+
+
+@dataclass(eq=False, kw_only=True)
+class UnsavedImage:
+    """An image that is paid for and not yet stored. `data` is None once it is spilled."""
+
+    file: ImageFile
+    path: str
+    data: bytes | None
+    held_bytes: int = 0
 
 
 class Images:
@@ -52,18 +64,62 @@ class Images:
         self._spill = spill
         self._prices = prices
         self._now = now
+        self._held_bytes = 0
+        """Of images that wait in memory because the storage failed to take them."""
 
-    async def save(self, image: GeneratedImage, *, fingerprint: str, attempt_id: str) -> ImageFile:
-        """Store the exact bytes. Raises `StorageError` when patience with the storage ends."""
+    @property
+    def paused(self) -> str | None:
+        """`waiting for the storage for 45 s`, while it takes no image."""
+        return self._storage.describe()
+
+    def unsaved(
+        self, image: GeneratedImage, *, fingerprint: str, attempt_id: str
+    ) -> "UnsavedImage":
+        """An image that arrived, for `save`. Keep no other reference to its bytes."""
         path = _path(fingerprint, attempt_id, image.format)
-        await self._storage.put(path, image.data)
-        return _image_file(path, image.data, image)
+        return UnsavedImage(file=_image_file(path, image.data, image), path=path, data=image.data)
 
-    async def spill(self, image: GeneratedImage, *, fingerprint: str, attempt_id: str) -> str:
+    async def save(
+        self, image: "UnsavedImage", *, failed: Callable[[], None] = lambda: None
+    ) -> ImageFile:
+        """Store the exact bytes. Raises `StorageError` when patience with the storage ends.
+
+        `failed` is called after each failure that is followed by another try. Until the storage
+        takes them, images wait in memory, and beyond `HELD_BYTES_MAX` on this machine's disk.
+        """
+        try:
+            await self._storage.repeat(lambda: self._try_to_save(image), failed=failed)
+        finally:
+            self._held_bytes -= image.held_bytes
+            image.held_bytes = 0
+        if image.data is None:
+            await self._spill.delete([image.path])
+        return image.file
+
+    async def _try_to_save(self, image: "UnsavedImage") -> None:
+        if self._held_bytes > HELD_BYTES_MAX and image.held_bytes:
+            await self.spill(image)
+        data = image.data
+        try:
+            if data is None:
+                data = await self._spill.get(image.path)
+            await self._storage.once.put(image.path, data)
+        except FileNotFoundError:
+            return  # Another pass on this machine has stored what was spilled.
+        except StorageError:
+            if image.data is not None and not image.held_bytes:
+                image.held_bytes = len(image.data)
+                self._held_bytes += image.held_bytes
+            raise
+
+    async def spill(self, image: "UnsavedImage") -> str:
         """Keep an image that the storage does not take on this machine; returns where."""
-        path = _path(fingerprint, attempt_id, image.format)
-        await self._spill.put(path, image.data)
-        return self._spill.uri(path)
+        if image.data is not None:
+            await self._spill.put(image.path, image.data)
+            image.data = None
+            self._held_bytes -= image.held_bytes
+            image.held_bytes = 0
+        return self._spill.uri(image.path)
 
     async def restore_spilled(self) -> int:
         """Store what earlier passes on this machine spilled; returns how many images that were."""

@@ -36,19 +36,29 @@ class PatientStore:
     """
 
     def __init__(self, store: ObjectStore, patience: Patience) -> None:
-        self._store = store
+        self.once = store
+        """The store itself, whose calls are not repeated."""
         self._patience = patience
         self._has_answered = False
+        self._failing: Callable[[], float] | None = None
         self._hurries = False
+
+    def describe(self) -> str | None:
+        """`waiting for the storage for 45 s`; None while it answers."""
+        failing_for = self._failing  # Asked from another thread, it may end at any moment.
+        return failing_for and f"waiting for the storage for {failing_for():,.0f} s"
 
     def hurry(self) -> None:
         """Give each failing call from now on its attempts only: somebody waits for the end."""
         self._hurries = True
 
-    async def _call(
-        self, call: Callable[[], Awaitable[T]], *, failed: Callable[[], None] | None = None
+    async def repeat(
+        self, call: Callable[[], Awaitable[T]], *, failed: Callable[[], None] = lambda: None
     ) -> T:
-        """Repeat a call that is safe to repeat; raises the last `StorageError`."""
+        """Repeat a call that is safe to repeat; raises the last `StorageError`.
+
+        `failed` is called after each failure that is followed by another try.
+        """
         clock, patience = asyncio.get_running_loop().time, self._patience
         tries, wait, began_at = 0, patience.backoff_seconds, clock()
         while True:
@@ -56,19 +66,21 @@ class PatientStore:
             try:
                 result = await call()
             except FileNotFoundError:
-                self._has_answered = True
+                self._answers()
                 raise
             except StorageError as error:
-                waited = clock() - began_at
-                if tries >= patience.attempts and not self._bears(error, waited):
+                self._failing = self._failing or (lambda: clock() - began_at)
+                if tries >= patience.attempts and not self._bears(error, clock() - began_at):
                     raise
             else:
-                self._has_answered = True
+                self._answers()
                 return result
-            if failed is not None:
-                failed()
+            failed()
             await asyncio.sleep(wait)
             wait = min(2 * wait, max(patience.backoff_max_seconds, patience.backoff_seconds))
+
+    def _answers(self) -> None:
+        self._has_answered, self._failing = True, None
 
     def _bears(self, error: StorageError, waited: float) -> bool:
         """Whether a call is repeated though its attempts are used up."""
@@ -79,29 +91,25 @@ class PatientStore:
 
     async def put(self, path: str, data: bytes) -> None:
         """`ObjectStore.put`, repeated."""
-        await self._call(lambda: self._store.put(path, data))
-
-    async def put_however_long(self, path: str, data: bytes, *, failed: Callable[[], None]) -> None:
-        """`put`; `failed` is called after each failure that is followed by another try."""
-        await self._call(lambda: self._store.put(path, data), failed=failed)
+        await self.repeat(lambda: self.once.put(path, data))
 
     async def put_locked(self, path: str, data: bytes) -> WriterLock | None:
         """`ObjectStore.put_locked`, repeated."""
-        return await self._call(lambda: self._store.put_locked(path, data))
+        return await self.repeat(lambda: self.once.put_locked(path, data))
 
     async def is_locked(self, path: str) -> bool | None:
         """`ObjectStore.is_locked`, repeated."""
-        return await self._call(lambda: self._store.is_locked(path))
+        return await self.repeat(lambda: self.once.is_locked(path))
 
     async def get(self, path: str) -> bytes:
         """`ObjectStore.get`, repeated."""
-        return await self._call(lambda: self._store.get(path))
+        return await self.repeat(lambda: self.once.get(path))
 
     async def list(self, folder: str, *, prefix: str = "") -> dict[str, StoredObject]:
         """`ObjectStore.list`, repeated."""
-        return await self._call(lambda: self._store.list(folder, prefix=prefix))
+        return await self.repeat(lambda: self.once.list(folder, prefix=prefix))
 
     async def delete(self, paths: Iterable[str]) -> None:
         """`ObjectStore.delete`, repeated."""
         doomed = tuple(paths)
-        await self._call(lambda: self._store.delete(doomed))
+        await self.repeat(lambda: self.once.delete(doomed))

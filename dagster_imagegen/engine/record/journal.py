@@ -17,6 +17,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from dagster_imagegen.engine.attempt import Attempt, Identity, Result
+from dagster_imagegen.engine.errors import DamagedJournal
 from dagster_imagegen.engine.record.schema import (
     Row,
     attempt_of,
@@ -171,6 +172,26 @@ class JournalContent:
     def rivals(self, fingerprint: str) -> tuple[str, ...]:
         """Its pending attempts at one image."""
         return tuple(a for a, wanted in self.pending.items() if wanted == fingerprint)
+
+
+def apply_object(content: JournalContent, path: str, data: bytes) -> None:
+    """`JournalContent.apply`. Raises `DamagedJournal` for an object that is not a journal's."""
+    try:
+        content.apply(data)
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise _damaged(path, data, f"{type(error).__name__}: {error}") from error
+    if content.header is None:
+        raise _damaged(path, data, "no header")
+
+
+def _damaged(path: str, data: bytes, why: str) -> DamagedJournal:
+    return DamagedJournal(
+        f"damaged journal: {path} ({len(data):,} bytes) is not what was written there ({why}). It "
+        "may record requests that were billed, so that nothing is sent. Restore it, or delete the "
+        f"folder {path.rpartition('/')[0]}: then its images that are in storage are used all the "
+        "same, and its other requests are sent again",
+        can_pass=False,
+    )
 
 
 @dataclass(kw_only=True)

@@ -1,6 +1,7 @@
 """Parts: the immutable Parquet files of the usage table, one for each published journal."""
 
 import io
+import re
 from collections.abc import Iterable, Sequence
 from datetime import date
 from decimal import Decimal
@@ -12,11 +13,14 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from dagster_imagegen.engine.attempt import Attempt
+from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.record.schema import MONEY, SCHEMA, attempt_of, row_of, to_table
 from dagster_imagegen.engine.storage import ObjectStore, Storage
 
 PARTS_FOLDER = "usage"
 BOUND_COLUMNS = ("cost_usd", "worst_case_usd")
+
+_PART = re.compile(rf"{PARTS_FOLDER}/date=\d{{4}}-\d\d-\d\d/([^/]+)\.parquet")
 
 
 def part_path(journal_id: str) -> str:
@@ -31,9 +35,12 @@ def part_day(path: str) -> date:
 
 
 def journal_of(path: str) -> str | None:
-    """The journal whose part lies at `path`; None where the file is not a part."""
-    name = path.rsplit("/", 1)[-1]
-    return name.removesuffix(".parquet") if name.endswith(".parquet") else None
+    """The journal whose part lies at `path`; None where the file is not a part.
+
+    A file that somebody else put there, at the top of the folder or under another name, is none.
+    """
+    match = _PART.fullmatch(path)
+    return None if match is None else match[1]
 
 
 async def list_parts(store: ObjectStore) -> dict[str, str]:
@@ -89,9 +96,32 @@ def read_rows(
         # Naming the files one by one leaves out temporaries and foreign files.
         files: Any = [storage.full_path(path) for path in parts]
         filesystem: Any = storage.filesystem
-        dataset = ds.dataset(files, schema=SCHEMA, format="parquet", filesystem=filesystem)
-        tables.insert(0, dataset.to_table(columns=columns, filter=where))
+        try:
+            dataset = ds.dataset(files, schema=SCHEMA, format="parquet", filesystem=filesystem)
+            tables.insert(0, dataset.to_table(columns=columns, filter=where))
+        except (pa.ArrowInvalid, OSError) as error:
+            _name_the_damaged(parts, storage)
+            raise StorageError(f"cannot read {storage.uri(PARTS_FOLDER)}: {error}") from error
     return pa.concat_tables(tables)
+
+
+def _name_the_damaged(parts: Sequence[str], storage: Storage) -> None:
+    """Raise `StorageError` if any of the parts is not whole."""
+    damaged: list[str] = []
+    for path in parts:
+        data = storage.get_now(path)
+        try:
+            pq.read_table(io.BytesIO(data))
+        except (pa.ArrowInvalid, OSError) as error:
+            damaged.append(f"{storage.uri(path)} ({len(data):,} bytes: {error})")
+    if damaged:
+        raise StorageError(
+            f"damaged parts of the usage table: {'; '.join(damaged)}. What they recorded is not "
+            "known, so that nothing is sent. Restore them from a backup, or delete them: then "
+            "images that are in storage are used all the same, and requests that were refused or "
+            "failed are sent again",
+            can_pass=False,
+        )
 
 
 def bound_usd(table: pa.Table) -> Decimal:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from dagster_imagegen.engine.attempt import Attempt, Identity
+from dagster_imagegen.engine.errors import DamagedJournal
 from dagster_imagegen.engine.record.journal import (
     JOURNAL_FOLDER,
     Header,
     JournalContent,
     JournalListing,
+    apply_object,
     object_path,
     parse_listing,
 )
@@ -79,9 +81,13 @@ async def read_journal(store: ObjectStore, jid: str, found: JournalListing) -> J
     content = JournalContent()
     for seq in sorted({0, *found.objects}):
         try:
-            content.apply(await store.get(object_path(jid, seq)))
+            apply_object(content, object_path(jid, seq), await store.get(object_path(jid, seq)))
         except FileNotFoundError:
             return JournalContent()
+        except DamagedJournal:
+            if found.objects.keys() <= {0}:
+                return JournalContent()  # There never was an intent in it.
+            raise
         if content.is_of_newer_schema:
             break
     return content
@@ -90,6 +96,6 @@ async def read_journal(store: ObjectStore, jid: str, found: JournalListing) -> J
 async def read_header(store: ObjectStore, jid: str) -> Header | None:
     """The header of a journal; None where it is gone."""
     head = JournalContent()
-    with contextlib.suppress(FileNotFoundError):
-        head.apply(await store.get(object_path(jid, 0)))
+    with contextlib.suppress(FileNotFoundError, DamagedJournal):
+        apply_object(head, object_path(jid, 0), await store.get(object_path(jid, 0)))
     return head.header

@@ -5,12 +5,13 @@ import contextlib
 from collections.abc import Mapping, Sequence
 
 from dagster_imagegen.engine.attempt import Attempt
-from dagster_imagegen.engine.errors import Fenced, StoreInconsistent
+from dagster_imagegen.engine.errors import DamagedJournal, Fenced, StoreInconsistent
 from dagster_imagegen.engine.record.journal import (
     JOURNAL_FOLDER,
     JournalContent,
     JournalListing,
     OwnJournal,
+    apply_object,
     journal_id_of,
     object_path,
     parse_listing,
@@ -98,7 +99,12 @@ class Watcher:
             while (seq := self._next_seq[jid]) in found.objects:
                 if content.is_of_newer_schema:
                     break
-                content.apply(await self._store.get(object_path(jid, seq)))
+                path = object_path(jid, seq)
+                try:
+                    apply_object(content, path, await self._store.get(path))
+                except DamagedJournal:
+                    if found.objects.keys() > {0}:
+                        raise
                 self._next_seq[jid] = seq + 1
 
     def close(self, jid: str) -> None:

@@ -262,6 +262,11 @@ class RecordWriter:
         self._journals.publish_if_drained(journal)
         return attempt
 
+    @property
+    def paused(self) -> str | None:
+        """`waiting for the storage for 45 s`, while the record cannot be written."""
+        return self._store.describe()
+
     def hurry(self) -> None:
         """Give up sooner on a store that fails: the pass is to end."""
         self._store.hurry()

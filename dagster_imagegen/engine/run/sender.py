@@ -15,6 +15,7 @@ from dagster_imagegen.engine.attempt import (
 )
 from dagster_imagegen.engine.endpoint.response import Answer, Failure, GeneratedImage
 from dagster_imagegen.engine.errors import StorageError
+from dagster_imagegen.engine.images import UnsavedImage
 from dagster_imagegen.engine.pacing.pacer import Signal, Slot
 from dagster_imagegen.engine.record import AlreadyThere, Contended, Granted
 from dagster_imagegen.engine.run.answers import cost_of_answer, result_of_answer, signal_of
@@ -63,6 +64,10 @@ class Sender:
         self._context = context
         self.sending: set[asyncio.Task[None] | None] = set()
         """The tasks that wait for an answer; stopping waits for them."""
+        self._not_taken: set[str] = set()
+        """The attempts whose image the storage has failed to take so far."""
+        self._storage_takes = asyncio.Event()
+        self._storage_takes.set()
 
     async def claim(
         self, job: Job, turn: Turn, *, number: int, unresolved: Unresolved
@@ -99,10 +104,11 @@ class Sender:
 
     async def _intend(self, attempt: Attempt, turn: Turn) -> Claim | AlreadyThere | Contended:
         context = self._context
+        await self._storage_takes.wait()
         slot = await context.pacer.acquire()
         claim: Claim | None = None
         try:
-            if not context.breaker.allows(turn):
+            if not (context.breaker.allows(turn) and self._storage_takes.is_set()):
                 raise SendingPaused
             decision = await context.record.intend(attempt)
             if not isinstance(decision, Granted):
@@ -150,17 +156,21 @@ class Sender:
                 with_texts=context.record_prompts,
             )
             said = answer.result
-            if isinstance(said, Failure):
-                result = self._with_reason(result, said)
+            failure = said if isinstance(said, Failure) else None
+            if failure is not None:
+                result = self._with_reason(result, failure)
             context.totals.add(result, list_price=cost)
             if isinstance(said, GeneratedImage):
-                image = await self._save(said, job, claim.attempt_id, result)
+                unsaved = context.images.unsaved(
+                    said, fingerprint=request.fingerprint, attempt_id=claim.attempt_id
+                )
+                del answer, said  # Its bytes are freed once they are spilled.
+                image = await self._save(unsaved, claim.attempt_id, result)
                 result = replace(result, image=image)
                 context.totals.succeeded += 1
             attempt = await context.record.settle(claim.attempt_id, result)
         finally:
             self.sending.discard(task)
-        failure = said if isinstance(said, Failure) else None
         return Sent(
             attempt=attempt,
             unresolved=claim.unresolved,
@@ -190,18 +200,22 @@ class Sender:
         told = f"{result.error_message}; {reason}" if result.error_message else reason
         return replace(result, error_message=told)
 
-    async def _save(
-        self, image: GeneratedImage, job: Job, attempt_id: str, result: Result
-    ) -> ImageFile:
+    async def _save(self, image: UnsavedImage, attempt_id: str, result: Result) -> ImageFile:
         """Store the image, or spill it to this machine if the storage stays away: it is paid for.
 
-        Raises `StorageError`, the attempt settled, when the storage does not take it.
+        While the storage fails to take it, nothing new is sent. Raises `StorageError`, the attempt
+        settled, when patience with the storage ends.
         """
-        context, fingerprint = self._context, job.request.fingerprint
+        context = self._context
+
+        def failed() -> None:
+            self._not_taken.add(attempt_id)
+            self._storage_takes.clear()
+
         try:
-            return await context.images.save(image, fingerprint=fingerprint, attempt_id=attempt_id)
+            return await context.images.save(image, failed=failed)
         except (StorageError, asyncio.CancelledError) as error:
-            kept = await self._spill(image, fingerprint=fingerprint, attempt_id=attempt_id)
+            kept = await self._spill(image)
             if isinstance(error, asyncio.CancelledError):
                 raise
             message = f"{error}. The image is paid for and {kept}"
@@ -210,11 +224,14 @@ class Sender:
             )
             await context.record.settle(attempt_id, unsaved)
             raise StorageError(message) from error
+        finally:
+            self._not_taken.discard(attempt_id)
+            if not self._not_taken:
+                self._storage_takes.set()
 
-    async def _spill(self, image: GeneratedImage, *, fingerprint: str, attempt_id: str) -> str:
-        images = self._context.images
+    async def _spill(self, image: UnsavedImage) -> str:
         try:
-            where = await images.spill(image, fingerprint=fingerprint, attempt_id=attempt_id)
+            where = await self._context.images.spill(image)
         except StorageError as error:
             return f"lost, because it could not be kept on this machine either: {error}"
         return f"kept at {where}; the next run on this machine stores it instead of buying another"

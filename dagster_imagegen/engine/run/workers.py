@@ -39,7 +39,8 @@ class Pass:
     @property
     def paused(self) -> str | None:
         """Why nothing but probes is sent at the moment, if so."""
-        return self._context.breaker.describe()
+        context = self._context
+        return context.breaker.describe() or context.record.paused or context.images.paused
 
     @property
     def error(self) -> Exception | None:

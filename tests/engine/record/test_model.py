@@ -145,7 +145,7 @@ MUTANTS = [
         "        await self._store.put(path, data)\n",
         becomes='        data = "".join(f"{line}\\n" for line in lines).encode()\n'
         "        with contextlib.suppress(StorageError):\n"
-        "            await self._store._store.put(path, data)\n",
+        "            await self._store.once.put(path, data)\n",
         seeds=(63, 116),
     ),
     Mutant(
