@@ -176,13 +176,3 @@ def test_a_run_that_is_terminated_does_not_wait_for_the_store(
         generation.drain()
         with pytest.raises(StorageError):
             finish(generation)
-
-
-def test_a_missing_permission_is_not_waited_for(passes_on_s3: OpenPasses) -> None:
-    """What will not pass fails after a few attempts, before anything is sent."""
-    passes = passes_on_s3("missing")
-    place = {"storage_uri": f"s3://nobody-has-{uuid4().hex}/shop", "patience_seconds": 3600.0}
-    with Sandbox(paint=False) as sandbox:
-        with pytest.raises(StorageError, match="cannot write s3://nobody-has"):
-            passes.run(sandbox, prompts(2), **place)
-        assert len(sandbox.requests) == 0
