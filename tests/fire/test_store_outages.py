@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
