@@ -11,18 +11,18 @@ from dagster_imagegen.definition import (
     PromptFunction,
     PromptSource,
     check_names,
+    named,
 )
 from dagster_imagegen.engine.attempt import OutcomeStatus
 from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.prompts.template import PromptTemplate
 from dagster_imagegen.engine.request import ImageParams
-from dagster_imagegen.metadata import Lineage
+from dagster_imagegen.execution import PROMPT_TABLE
+from dagster_imagegen.resource import AssetKeyLike
 
-KeyLike: TypeAlias = dg.AssetKey | str | Sequence[str]
-Upstream: TypeAlias = KeyLike | dg.AssetSpec | dg.AssetsDefinition | dg.SourceAsset | dg.AssetDep
-
-PROMPT_TABLE = "prompt_table"
-"""The input's name in an asset without a function."""
+Upstream: TypeAlias = (
+    AssetKeyLike | dg.AssetSpec | dg.AssetsDefinition | dg.SourceAsset | dg.AssetDep
+)
 
 
 class ImageAssetArguments(ImageParams, total=False):
@@ -36,7 +36,7 @@ class ImageAssetArguments(ImageParams, total=False):
     resource_key: str
     definition: type[ImageAssetDefinition]
 
-    key: KeyLike
+    key: AssetKeyLike
     key_prefix: str | Sequence[str]
     deps: Iterable[Upstream]
     metadata: Mapping[str, Any]
@@ -53,7 +53,7 @@ class ImageAssetArguments(ImageParams, total=False):
     group_name: str
     output_required: bool
     automation_condition: dg.AutomationCondition[Any]
-    freshness_policy: "dg.FreshnessPolicy"  # Dagster 1.11 has it elsewhere.
+    freshness_policy: dg.FreshnessPolicy
     backfill_policy: dg.BackfillPolicy
     retry_policy: dg.RetryPolicy
     code_version: str
@@ -121,8 +121,7 @@ def image_asset(
     def decorate(function: PromptFunction) -> dg.AssetsDefinition:
         name = given.get("name") or getattr(function, "__name__", "images")
         definition = given.get("definition", ImageAssetDefinition)
-        source = PromptSource.of_function(function)
-        return definition.of(name, source, given).to_assets_definition()
+        return definition.of(name, PromptSource.of(function), given).to_assets_definition()
 
     return decorate if function is None else decorate(function)
 
@@ -155,12 +154,17 @@ def build_image_asset(
     check_names("build_image_asset", given, without=["name", "ins"])
     dep = prompt_table if isinstance(prompt_table, dg.AssetDep) else dg.AssetDep(prompt_table)
     asset_in = dg.AssetIn(key=dep.asset_key, partition_mapping=dep.partition_mapping)
-    columns = ("prompt",) if prompt is None else PromptTemplate.parse(prompt).columns
+    with named(name):
+        columns = ("prompt",) if prompt is None else PromptTemplate.parse(prompt).columns
+
+    def given_table(prompt_table: Any) -> object:
+        return prompt_table
+
     definition = given.get("definition", ImageAssetDefinition)
     return definition.of(
         name,
-        PromptSource.of_input(PROMPT_TABLE),
+        PromptSource.of(given_table),
         {**given, "ins": {PROMPT_TABLE: asset_in}},
         template=prompt,
-        lineage=Lineage(input_name=PROMPT_TABLE, prompt_columns=columns),
+        prompt_columns=columns,
     ).to_assets_definition()

@@ -3,7 +3,8 @@
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeGuard, TypeVar, get_args, get_origin
 
@@ -15,7 +16,6 @@ from dagster_imagegen.engine.errors import ConfigurationError, did_you_mean
 from dagster_imagegen.engine.prompts.parameters import check_overrides, check_params
 from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.execution import StepEvents, TableOptions, materialize
-from dagster_imagegen.metadata import Lineage
 from dagster_imagegen.resource import ImageGenResource
 from dagster_imagegen.run_config import ImageRunConfig, own_config, with_run_config
 
@@ -29,49 +29,42 @@ OUR_ARGUMENTS = ("definition", "fail_on", "overrides", "resource_key")
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSource:
-    """Where a prompt table comes from: a function, and what Dagster reads of its signature."""
+    """A function that returns a prompt table, and what Dagster reads of its signature."""
 
-    call: Callable[[dg.AssetExecutionContext, dict[str, Any]], object]
-    parameters: tuple[inspect.Parameter, ...]
+    function: PromptFunction
+    context: inspect.Parameter | None
+    parameters: Sequence[inspect.Parameter]
     """Those after the context."""
-    module: str = __name__
-    doc: str | None = None
 
     @classmethod
-    def of_function(cls, function: PromptFunction) -> Self:
+    def of(cls, function: PromptFunction) -> Self:
         """A function as users decorate it, async or not. Raises `ConfigurationError`."""
+        name = getattr(function, "__name__", function)
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise ConfigurationError(
-                f"image_asset: {getattr(function, '__name__', function)} must return the whole "
-                "prompt table, e.g. a list, and not yield"
+                f"image_asset: {name} must return the whole prompt table, e.g. a list, not yield it"
             )
-        parameters = _parameters(function)
+        try:
+            parameters = list(inspect.signature(function, eval_str=True).parameters.values())
+        except NameError as error:
+            raise ConfigurationError(
+                f"{name}: every annotation must exist at run time ({error}); import it outside of "
+                "`if TYPE_CHECKING`"
+            ) from error
         has_context = bool(parameters) and parameters[0].name in CONTEXT_NAMES
         context = parameters.pop(0) if has_context else None
+        return cls(function=function, context=context, parameters=parameters)
 
-        def call(step: dg.AssetExecutionContext, inputs: dict[str, Any]) -> object:
-            plain = context is not None and context.annotation is dg.OpExecutionContext
-            first = () if context is None else (step.op_execution_context if plain else step,)
-            result = function(*first, **inputs)
-            # A coroutine runs here to its end, as the step of an async asset does.
-            return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
-
-        return cls(
-            call=call,
-            parameters=tuple(parameters),
-            module=function.__module__,
-            doc=inspect.getdoc(function),
-        )
-
-    @classmethod
-    def of_input(cls, name: str) -> Self:
-        """The value of an input."""
-
-        def call(_: dg.AssetExecutionContext, inputs: dict[str, Any]) -> object:
-            return inputs[name]
-
-        parameter = inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        return cls(call=call, parameters=(parameter,))
+    def call(self, step: dg.AssetExecutionContext, inputs: Mapping[str, Any]) -> object:
+        """What the function returns, in a step with these inputs."""
+        if self.context is None:
+            result = self.function(**inputs)
+        elif self.context.annotation is dg.OpExecutionContext:
+            result = self.function(step.op_execution_context, **inputs)
+        else:
+            result = self.function(step, **inputs)
+        # A coroutine runs here to its end, as the step of an async asset does.
+        return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +88,8 @@ class ImageAssetDefinition:
     """How the rows become requests: the request's parameters, template and overrides."""
     fail_on: tuple[str, ...] = FAIL_ON
     resource_key: str = "imagegen"
-    lineage: Lineage | None = None
+    prompt_columns: Sequence[str] | None = None
+    """Those of the upstream asset that make the prompt, without a function."""
     asset_arguments: Mapping[str, Any]
     """Arguments of `dg.asset`, passed on as they are."""
 
@@ -107,7 +101,7 @@ class ImageAssetDefinition:
         arguments: Mapping[str, Any],
         *,
         template: str | None = None,
-        lineage: Lineage | None = None,
+        prompt_columns: Sequence[str] | None = None,
     ) -> Self:
         """The definition with these arguments of `image_asset`, whose names were checked before.
 
@@ -115,17 +109,21 @@ class ImageAssetDefinition:
         """
         rest = {each: value for each, value in arguments.items() if each != "definition"}
         params = {each: rest.pop(each) for each in ImageParams.__annotations__ if each in rest}
+        overrides = rest.pop("overrides", ())
+        with named(name):
+            check_overrides(overrides)
+            options = TableOptions(
+                params=check_params(params), template=template, overrides=tuple(overrides)
+            )
+            fail_on = _fail_on(rest.pop("fail_on", FAIL_ON))
+            resource_key = _resource_key(rest.pop("resource_key", "imagegen"))
         return cls(
             name=name,
             source=source,
-            options=TableOptions(
-                params=check_params(params),
-                template=template,
-                overrides=_overrides(rest.pop("overrides", ())),
-            ),
-            fail_on=_fail_on(rest.pop("fail_on", FAIL_ON)),
-            resource_key=_resource_key(rest.pop("resource_key", "imagegen")),
-            lineage=lineage,
+            options=options,
+            fail_on=fail_on,
+            resource_key=resource_key,
+            prompt_columns=prompt_columns,
             asset_arguments={"kinds": {"image"}, **rest},
         )
 
@@ -166,7 +164,9 @@ class ImageAssetDefinition:
             config,
             options=self.options,
             fail_on=self.fail_on,
-            lineage=self.lineage,
+            prompt_columns=self.prompt_columns,
+            # One that overrides this method may return a table of another library.
+            value_is_known=type(self).execute is ImageAssetDefinition.execute,
         )
 
     # -- for Dagster ---------------------------------------------------------------------------
@@ -174,14 +174,10 @@ class ImageAssetDefinition:
     def to_assets_definition(self) -> dg.AssetsDefinition:
         """The asset for `dg.Definitions`, made by `dg.asset`."""
         arguments = dict(self.asset_arguments)
-        # Dagster takes resources by key or as typed arguments, not both.
-        by_name = "required_resource_keys" in arguments
-        if by_name:
-            arguments["required_resource_keys"] = {
-                *arguments["required_resource_keys"],
-                self.resource_key,
-            }
-        asset = dg.asset(**arguments)(self.step(add_resource=not by_name))
+        if self._takes_keys:
+            keys = arguments["required_resource_keys"]
+            arguments["required_resource_keys"] = {*keys, self.resource_key}
+        asset = dg.asset(**arguments)(self.step())
         (before,) = asset.specs
         spec = self.get_asset_spec(before)
         if spec is before:
@@ -193,25 +189,25 @@ class ImageAssetDefinition:
 
         return asset.map_asset_specs(replaced)
 
-    def config_class(self) -> type[ImageRunConfig]:
-        """The class of the step's run config: ours, with the fields of the function's own."""
-        own = self._own_config_class()
-        return with_run_config(own, asset=self.name) if own else ImageRunConfig
+    @property
+    def _takes_keys(self) -> bool:
+        """Whether resources are named: Dagster takes them so or as typed arguments, not both."""
+        return "required_resource_keys" in self.asset_arguments
 
-    def step(self, *, add_resource: bool = True) -> Callable[..., StepEvents]:
+    def step(self) -> Callable[..., StepEvents]:
         """The step with the signature for Dagster to read: the source's parameters, and ours.
 
-        The resource is one of them if `add_resource`. `functools.wraps` would not do: Dagster reads
-        the signature of what is wrapped.
+        `functools.wraps` would not do: Dagster reads the signature of what is wrapped.
         """
         own = {each.name: each for each in self.source.parameters}
         takes_resource = self.resource_key in own
-        if takes_resource and not _is_image_resource(own[self.resource_key].annotation):
+        if takes_resource and not _is_subclass(own[self.resource_key].annotation, ImageGenResource):
             raise ConfigurationError(
                 f'{self.name}: the argument "{self.resource_key}" has the name of the resource, so '
                 "it must be annotated as ImageGenResource; rename it, or set resource_key"
             )
-        own_class = self._own_config_class()
+        own_class = _config_class(self.name, own["config"]) if "config" in own else None
+        config_class = with_run_config(own_class, asset=self.name) if own_class else ImageRunConfig
 
         def step(context: dg.AssetExecutionContext, **inputs: Any) -> StepEvents:
             config = inputs.pop("config")
@@ -225,16 +221,19 @@ class ImageAssetDefinition:
                 context, imagegen, lambda: self.source.call(context, inputs), config
             )
 
-        parameters = self._step_parameters(add_resource=add_resource and not takes_resource)
+        add_resource = not takes_resource and not self._takes_keys
+        parameters = self._step_parameters(config_class, add_resource=add_resource)
         step.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]  # inspect reads it
         typed = (each for each in parameters if each.annotation is not inspect.Parameter.empty)
         step.__annotations__ = {each.name: each.annotation for each in typed}
         step.__name__ = step.__qualname__ = self.name
-        step.__module__ = self.source.module
-        step.__doc__ = self.source.doc
+        step.__module__ = self.source.function.__module__
+        step.__doc__ = inspect.getdoc(self.source.function)
         return step
 
-    def _step_parameters(self, *, add_resource: bool) -> list[inspect.Parameter]:
+    def _step_parameters(
+        self, config_class: type[ImageRunConfig], *, add_resource: bool
+    ) -> list[inspect.Parameter]:
         """All are positional or keyword: a keyword-only one is no input to Dagster."""
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         source = self.source.parameters
@@ -242,7 +241,7 @@ class ImageAssetDefinition:
         named = [
             each.replace(kind=kind) for each in source if each not in rest and each.name != "config"
         ]
-        named.append(inspect.Parameter("config", kind, annotation=self.config_class()))
+        named.append(inspect.Parameter("config", kind, annotation=config_class))
         if add_resource:
             named.append(inspect.Parameter(self.resource_key, kind, annotation=ImageGenResource))
         # In a signature those with a default come last.
@@ -250,14 +249,17 @@ class ImageAssetDefinition:
         context = inspect.Parameter("context", kind, annotation=dg.AssetExecutionContext)
         return [context, *named, *rest]
 
-    def _own_config_class(self) -> type[dg.Config] | None:
-        for parameter in self.source.parameters:
-            if parameter.name == "config":
-                return _config_class(self.name, parameter)
-        return None
-
 
 # -- checks of what users write --------------------------------------------------------------------
+
+
+@contextmanager
+def named(asset: str) -> Generator[None]:
+    """Put the asset's name before what is wrong with its arguments."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{asset}: {error}") from error
 
 
 @functools.cache
@@ -284,13 +286,6 @@ def check_names(where: str, given: Mapping[str, object], *, without: Sequence[st
             )
 
 
-def _overrides(names: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(names, str):
-        raise ConfigurationError(f'overrides must be a list of columns: overrides=["{names}"]')
-    check_overrides(names)
-    return tuple(names)
-
-
 def _fail_on(statuses: Sequence[str]) -> tuple[str, ...]:
     if isinstance(statuses, str):
         raise ConfigurationError(f'fail_on must be a list of statuses: fail_on=["{statuses}"]')
@@ -312,16 +307,6 @@ def _resource_key(key: str) -> str:
     return key
 
 
-def _parameters(function: PromptFunction) -> list[inspect.Parameter]:
-    try:
-        return list(inspect.signature(function, eval_str=True).parameters.values())
-    except NameError as error:
-        raise ConfigurationError(
-            f"{getattr(function, '__name__', function)}: every annotation must exist at run time "
-            f"({error}); import it outside of `if TYPE_CHECKING`"
-        ) from error
-
-
 def _config_class(asset: str, parameter: inspect.Parameter) -> type[dg.Config]:
     annotation = parameter.annotation
     if parameter.default is not inspect.Parameter.empty:
@@ -335,10 +320,6 @@ def _config_class(asset: str, parameter: inspect.Parameter) -> type[dg.Config]:
             "dg.PermissiveConfig to accept any field; max_usd and redo are added to its fields"
         )
     return annotation
-
-
-def _is_image_resource(annotation: object) -> bool:
-    return _is_subclass(annotation, ImageGenResource)
 
 
 def _is_subclass(annotation: object, base: type[T]) -> TypeGuard[type[T]]:

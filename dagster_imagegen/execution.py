@@ -4,7 +4,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, TypeAlias, cast
 
@@ -25,17 +25,20 @@ from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.engine.run.progress import cost_text
 from dagster_imagegen.engine.run.thread import Generation
 from dagster_imagegen.engine.run.verdict import Redo
+from dagster_imagegen.io_manager_check import check_io_manager
 from dagster_imagegen.metadata import (
     FinishedPass,
-    Lineage,
-    check_carried,
     count_values,
     data_version,
     image_metadata,
+    partial_images,
     spending_metadata,
 )
-from dagster_imagegen.resource import ImageGenResource
+from dagster_imagegen.resource import ImageGenResource, read_table
 from dagster_imagegen.run_config import ImageRunConfig
+
+PROMPT_TABLE = "prompt_table"
+"""The input of an asset without a function."""
 
 PROGRESS_SECONDS = 10.0
 PROBLEMS_SHOWN = 5
@@ -69,6 +72,8 @@ class Execution:
     identity: Identity
     redo: Sequence[Redo] = ()
     max_usd: Decimal | None = None
+    warned: set[str] = field(default_factory=set[str])
+    """The warnings that were logged, so that several partitions of one run log each once."""
 
     @property
     def name(self) -> str:
@@ -82,14 +87,13 @@ class Execution:
 
     def read(self, source: object, options: TableOptions) -> PromptTable:
         """The requests of a prompt table. Raises `ConfigurationError` for one that cannot work."""
-        prompts = self.engine.read_prompts(
+        return read_table(
+            self.engine,
             source,
             params=options.params,
             template=options.template,
             overrides=options.overrides,
         )
-        check_carried(prompts.carried)
-        return prompts
 
     def begin(self, prompts: PromptTable) -> Generation:
         """Start the pass, for a `with` block that calls `finish`."""
@@ -104,6 +108,12 @@ class Execution:
         for the requests in flight, and raises the exception again. Every request is recorded then.
         """
         self.log.info(f"{self.name}: {generation.plan.describe()}")
+        for warning in generation.plan.warnings:
+            if warning not in self.warned:
+                self.warned.add(warning)
+                self.log.warning(f"{self.name}: {warning}")
+        if generation.warning is not None:
+            self.log.warning(f"{self.name}: {generation.warning}")
         due = time.monotonic() + PROGRESS_SECONDS
         try:
             # Also while no image arrives: the first one, or a pause, can take minutes.
@@ -138,14 +148,17 @@ def materialize(
     *,
     options: TableOptions,
     fail_on: Sequence[str],
-    lineage: Lineage | None = None,
+    prompt_columns: Sequence[str] | None = None,
+    value_is_known: bool = True,
 ) -> StepEvents:
     """The step of an image asset. Keys, partitions and run ids are taken from the context.
 
     A pass that reached its end yields the materialization, then fails if a status of `fail_on`
     occurred. One that stopped early (terminated, out of credit, misconfigured) yields an
     observation of what was spent and no materialization, so that a part of an image table never
-    replaces a whole one. `prompts` is called once the settings are known to work.
+    replaces a whole one. `prompts` is called once the settings are known to work. The input
+    `PROMPT_TABLE` has `prompt_columns`, unless a function makes the prompt table. The value of the
+    step is the image table if `value_is_known`.
 
     Raises `dg.Failure` for every `ImageGenError`, and for the image statuses of `fail_on`.
     """
@@ -164,7 +177,8 @@ def materialize(
                 redo=[each.value for each in config.redo],
                 max_usd=config.limit_usd(),
             )
-            step = _AssetStep(context, execution, lineage)
+            step = _AssetStep(context, execution, prompt_columns)
+            check_io_manager(context, step.partitions, value_is_known=value_is_known)
             yield from step.run(prompts, options)
         step.fail_on(fail_on)
     except ImageGenError as error:
@@ -188,24 +202,34 @@ class _AssetStep:
     """One run of an asset over its partitions; an asset without any has the partition None."""
 
     def __init__(
-        self, context: dg.AssetExecutionContext, execution: Execution, lineage: Lineage | None
+        self,
+        context: dg.AssetExecutionContext,
+        execution: Execution,
+        prompt_columns: Sequence[str] | None,
     ) -> None:
         self._context = context
         self._execution = execution
         self._engine = execution.engine
-        self._lineage = lineage
+        self._prompt_columns = prompt_columns
         partitioned = context.assets_def.partitions_def is not None
-        self._partitions: tuple[Partition, ...] = (
-            tuple(str(key) for key in context.partition_keys) if partitioned else (None,)
+        self._partitions: Sequence[Partition] = (
+            [str(key) for key in context.partition_keys] if partitioned else [None]
         )
         self._begun: dict[Partition, Generation] = {}
         self._done: dict[Partition, FinishedPass] = {}
-        if len(self._partitions) > 1:
-            self._check_io_manager()
+
+    @property
+    def partitions(self) -> int:
+        """How many passes the run has; an asset without partitions has one."""
+        return len(self._partitions)
 
     def run(self, prompts: Callable[[], object], options: TableOptions) -> StepEvents:
         """Run every partition's pass; yield the materialization, or observations if stopped."""
-        tables = self._read(prompts(), options)
+        # All are read before anything is sent.
+        sources = _by_partition(prompts(), self._partitions)
+        tables = {key: self._execution.read(each, options) for key, each in sources.items()}
+        for warning in dict.fromkeys(text for table in tables.values() for text in table.warnings):
+            self._context.log.warning(f"{self._execution.name}: {warning}")
         try:
             for partition, table in tables.items():
                 execution = self._execution.for_partition(partition)
@@ -221,30 +245,19 @@ class _AssetStep:
         self._log_summary()
         yield result
 
-    def _read(self, source: object, options: TableOptions) -> dict[Partition, PromptTable]:
-        """The prompt table of each partition of this run, all of them before anything is sent."""
-        if len(self._partitions) > 1 or _is_by_partition(source, self._partitions):
-            sources = _by_partition(source, cast("Sequence[str]", self._partitions))
-        else:
-            sources = dict.fromkeys(self._partitions, source)
-        tables = {key: self._execution.read(each, options) for key, each in sources.items()}
-        for warning in dict.fromkeys(text for table in tables.values() for text in table.warnings):
-            self._context.log.warning(f"{self._execution.name}: {warning}")
-        return tables
-
     def _result(self) -> "dg.MaterializeResult[object]":
         """The image table, or of several partitions a dict of them, with the metadata."""
-        lineage = None
-        if self._lineage is not None:
+        upstream = None
+        if self._prompt_columns is not None:
             # An asset can be renamed after it was defined, and so can its upstream.
-            upstream = self._context.asset_key_for_input(self._lineage.input_name)
-            lineage = (upstream, self._lineage)
+            upstream = self._context.asset_key_for_input(PROMPT_TABLE)
         metadata = {
             partition: image_metadata(
                 done,
                 uri=self._engine.storage_uri,
                 read_image=self._engine.read_image,
-                lineage=lineage,
+                upstream=upstream,
+                prompt_columns=self._prompt_columns or (),
                 captions=self._engine.settings.record_prompts,
             )
             for partition, done in self._done.items()
@@ -281,9 +294,9 @@ class _AssetStep:
         if len(problems) > PROBLEMS_SHOWN:
             lines.append(f"and {len(problems) - PROBLEMS_SHOWN:,} more in the image table")
         raise dg.Failure(
-            f"{self._execution.name}: {len(problems):,} of {images.num_rows:,} images are missing: "
-            f"{_counts_text(counts)}. The image table and all images made are stored; the next run "
-            "requests only the rest.\n" + "\n".join(lines),
+            f"{self._execution.name}: {len(problems):,} of {images.num_rows:,} rows of the image "
+            f"table have no image: {_counts_text(counts)}. The image table and all images made are "
+            "stored; the next run requests only the rest.\n" + "\n".join(lines),
             metadata={f"imagegen/{status}": count for status, count in counts.items()},
             allow_retries=None if retryable else False,
         )
@@ -292,31 +305,19 @@ class _AssetStep:
         """Log where everything is stored and what it cost, as the last line."""
         done = self._done.values()
         cost = cost_text(
-            sum((each.totals.cost_usd for each in done), start=Decimal(0)),
-            sum((each.totals.list_price_usd for each in done), start=Decimal(0)),
-            sandbox=any(each.plan.sandbox for each in done),
-            unpriced=sum(each.totals.unpriced for each in done),
+            *(each.totals for each in done), sandbox=any(each.plan.sandbox for each in done)
         )
+        if partial := sum(partial_images(each.images) for each in done):
+            self._context.log.warning(
+                f"{self._execution.name}: {partial:,} of the images are partial: their streams "
+                "broke off before the finished image. `image_partial` in the image table names "
+                "them; bump their revision to request them again"
+            )
         counts = count_values([each.images["image_status"] for each in done])
         self._context.log.info(
             f"{self._execution.name}: {_counts_text(counts) or 'no rows'}; cost of this run "
             f"{cost}; images in {self._engine.storage_uri}, usage table in {self._engine.usage_uri}"
         )
-
-    def _check_io_manager(self) -> None:
-        """Raise if this run's IO manager cannot write several partitions, before it costs."""
-        context = self._context.op_execution_context
-        key = context.op_def.output_defs[0].io_manager_key
-        manager = getattr(context.resources, key, None)
-        if not isinstance(manager, dg.UPathIOManager):
-            return
-        if type(manager).handle_output is dg.UPathIOManager.handle_output:
-            raise ConfigurationError(
-                f"this run is over {len(self._partitions):,} partitions, and its IO manager "
-                f'("{key}", {type(manager).__name__}) writes one at a time. Set '
-                "backfill_policy=dg.BackfillPolicy.multi_run(), or an IO manager that takes a "
-                "dict of a table by partition. Nothing was sent"
-            )
 
 
 def _counts_text(counts: Mapping[str, int]) -> str:
@@ -328,25 +329,25 @@ def _problem_text(row: Mapping[str, str | None]) -> str:
     return f"prompt_id {abbreviate(row['prompt_id'])}: {': '.join(part for part in parts if part)}"
 
 
-def _is_by_partition(source: object, partitions: Sequence[Partition]) -> bool:
-    """Whether it is a dict by the only partition of this run, rather than one of columns."""
-    if not isinstance(source, Mapping):
-        return False
-    return {str(key) for key in cast("Mapping[object, object]", source)} == set(partitions)
-
-
-def _by_partition(source: object, partitions: Sequence[str]) -> dict[Partition, object]:
-    if not isinstance(source, Mapping):
+def _by_partition(source: object, partitions: Sequence[Partition]) -> dict[Partition, object]:
+    """The prompt table of each partition. That of a single one can be in a dict by its key too."""
+    tables = None
+    if isinstance(source, Mapping):
+        items = cast("Mapping[object, object]", source).items()
+        tables = {str(key): table for key, table in items}
+    if len(partitions) == 1 and (tables is None or set(tables) != set(partitions)):
+        return {partitions[0]: source}
+    if tables is None:
         raise ConfigurationError(
             f"this run is over {len(partitions):,} partitions, so the prompt tables must be a dict "
             f"by partition key, got one {type(source).__qualname__}; return a table for each of "
             "context.partition_keys, or set backfill_policy=dg.BackfillPolicy.multi_run()"
         )
-    tables = {str(key): table for key, table in cast("Mapping[object, object]", source).items()}
-    missing, unknown = set(partitions) - set(tables), set(tables) - set(partitions)
+    wanted = [str(each) for each in partitions]
+    missing, unknown = set(wanted) - set(tables), set(tables) - set(wanted)
     if missing or unknown:
         raise ConfigurationError(
             "the dict of prompt tables must have exactly the partitions of this run; missing: "
             f"{sorted(missing) or 'none'}; not in this run: {sorted(unknown) or 'none'}"
         )
-    return {partition: tables[partition] for partition in partitions}
+    return {partition: tables[partition] for partition in wanted}

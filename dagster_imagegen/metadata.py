@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import dagster as dg
 import pyarrow as pa
@@ -15,8 +15,6 @@ from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.run.plan import Plan
 from dagster_imagegen.engine.run.progress import Totals, cost_text
 from dagster_imagegen.previews import contact_sheet, pictures, strip
-
-Metadata: TypeAlias = dict[str, Any]
 
 TABLE_COLUMNS_MAX = 60
 """A schema and a lineage show this many columns: those of a wide table would fill the event."""
@@ -53,39 +51,34 @@ class FinishedPass:
     retry_can_help: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lineage:
-    """The input that the prompt table is, and those of its columns that make the prompt."""
-
-    input_name: str
-    prompt_columns: tuple[str, ...]
-
-
 def image_metadata(
     done: FinishedPass,
     *,
     uri: str,
     read_image: Callable[[str], bytes],
-    lineage: tuple[dg.AssetKey, Lineage] | None = None,
+    upstream: dg.AssetKey | None = None,
+    prompt_columns: Sequence[str] = (),
     captions: bool = True,
-) -> Metadata:
+) -> dict[str, Any]:
     """Previews, counts by status, spending, row count, column schema and lineage, and the URI.
 
-    `lineage` names the upstream asset that is the prompt table, if one is. Without `captions` no
-    prompt is shown.
+    `upstream` is the asset that is the prompt table, if one is, and its `prompt_columns` make the
+    prompt. Without `captions` no prompt is shown.
     """
     counts = count_values([done.images["image_status"]])
+    partial = partial_images(done.images)
     small = pictures(done.images, read_image)
     shown = {
         "imagegen/thumbnails": strip(small),
         "imagegen/preview": contact_sheet(small, captions=captions),
     }
-    metadata: Metadata = {
+    metadata: dict[str, Any] = {
         **{name: dg.MetadataValue.md(text) for name, text in shown.items() if text},
         "imagegen/images": done.images.num_rows,
         "imagegen/generated": counts.pop("generated", 0),
         "imagegen/reused": counts.pop("reused", 0),
         **{f"imagegen/{status}": count for status, count in sorted(counts.items())},
+        **({"imagegen/partial_images": partial} if partial else {}),
         **spending_metadata(done.totals, sandbox=done.plan.sandbox),
         "dagster/row_count": done.images.num_rows,
         "dagster/column_schema": column_schema(done.images.schema),
@@ -93,26 +86,30 @@ def image_metadata(
         "dagster/uri": uri,
         "imagegen/storage": dg.MetadataValue.path(uri),
     }
-    if lineage is not None:
+    if upstream is not None:
         carried = done.plan.prompts.carried.column_names
-        metadata["dagster/column_lineage"] = _column_lineage(carried, *lineage)
+        metadata["dagster/column_lineage"] = _column_lineage(carried, upstream, prompt_columns)
     return metadata
 
 
-def spending_metadata(totals: Totals, *, sandbox: bool) -> Metadata:
+def spending_metadata(totals: Totals, *, sandbox: bool) -> dict[str, Any]:
     """Cost, requests by status, and tokens of one pass, whether it finished or not.
 
-    `imagegen/cost_usd`, which Dagster plots, is there only if it is the whole cost.
+    `imagegen/cost_usd`, which Dagster plots, is there only if it is the whole cost, and beside it
+    `imagegen/cost_usd_max`.
     """
     unanswered = totals.requests - totals.statuses.total()
     statuses = totals.statuses + Counter(unknown=unanswered)
     unpriced = totals.unpriced + (0 if sandbox else unanswered)
-    cost = cost_text(totals.cost_usd, totals.list_price_usd, sandbox=sandbox, unpriced=unpriced)
+    cost = cost_text(totals, sandbox=sandbox, unanswered=unanswered)
     return {
         **(
             {"imagegen/unpriced_requests": unpriced}
             if unpriced
-            else {"imagegen/cost_usd": float(totals.cost_usd)}
+            else {
+                "imagegen/cost_usd": float(totals.cost_usd),
+                "imagegen/cost_usd_max": float(totals.cost_usd_max),
+            }
         ),
         "imagegen/cost": cost,
         "imagegen/cost_by_basis": cost_by_basis(totals),
@@ -137,6 +134,11 @@ def cost_by_basis(totals: Totals) -> str:
 def count_values(columns: "Iterable[pa.ChunkedArray[Any]]") -> Counter[str]:
     """How often each text occurs in the columns."""
     return Counter(str(value) for column in columns for value in column.to_pylist())
+
+
+def partial_images(images: pa.Table) -> int:
+    """How many rows of an image table have a partial image."""
+    return images["image_partial"].to_pylist().count(True)
 
 
 def column_schema(schema: pa.Schema) -> dg.TableSchema:
@@ -169,24 +171,25 @@ def data_version(images: Sequence[pa.Table]) -> dg.DataVersion:
     return dg.DataVersion(digest.hexdigest()[:32])
 
 
-def check_carried(carried: pa.Table) -> None:
+def check_carried(carried: pa.Table, *, show_values: bool = True) -> None:
     """Do before the images are paid for what is done with carried columns afterwards.
 
-    Raises `ConfigurationError` naming a column that cannot be carried.
+    Raises `ConfigurationError` naming a column that cannot be carried. Without `show_values` it
+    does not repeat Arrow's message, in which values can be.
     """
     for name in carried.column_names:
         column = carried.select([name])
         try:
             column_schema(column.schema)
-            for _ in _lines(column.take(pa.array([], pa.int64()))):
-                pass
+            column.take(pa.array([], pa.int64()))
             for _ in _lines(column):
                 pass
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # raised again as ours
+            why = f": {error}" if show_values else ""
             raise ConfigurationError(
                 f'column "{_cut(name)}" of the prompt table ({_cut(str(column.schema.types[0]))}) '
-                f"cannot be carried into the image table: {error}; convert it or leave it out"
-            ) from error
+                f"cannot be carried into the image table{why}; convert it or leave it out"
+            ) from (error if show_values else None)
 
 
 def _lines(table: pa.Table) -> Iterator[bytes]:
@@ -243,11 +246,11 @@ def _cut(text: str) -> str:
 
 
 def _column_lineage(
-    carried: Sequence[str], upstream: dg.AssetKey, lineage: Lineage
+    carried: Sequence[str], upstream: dg.AssetKey, prompt_columns: Sequence[str]
 ) -> dg.TableColumnLineage:
     def column(name: str) -> dg.TableColumnDep:
         return dg.TableColumnDep(asset_key=upstream, column_name=_cut(name))
 
     deps = {_cut(name): [column(name)] for name in list(carried)[:TABLE_COLUMNS_MAX]}
-    deps["prompt"] = [column(name) for name in lineage.prompt_columns]
+    deps["prompt"] = [column(name) for name in prompt_columns]
     return dg.TableColumnLineage(deps_by_column=deps)

@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -57,22 +58,18 @@ class Picture:
     prompt: str
 
 
-def pictures(
-    images: pa.Table, read_image: Callable[[str], bytes], *, most: int = PICTURES
-) -> list[Picture]:
+def pictures(images: pa.Table, read_image: Callable[[str], bytes]) -> list[Picture]:
     """The first images of an image table, those made in this run before the others.
 
     Images that cannot be shown (SVG, broken, very large, deleted) are left out: a preview never
     fails an asset.
     """
-    found: list[Picture] = []
-    for path, prompt in _candidates(images, limit=4 * most):
-        image = _decoded(path, read_image)
-        if image is not None:
-            found.append(Picture(image=image, prompt=prompt))
-        if len(found) == most:
-            break
-    return found
+    decoded = (
+        (_decoded(path, read_image), prompt)
+        for path, prompt in _candidates(images, limit=4 * PICTURES)
+    )
+    found = (Picture(image=image, prompt=prompt) for image, prompt in decoded if image is not None)
+    return list(islice(found, PICTURES))
 
 
 def contact_sheet(

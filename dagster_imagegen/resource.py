@@ -1,6 +1,7 @@
 """`ImageGenResource`: an image endpoint, the storage that its images go to, and their limits."""
 
 import io
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -14,10 +15,13 @@ from typing_extensions import Unpack
 
 from dagster_imagegen import __version__
 from dagster_imagegen.engine.attempt import Identity, Outcome
+from dagster_imagegen.engine.endpoint.models import ListedModel
 from dagster_imagegen.engine.engine import Engine
 from dagster_imagegen.engine.errors import ConfigurationError, NoImage
+from dagster_imagegen.engine.prompts.table import PromptTable
 from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.engine.run.thread import Generation
+from dagster_imagegen.metadata import check_carried
 from dagster_imagegen.resource_settings import ResourceSettings
 
 dg.DagsterLibraryRegistry.register(  # pyright: ignore[reportPrivateImportUsage]  # documented for libraries, but not marked as exported
@@ -98,17 +102,18 @@ class ImageGenResource(ResourceSettings):
             EndpointError: Every request would fail.
             BudgetExhausted: The remaining budget does not cover the request.
         """
-        if params.get("n", 1) != 1:
-            raise ConfigurationError("generate() makes one image; use generate_many() for n of one")
-        identity = self._identity(asset_key, partition_key)
+        n = params.get("n", 1)
+        if n != 1:
+            raise ConfigurationError(f"n must be 1 for generate(), got {n!r}; use generate_many()")
         with self.open_engine() as engine:
-            prompts = engine.read_prompts([prompt], params=params)
-            generation = _finish(engine.generate(prompts, identity=identity))
+            table = read_table(engine, [prompt], params=params)
+            generation = self._run(engine, table, asset_key, partition_key)
             (outcome,) = generation.outcomes.values()
             if outcome.status not in ("generated", "reused"):
                 asked = f" for {prompt!r}" if self.record_prompts else ""
+                told = outcome.error_message or outcome.error_code or "without a message"
                 raise NoImage(
-                    f"no image{asked}: {outcome.status}: {outcome.error_message}",
+                    f"no image{asked}: {outcome.status}: {told}",
                     status=outcome.status,
                     code=outcome.error_code,
                 )
@@ -143,12 +148,13 @@ class ImageGenResource(ResourceSettings):
             EndpointError: Every further request would fail. The images made are stored.
             BudgetExhausted: The remaining budget does not cover a request. Likewise.
         """
-        identity = self._identity(asset_key, partition_key)
         with self.open_engine() as engine:
-            table = engine.read_prompts(
-                prompts, params=params, template=template, overrides=overrides
+            table = read_table(
+                engine, prompts, params=params, template=template, overrides=overrides
             )
-            generation = _finish(engine.generate(table, identity=identity))
+            for warning in table.warnings:
+                dg.get_dagster_logger("dagster_imagegen").warning(warning)
+            generation = self._run(engine, table, asset_key, partition_key)
             return engine.image_table(generation.plan, generation.outcomes)
 
     def usage(self, asset_key: AssetKeyLike | None = None) -> pa.Table:
@@ -158,6 +164,16 @@ class ImageGenResource(ResourceSettings):
         """
         with self.open_engine() as engine:
             return engine.usage(asset_key=_key_text(asset_key))
+
+    def models(self) -> tuple[ListedModel, ...]:
+        """The models that the account can use, as the endpoint lists them, and when each ends.
+
+            [model.id for model in imagegen.models()]
+
+        Raises `EndpointError` if the endpoint answers no list.
+        """
+        with self.open_engine() as engine:
+            return engine.models()
 
     def open_image(self, path: str) -> BinaryIO:
         """A stored image as a file to read, by its `image_path` or `image_uri`.
@@ -170,14 +186,49 @@ class ImageGenResource(ResourceSettings):
             folder = engine.storage_uri.rstrip("/") + "/"
             return io.BytesIO(engine.read_image(path.removeprefix(folder)))
 
-    def _identity(self, asset_key: AssetKeyLike | None, partition_key: str | None) -> Identity:
+    def _run(
+        self,
+        engine: Engine,
+        table: PromptTable,
+        asset_key: AssetKeyLike | None,
+        partition_key: str | None,
+    ) -> Generation:
+        """Wait for every outcome; on an interruption, only for the requests in flight."""
+        if partition_key is not None and not isinstance(partition_key, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # not everybody checks types
+            raise ConfigurationError(
+                f"partition_key must be text, got {type(partition_key).__name__} {partition_key!r}"
+            )
         run_id, root_run_id = self._run_ids or (self._outside_id, self._outside_id)
-        return Identity(
+        identity = Identity(
             run_id=run_id,
             root_run_id=root_run_id,
             asset_key=_key_text(asset_key),
             partition_key=partition_key,
         )
+        with engine.generate(table, identity=identity) as generation:
+            warnings = generation.plan.warnings
+            for warning in (*warnings, *filter(None, [generation.warning])):
+                logging.getLogger(__name__).warning(warning)
+            for _ in generation:
+                pass
+        return generation
+
+
+def read_table(
+    engine: Engine,
+    source: object,
+    *,
+    params: ImageParams,
+    template: str | None = None,
+    overrides: Sequence[str] = (),
+) -> PromptTable:
+    """The requests of a prompt table, of an asset and of a call alike.
+
+    Raises `ConfigurationError` for one that cannot be sent, or become an image table.
+    """
+    table = engine.read_prompts(source, params=params, template=template, overrides=overrides)
+    check_carried(table.carried, show_values=engine.settings.record_prompts)
+    return table
 
 
 def _stored_image(engine: Engine, outcome: Outcome) -> StoredImage:
@@ -204,11 +255,3 @@ def _key_text(key: AssetKeyLike | None) -> str | None:
     if key is None:
         return None
     return (key if isinstance(key, dg.AssetKey) else dg.AssetKey(key)).to_user_string()
-
-
-def _finish(generation: Generation) -> Generation:
-    """Wait for every outcome; on an interruption, only for the requests in flight."""
-    with generation:
-        for _ in generation:
-            pass
-    return generation

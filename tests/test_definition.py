@@ -80,15 +80,14 @@ def test_type_checkers_know_what_dg_asset_takes() -> None:
     known = set(FunctionAssetArguments.__annotations__)
     assert argument_names() <= known
     ours = {*ImageParams.__annotations__, *OUR_ARGUMENTS}
-    later = {"freshness_policy", "is_virtual"}  # Of newer releases than the oldest supported.
+    later = {"is_virtual"}  # Of newer releases than the oldest supported.
     assert known - argument_names() <= later
     assert ours <= known
 
 
 def test_a_freshness_policy(project: Project) -> None:
-    """As the installed Dagster has them."""
-    preview = pytest.importorskip("dagster.preview.freshness")
-    policy = preview.FreshnessPolicy.cron(
+    """As Dagster has them."""
+    policy = dg.FreshnessPolicy.cron(
         deadline_cron="0 1 * * *", lower_bound_delta=timedelta(hours=1)
     )
     (spec,) = of_rows([], freshness_policy=policy).specs
@@ -224,6 +223,19 @@ def test_what_cannot_work_is_an_error_where_it_is_written(
     with pytest.raises(ConfigurationError) as caught:
         write()
     assert told in str(caught.value)
+
+
+def test_a_parameter_that_cannot_work_is_named_with_its_asset() -> None:
+    """A project has many assets."""
+    for name, arguments, rule in (
+        ("hero", {"size": 1024}, "size must be text, got int 1024"),
+        ("hero", {"overrides": "size"}, "overrides must be a list of column names"),
+        ("hero", {"prompt": "{x:>999999999}"}, "prompt template: {x}: a number in its format"),
+    ):
+        given: Any = arguments
+        with pytest.raises(ConfigurationError) as caught:
+            build_image_asset(name, prompt_table="products", **given)
+        assert str(caught.value).startswith(f"{name}: {rule}")
 
 
 def test_a_generator_is_refused_where_it_is_written() -> None:

@@ -30,6 +30,9 @@ SETTINGS = [
     "IMAGEGEN_STORAGE_URI",
 ]
 
+DIGITALOCEAN_SIZES = ("auto", "1536x1024", "1024x1536")
+"""Those of its public description."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shop:
@@ -100,7 +103,8 @@ def test_every_product_has_a_picture_of_its_own(shop: Shop) -> None:
     assert len({row["image_sha256"] for row in rows}) == len(rows)
     asked = {row["sku"]: row["size"] for row in shop.table("catalogue").to_pylist()}
     for row in rows:
-        size = asked[row["sku"]] or "1024x1024"
+        size = asked[row["sku"]] or "1536x1024"
+        assert size in DIGITALOCEAN_SIZES
         with Image.open(row["image_uri"]) as image:
             assert "x".join(map(str, image.size)) == size
     assert len(set(asked.values())) > 1
@@ -169,18 +173,19 @@ def test_the_nightly_schedule_waits_to_be_started(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "base_url"),
+    ("endpoint", "base_url", "model"),
     [
-        ("DigitalOcean", "https://inference.do-ai.run/v1"),
-        ("OpenAI", "https://api.openai.com/v1"),
+        ("DigitalOcean", "https://inference.do-ai.run/v1", "openai-gpt-image-1"),
+        ("OpenAI", "https://api.openai.com/v1", "gpt-image-2.5-flare"),
     ],
 )
 def test_three_lines_of_the_env_file_turn_it_to_a_real_endpoint(
-    endpoint: str, base_url: str, monkeypatch: pytest.MonkeyPatch
+    endpoint: str, base_url: str, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The address and the model are taken; the key stays the name of its variable."""
     example = (EXAMPLE / ".env.example").read_text()
-    lines = example.split(f"# {endpoint}\n")[1].split("\n\n")[0].splitlines()
+    block = example.split(f"# {endpoint}\n")[1].split("\n\n")[0]
+    lines = [line for line in block.splitlines() if line.startswith("# IMAGEGEN_")]
     assert len(lines) == 3
     for line in lines:
         name, _, value = line.removeprefix("# ").partition("=")
@@ -189,7 +194,7 @@ def test_three_lines_of_the_env_file_turn_it_to_a_real_endpoint(
     loaded = runpy.run_path(str(EXAMPLE / "src/example_project/defs/resources.py"))
     resource = loaded["resources"]().resources["imagegen"]
     assert resource.base_url == base_url
-    assert resource.model in ("openai-gpt-image-1", "gpt-image-1")
+    assert resource.model == model
     assert isinstance(resource.api_key, dg.EnvVar)
     assert "sk-secret" not in repr(resource)
 

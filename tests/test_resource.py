@@ -7,6 +7,9 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,14 @@ import pyarrow as pa
 import pytest
 
 from dagster_imagegen import ImageGenError, ImageGenResource, image_asset
-from dagster_imagegen.engine.errors import BudgetExhausted, ConfigurationError, NoImage
-from dagster_imagegen.resource_settings import normalised
+from dagster_imagegen.engine.endpoint.base_url import endpoint_name, request_headers
+from dagster_imagegen.engine.endpoint.client import ImageClient
+from dagster_imagegen.engine.errors import (
+    BudgetExhausted,
+    ConfigurationError,
+    EndpointUnreachable,
+    NoImage,
+)
 from tests.conftest import Project, column
 
 KEY = "sk-live-1234567890abcdef"
@@ -33,6 +42,11 @@ def opened(**settings: Any) -> Any:
     }
     with ImageGenResource(**given).open_engine() as engine:
         return engine.settings
+
+
+def files_in(folder: Path) -> Iterator[Path]:
+    """Every file under a folder."""
+    return (path for path in folder.rglob("*") if path.is_file())
 
 
 # -- settings --------------------------------------------------------------------------------------
@@ -67,12 +81,97 @@ def test_a_setting_that_cannot_work_is_an_error(settings: dict[str, Any], told: 
 
 
 @pytest.mark.parametrize(
-    "settings", [{"max_concurrency": 0}, {"timeout_seconds": 0}, {"retry": {"max_attempts": 0}}]
-)
-def test_limits_of_nothing_are_errors(settings: dict[str, Any]) -> None:
-    """Where they are written."""
-    with pytest.raises(ValueError, match="greater than"):
+    ("settings", "told"),
+    [
+        ({"max_concurrency": 0}, "max_concurrency must be at least 1, got 0"),
+        ({"timeout_seconds": 0}, "timeout_seconds must be greater than 0, got 0"),
+        ({"requests_per_minute": -1}, "requests_per_minute must be greater than 0, got -1"),
+        ({"drain_seconds": -1}, "drain_seconds must be at least 0, got -1"),
+        ({"retry": {"max_attempts": 0}}, "retry.max_attempts must be at least 1, got 0"),
+        ({"budget": {"max_usd": 0}}, "budget.max_usd must be greater than 0, got 0"),
+        ({"budget": {}}, "budget.max_usd must be set"),
+        ({"budget": {"max_usd": 1, "per": "week"}}, "budget.per must be 'run', 'day'"),
+        ({"timeout_seconds": "soon"}, "timeout_seconds must be a number, got 'soon'"),
+        ({"max_concurrency": 1.5}, "max_concurrency must be a whole number, got 1.5"),
+        ({"record_prompts": "perhaps"}, "record_prompts must be true or false, got 'perhaps'"),
+        ({"prices": {"m": {"usd_per_image": {"*": {"*": "x"}}}}},
+         "prices: usd_per_image.*.* must be a number, got 'x'"),
+        ({"base_url": None}, "base_url must be set"),
+    ],
+)  # fmt: skip
+def test_a_value_that_breaks_a_rule_is_an_error(settings: dict[str, Any], told: str) -> None:
+    """With the place, the rule and the value, where it is written."""
+    with pytest.raises(ConfigurationError) as caught:
         opened(**settings)
+    assert str(caught.value).startswith(told)
+
+
+def started(**settings: Any) -> None:
+    """Begin a pass with these settings, up to where the first request would be sent."""
+    given: dict[str, Any] = {"base_url": "https://example.com/v1", "model": "m"}
+    given |= {"storage_uri": "memory://x", **settings}
+    with ImageGenResource(**given).open_engine() as engine:
+        ImageClient(
+            base_url=engine.settings.base_url,
+            api_key=engine.settings.api_key,
+            extra_headers=engine.settings.extra_headers,
+        )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"api_key": {"pasted": KEY}},
+        {"api_key": [KEY]},
+        {"extra_headers": {"x-key": [KEY]}},
+        {"extra_headers": KEY},
+        {"extra_headers": {"x-key": f"{KEY}\n{KEY}"}},
+        {"storage_options": KEY},
+        {"storage_options": [KEY]},
+        {"api_key": KEY, "base_url": None},
+        {"api_key": KEY, "timeout_seconds": "soon"},
+        {"api_key": f"{KEY}\n{KEY}"},
+        {"base_url": f"https://example.com:99999/v1?key={KEY}"},
+        {"base_url": f"example.com/v1?key={KEY}"},
+        {"base_url": f"https://example.com/v1?key=\x00{KEY}"},
+        {"base_url": f"https://example.com/v1?key={KEY}", "endpoint_id": "sandbox"},
+    ],
+)
+def test_no_error_of_a_setting_shows_a_secret(settings: dict[str, Any]) -> None:
+    """Neither its message nor what Python and Dagster show of where it comes from."""
+    with pytest.raises(ConfigurationError) as caught:
+        started(**settings)
+    error = caught.value
+    assert KEY not in "".join(traceback.format_exception(error))
+
+
+def test_a_line_break_in_the_key_is_named() -> None:
+    """A key pasted with one is the usual mistake; where it is helps, and shows none of it."""
+    with pytest.raises(ConfigurationError, match="has a line break at position 3 of 5"):
+        request_headers("ab\ncd", {})
+
+
+def test_the_drain_leaves_time_to_publish() -> None:
+    """Kubernetes kills 30 s after it has asked to end."""
+    assert opened().drain_seconds == 20
+
+
+def test_the_spill_folder_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default it is in the user's state folder, and in the temporary one without a home."""
+    assert opened(spill_folder=str(tmp_path)).spill_folder == str(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", "/var/state")
+    assert opened().spill_folder == "/var/state/dagster-imagegen/unsaved"
+    monkeypatch.delenv("XDG_STATE_HOME")
+    code = (
+        "import os; from dagster_imagegen.engine.settings import spill_folder\n"
+        "os.setuid(54321); print(spill_folder())"
+    )
+    nobody = {name: each for name, each in os.environ.items() if name != "HOME"}
+    if os.getuid() == 0:
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=nobody, check=True, capture_output=True, text=True
+        )
+        assert done.stdout.strip() == f"{tempfile.gettempdir()}/dagster-imagegen/unsaved"
 
 
 def test_a_bad_setting_fails_the_step_before_the_function_runs(project: Project) -> None:
@@ -98,13 +197,13 @@ def test_a_bad_setting_fails_the_step_before_the_function_runs(project: Project)
         ("http://example.com:80", "http://example.com"),
         ("http://example.com:8080/v1//", "http://example.com:8080/v1"),
         ("http://[::1]:8080/v1", "http://[::1]:8080/v1"),
-        ("https://a.azure.com/x?api-version=1", "https://a.azure.com/x?api-version=1"),
+        ("https://a.azure.com/x/?api-version=1&key=k", "https://a.azure.com/x"),
         (" https://example.com/V1 ", "https://example.com/V1"),
     ],
 )
 def test_spellings_of_one_address_share_their_images(given: str, one: str) -> None:
     """The base URL is who images belong to unless `endpoint_id` says so."""
-    assert normalised(given) == one
+    assert endpoint_name(given) == one
     assert opened(base_url=given).endpoint_id == one
     assert opened(base_url=given, endpoint_id="mine").endpoint_id == "mine"
 
@@ -178,6 +277,172 @@ def test_environment_variables_are_resolved_outside_a_run(
     (request,) = project.sandbox.requests
     assert request.key_sha256 == hashlib.sha256(KEY.encode()).hexdigest()
     assert request.body["model"] == "gpt-image-1-mini"
+
+
+ENVIRONMENT = {
+    "T": "5", "C": "7", "RPM": "90.5", "ATTEMPTS": "2", "USD": "2.5", "PER": "day", "PRICE": "0.25",
+    "TOKENS": "12", "YES": "true", "NO": "false", "K": KEY, "DEEP": "s3cret", "N": "4",
+}  # fmt: skip
+
+
+def with_variables_everywhere() -> dict[str, Any]:
+    """Settings in which environment variables stand for values of every kind, however deep."""
+    env = dg.EnvVar
+    return {
+        "timeout_seconds": env("T"),
+        "patience_seconds": env.int("T"),
+        "max_concurrency": env.int("C"),
+        "requests_per_minute": env("RPM"),
+        "drain_seconds": env("T"),
+        "record_prompts": env("NO"),
+        "retry": {"max_attempts": env("ATTEMPTS"), "resend_unknown": env("YES")},
+        "budget": {"max_usd": env("USD"), "per": env("PER")},
+        "prices": {
+            "m": {
+                "usd_per_image": {"*": {"*": env("PRICE")}},
+                "source": env("PER"),
+            },
+            "t": {
+                "usd_per_million_tokens": {"image_output": env.int("TOKENS")},
+                "output_tokens": {"*": {"*": env("N")}},
+            },
+        },
+        "extra_headers": {"x-key": env("K")},
+        "extra_body": {"k": env("K"), "steps": env.int("N"), "deep": [{"a": env("DEEP")}]},
+        "storage_options": {"k": env("K"), "deep": {"list": [env("DEEP"), env.int("N")]}},
+    }
+
+
+def check_resolved(settings: Any) -> None:
+    assert (settings.timeout_seconds, settings.patience_seconds) == (5.0, 5.0)
+    assert (settings.max_concurrency, settings.requests_per_minute) == (7, 90.5)
+    assert (settings.drain_seconds, settings.record_prompts) == (5.0, False)
+    assert (settings.retry.max_attempts, settings.retry.resend_unknown) == (2, True)
+    assert (settings.budget.max_usd, settings.budget.per) == (Decimal("2.5"), "day")
+    assert settings.prices == {
+        "m": {"usd_per_image": {"*": {"*": 0.25}}, "source": "day"},
+        "t": {
+            "usd_per_million_tokens": {"image_output": 12},
+            "output_tokens": {"*": {"*": 4}},
+        },
+    }
+    assert settings.extra_headers == {"x-key": KEY}
+    assert settings.extra_body == {"k": KEY, "steps": 4, "deep": [{"a": "s3cret"}]}
+    assert settings.storage_options == {"k": KEY, "deep": {"list": ["s3cret", 4]}}
+
+
+def test_environment_variables_stand_for_every_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same inside a run, materialized or of a job in `Definitions`, as outside of one."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    check_resolved(opened(**with_variables_everywhere()))
+    seen: list[Any] = []
+
+    @dg.asset
+    def look(imagegen: ImageGenResource) -> None:
+        with imagegen.open_engine() as engine:
+            seen.append(engine.settings)
+
+    resource = ImageGenResource(
+        base_url="https://e.com", model="m", storage_uri="memory://x", **with_variables_everywhere()
+    )
+    assert dg.materialize([look], resources={"imagegen": resource}).success
+    defs = dg.Definitions(
+        assets=[look], resources={"imagegen": resource}, jobs=[dg.define_asset_job("all")]
+    )
+    config = {
+        "base_url": "https://e.com",
+        "model": "m",
+        "storage_uri": "memory://x",
+        "extra_body": {"k": {"env": "K"}},
+        "timeout_seconds": {"env": "N"},
+    }
+    launched = {"resources": {"imagegen": {"config": config}}}
+    job = defs.resolve_job_def("all")
+    assert job.execute_in_process().success
+    assert job.execute_in_process(run_config=launched).success
+    check_resolved(seen[0])
+    check_resolved(seen[1])
+    assert (seen[2].timeout_seconds, seen[2].extra_body) == (4.0, {"k": KEY})
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            {"timeout_seconds": dg.EnvVar("GONE")},
+            "timeout_seconds: the environment variable 'GONE'",
+        ),
+        ({"budget": {"max_usd": dg.EnvVar("ZERO")}}, "budget.max_usd must be greater than 0"),
+        ({"max_concurrency": dg.EnvVar.int("WORD")}, "'WORD' is not a whole number"),
+        ({"max_concurrency": dg.EnvVar("WORD")}, "max_concurrency must be a whole number"),
+        ({"extra_body": {"a": [dg.EnvVar("GONE")]}}, "extra_body['a'][0]: the environment"),
+    ],
+)
+def test_the_value_of_an_environment_variable_is_checked(
+    settings: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if it had been written there."""
+    monkeypatch.setenv("ZERO", "0")
+    monkeypatch.setenv("WORD", "soon")
+    with pytest.raises(ConfigurationError) as caught:
+        opened(**settings)
+    assert told in str(caught.value)
+
+
+# -- the query of the base URL ---------------------------------------------------------------------
+
+
+def test_the_query_is_sent_and_shown_nowhere(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither in rows, files, logs and reprs, nor in what an answer repeats of it."""
+    caplog.set_level(logging.DEBUG)
+    url = f"{project.sandbox.base_url}?api-version=2024-02-01&sig={KEY}"
+    resource = project.resource(base_url=url, retry={"max_attempts": 1})
+    project.sandbox.script(None, "server_error", "invalid_api_key")
+    resource.generate("a mug")
+    told = [repr(resource), str(resource)]
+    for prompt in ("two", "three"):
+        with pytest.raises(ImageGenError) as caught:
+            resource.generate(prompt)
+        told.append(str(caught.value))
+    with resource.open_engine() as engine:
+        told.append(repr(engine.settings))
+    told.append(str(resource.usage().to_pylist()))
+    # Not the sandbox's own log: that is the endpoint's.
+    told += [each.getMessage() for each in caplog.records if each.name != "uvicorn.access"]
+    told += [path.read_bytes().decode(errors="replace") for path in files_in(project.folder)]
+    lines = [line for text in told for line in text.splitlines()]
+    for secret in (KEY, "2024-02-01", "api-version"):
+        assert [line for line in lines if secret in line] == []
+
+
+def test_raising_the_version_in_the_query_buys_nothing_again(project: Project) -> None:
+    """It is no part of what identifies an image."""
+    url = project.sandbox.base_url
+    made = [
+        project.resource(base_url=f"{url}{query}").generate("a mug").status
+        for query in ("?api-version=1", "?api-version=2", "")
+    ]
+    assert made == ["generated", "reused", "reused"]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_images_of_a_name_with_a_query_are_found(project: Project, version: int) -> None:
+    """Version 0.1 made the query a part of `endpoint_id`. It can be raised in the same step."""
+    url = project.sandbox.base_url
+    before = project.resource(base_url=url, endpoint_id=f"{url}?api-version=1")
+    old = before.generate("a mug")
+    project.sandbox.script("moderation_blocked")
+    with pytest.raises(NoImage):
+        before.generate("a forbidden mug")
+    now = project.resource(base_url=f"{url}?api-version={version}")
+    table = now.generate_many(["a mug", "a forbidden mug", "a mug"])
+    assert column(table, "image_status") == ["reused", "refused", "reused"]
+    assert table["image_path"][0].as_py() == old.path
+    assert project.sent() == 2
+    assert now.generate("a new mug").status == "generated"
 
 
 def test_every_setting_says_what_it_does() -> None:
@@ -322,7 +587,7 @@ def test_generate_raises_where_there_is_no_image(project: Project, fault: str, s
 def test_generate_makes_one() -> None:
     """Several variants are a table's."""
     resource = ImageGenResource(base_url="https://example.com", model="m", storage_uri="x")
-    with pytest.raises(ConfigurationError, match="generate_many"):
+    with pytest.raises(ConfigurationError, match=r"n must be 1 for generate\(\), got 2; use gen"):
         resource.generate("a mug", n=2)
 
 
@@ -359,6 +624,43 @@ def test_generate_many_gives_the_image_table(project: Project) -> None:
     assert set(column(project.resource().usage("shop"), "asset_key")) == {"shop"}
 
 
+def test_generate_many_refuses_what_an_asset_refuses_before_it_pays(project: Project) -> None:
+    """A column that no image table can carry, and a key that no usage row can hold."""
+    text = pa.py_buffer(b"\xff\xfe")
+    offsets = pa.py_buffer(b"\x00\x00\x00\x00\x02\x00\x00\x00")
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, offsets, text])
+    table = pa.table({"prompt": ["a mug"], "deep": broken})
+    with pytest.raises(ConfigurationError, match=r'column "deep".* convert it or leave it out'):
+        project.resource().generate_many(table)
+    number: Any = 7
+    with pytest.raises(ConfigurationError, match="partition_key must be text, got int 7"):
+        project.resource().generate_many(["a mug"], partition_key=number)
+    assert project.sent() == 0
+
+
+def test_errors_do_not_repeat_what_may_be_a_prompt(project: Project) -> None:
+    """Neither of the call's extra_body, nor of the resource's, nor of a template."""
+    bodies: list[Any] = [
+        {"negative_prompt": "SECRET words", "size": "x"},
+        {"negative_prompt": "SECRET words", "bytes": b"SECRET"},
+        "SECRET words",
+    ]
+    for body in bodies:
+        with pytest.raises(ConfigurationError) as caught:
+            project.resource(record_prompts=False).generate("a mug", extra_body=body)
+        assert "extra_body must" in str(caught.value)
+        assert "SECRET" not in str(caught.value)
+    resource = project.resource(record_prompts=False, extra_body=bodies[0])
+    with pytest.raises(ConfigurationError, match='must not contain "size"') as caught:
+        resource.generate("a mug")
+    assert "SECRET" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match='no column "nmae"') as caught:
+        project.resource(record_prompts=False).generate_many(
+            [{"name": "x"}], template="SECRET words {nmae}"
+        )
+    assert "SECRET" not in str(caught.value)
+
+
 def test_open_image_takes_a_path_or_a_uri(project: Project) -> None:
     """As the image table's columns have them."""
     resource = project.resource()
@@ -377,3 +679,16 @@ def test_a_relative_storage_is_below_the_working_directory(
     image = project.resource(storage_uri="pictures").generate("a mug")
     assert image.uri.startswith(str(project.folder / "pictures" / "images"))
     assert os.path.isabs(image.uri)  # noqa: PTH117  # the string itself is what is tested
+
+
+def test_without_prompts_an_image_that_fails_still_says_why(project: Project) -> None:
+    """The endpoint's words are dropped; the code stays, and what we say ourselves."""
+    resource = project.resource(record_prompts=False, retry={"max_attempts": 1})
+    project.sandbox.script("moderation_blocked")
+    with pytest.raises(NoImage, match=r"^no image: refused: moderation_blocked$"):
+        resource.generate("a mug")
+    away = project.resource(
+        base_url="http://127.0.0.1:9/v1", record_prompts=False, patience_seconds=0
+    )
+    with pytest.raises(EndpointUnreachable, match=r"\(unreachable\): 127\.0\.0\.1: .*connect"):
+        away.generate("a mug")

@@ -6,7 +6,7 @@ is a row (record/schema.py). All words for status, billing and cost basis are he
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, Literal, TypeAlias
@@ -63,13 +63,39 @@ class TokenUsage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SvgUsage:
+    """The tokens of the text model that wrote an svg, billed beside those of the image model."""
+
+    model: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    total_tokens: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cost:
-    """An amount and where it comes from. `usd` is None where nobody can tell, never 0."""
+    """What was charged as far as anybody can tell, and where that comes from.
+
+    `usd` is None where nobody can tell, never 0. `max_usd` is the most that it may turn out to be,
+    where that may be more.
+    """
 
     usd: Decimal | None
     basis: CostBasis
     source: str | None = None
     as_of: date | None = None
+    max_usd: Decimal | None = None
+
+    @property
+    def most_usd(self) -> Decimal | None:
+        """The most that it may turn out to be; None where nobody can tell."""
+        return self.usd if self.max_usd is None else self.max_usd
+
+    def at_most(self, worst_case: "Cost") -> "Cost":
+        """The same amount, which may turn out to be as much as the worst case."""
+        if self.usd is None or worst_case.usd is None or worst_case.usd <= self.usd:
+            return self
+        return replace(self, max_usd=worst_case.usd)
 
 
 UNKNOWN_COST = Cost(usd=None, basis="unknown")
@@ -136,7 +162,10 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFile:
-    """A stored image: `path` is relative to the storage, width and height are pixels."""
+    """A stored image: `path` is relative to the storage, width and height are pixels.
+
+    `partial` is whether it is a partial image of a stream that brought no finished one.
+    """
 
     path: str
     sha256: str | None = None
@@ -144,6 +173,7 @@ class ImageFile:
     format: str | None = None
     width: int | None = None
     height: int | None = None
+    partial: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +187,7 @@ class Result:
     error_message: str | None = None
     reply: Reply = Reply()
     tokens: TokenUsage = TokenUsage()
+    svg: SvgUsage = SvgUsage()
     cost: Cost = UNKNOWN_COST
     image: ImageFile | None = None
 
@@ -190,7 +221,7 @@ class Attempt:
 
     @property
     def bound_usd(self) -> Decimal:
-        """What counts against a budget: its cost, else its worst case, else 0.
+        """What counts against a budget that is not strict: its cost, else its worst case, else 0.
 
         `record.parts.bound_usd` is the same rule for a table.
         """

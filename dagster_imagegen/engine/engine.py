@@ -5,7 +5,6 @@ import hashlib
 import random
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timezone
 from decimal import Decimal
@@ -21,9 +20,11 @@ from typing_extensions import Self
 
 from dagster_imagegen.engine.attempt import SANDBOX, Identity, Outcome
 from dagster_imagegen.engine.endpoint.client import ImageClient
+from dagster_imagegen.engine.endpoint.models import ListedModel
 from dagster_imagegen.engine.errors import PromptTableError
 from dagster_imagegen.engine.image_table import image_table
 from dagster_imagegen.engine.images import Images
+from dagster_imagegen.engine.machine import Share, Threads, take_share
 from dagster_imagegen.engine.money.budget import Budget, budgets_of
 from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.pacing.pacer import Pacer
@@ -93,7 +94,7 @@ class Engine:
         )
 
     def close(self) -> None:
-        """Nothing is held open; whatever was reported is durable long before."""
+        """Nothing is held open but idle threads, which end with the engine."""
 
     def __enter__(self) -> Self:
         return self
@@ -160,7 +161,13 @@ class Engine:
         budgets = budgets_of(self.settings.budget, max_usd=max_usd)
 
         async def run(generation: Generation) -> None:
-            context = self._context(budgets, identity, generation)
+            share = take_share(
+                self.settings.max_concurrency,
+                # The sandbox is in this process, which has both ends of each connection.
+                files_per_request=2 if self.settings.endpoint_id == SANDBOX else 1,
+            )
+            generation.warning = share.warning
+            context = self._context(budgets, identity, generation, share)
             try:
                 await self._images.restore_spilled()
                 plan = await plan_as_writer(
@@ -172,19 +179,23 @@ class Engine:
                 work = Pass(context, report=generation.report)
                 generation.begin(work, plan)
                 # Twice as many as may be in flight: saving and waiting hold no slot.
-                await work.run(plan, workers=2 * self.settings.max_concurrency)
+                await work.run(plan, workers=2 * share.max_concurrency)
             finally:
                 await context.endpoint.aclose()
 
         return Generation(run)
 
     def _context(
-        self, budgets: Sequence[Budget], identity: Identity, generation: Generation
+        self,
+        budgets: Sequence[Budget],
+        identity: Identity,
+        generation: Generation,
+        share: Share,
     ) -> PassContext:
         settings = self.settings
         stop = Stop()
         pacer = Pacer(
-            max_concurrency=settings.max_concurrency,
+            max_concurrency=share.max_concurrency,
             requests_per_minute=settings.requests_per_minute,
             max_pause_seconds=settings.retry.max_wait_seconds,
             clock=asyncio.get_running_loop().time,
@@ -200,13 +211,7 @@ class Engine:
                 limits=self._limits,
             ),
             images=self._images,
-            endpoint=ImageClient(
-                base_url=settings.base_url,
-                api_key=settings.api_key,
-                timeout_seconds=settings.timeout_seconds,
-                extra_headers=settings.extra_headers,
-                transport=self._transport,
-            ),
+            endpoint=self._client(),
             pacer=pacer,
             breaker=Breaker(
                 patience_seconds=settings.patience_seconds,
@@ -233,6 +238,17 @@ class Engine:
             if budgets
             else None,
             defers=bool(budgets) and budgets[0].when_exhausted == "defer",
+            strict=any(budget.strict for budget in budgets),
+        )
+
+    def _client(self) -> ImageClient:
+        settings = self.settings
+        return ImageClient(
+            base_url=settings.base_url,
+            api_key=settings.api_key,
+            timeout_seconds=settings.timeout_seconds,
+            extra_headers=settings.extra_headers,
+            transport=self._transport,
         )
 
     def _planner(
@@ -244,9 +260,11 @@ class Engine:
             storage=self._usage,
             images=self._images,
             prices=self._prices,
+            today=self._now().date(),
             root_run_id=identity.root_run_id,
             redo=redo,
             resend_unknown=self.settings.retry.resend_unknown,
+            had_query=bool(urlsplit(self.settings.base_url).query),
         )
 
     # -- what is there -------------------------------------------------------------------------
@@ -273,6 +291,15 @@ class Engine:
         """The image table: one row for each prompt row and variant."""
         return image_table(plan, outcomes, uri=self.image_uri)
 
+    def models(self) -> tuple[ListedModel, ...]:
+        """The endpoint's list of models. Raises `EndpointError` if it answers none."""
+
+        async def models() -> tuple[ListedModel, ...]:
+            async with self._client() as client:
+                return await client.models()
+
+        return _run_apart(models)
+
     def usage(self, *, asset_key: str | None = None) -> pa.Table:
         """Every row on record, published or not yet; with `asset_key` of that asset only."""
         record = _run_apart(lambda: read_record(self._usage))
@@ -283,5 +310,5 @@ class Engine:
 
 def _run_apart(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine to its end on a thread of its own: the caller may be inside a loop."""
-    with ThreadPoolExecutor(1) as pool:
+    with Threads(1, name="imagegen-apart") as pool:
         return pool.submit(lambda: asyncio.run(work())).result()

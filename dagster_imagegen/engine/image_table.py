@@ -33,7 +33,9 @@ OUR_COLUMNS: pa.Schema = pa.schema(
             ("image_width", pa.int32(), "pixels"),
             ("image_height", pa.int32(), "pixels"),
             ("image_revised_prompt", pa.string(), "as answered"),
+            ("image_partial", pa.bool_(), "whether it is a partial image of a broken stream"),
             ("image_cost_usd", MONEY, "what the request behind it cost, whenever it was sent"),
+            ("image_cost_usd_max", MONEY, "the most that may have been charged for it"),
             ("image_cost_basis", pa.string(), "where the cost comes from"),
             ("image_error_code", pa.string(), "why there is no image"),
             ("image_error_message", pa.string(), "why there is no image"),
@@ -88,6 +90,7 @@ def _outcome_columns(outcome: Outcome, *, uri: Callable[[str], str]) -> dict[str
         "image_attempt_id": attempt.attempt_id,
         "image_revised_prompt": attempt.result.reply.revised_prompt,
         "image_cost_usd": attempt.result.cost.usd,
+        "image_cost_usd_max": attempt.result.cost.most_usd,
         "image_cost_basis": attempt.result.cost.basis,
     }
     if (image := outcome.image) is not None:

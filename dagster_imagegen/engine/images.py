@@ -62,6 +62,7 @@ class Images:
     ) -> None:
         self._storage = PatientStore(storage, patience)
         self._spill = spill
+        self._aside = PatientStore(spill, replace(patience, attempts=1, seconds=0.0))
         self._prices = prices
         self._now = now
         self._held_bytes = 0
@@ -93,7 +94,7 @@ class Images:
             self._held_bytes -= image.held_bytes
             image.held_bytes = 0
         if image.data is None:
-            await self._spill.delete([image.path])
+            await self._aside.delete([image.path])
         return image.file
 
     async def _try_to_save(self, image: "UnsavedImage") -> None:
@@ -102,7 +103,7 @@ class Images:
         data = image.data
         try:
             if data is None:
-                data = await self._spill.get(image.path)
+                data = await self._aside.get(image.path)
             await self._storage.once.put(image.path, data)
         except FileNotFoundError:
             return  # Another pass on this machine has stored what was spilled.
@@ -115,7 +116,8 @@ class Images:
     async def spill(self, image: "UnsavedImage") -> str:
         """Keep an image that the storage does not take on this machine; returns where."""
         if image.data is not None:
-            await self._spill.put(image.path, image.data)
+            # Out of files, it waits: there is no third place.
+            await self._aside.put(image.path, image.data)
             image.data = None
             self._held_bytes -= image.held_bytes
             image.held_bytes = 0
@@ -123,12 +125,12 @@ class Images:
 
     async def restore_spilled(self) -> int:
         """Store what earlier passes on this machine spilled; returns how many images that were."""
-        waiting = await self._spill.list(FOLDER)
+        waiting = await self._aside.list(FOLDER)
         for path in waiting:
             # Not found: another pass on this machine has stored it in the meantime.
             with contextlib.suppress(FileNotFoundError):
-                await self._storage.put(path, await self._spill.get(path))
-                await self._spill.delete([path])
+                await self._storage.put(path, await self._aside.get(path))
+                await self._aside.delete([path])
         return len(waiting)
 
     async def check_writable(self) -> None:
@@ -184,12 +186,14 @@ class Images:
             size=asked.get("size"),
             quality=asked.get("quality"),
             partial_images=asked.get("partial_images") or 0,
-        )
+        ).at_most(attempt.worst_case)
+        if cost.usd is None:
+            cost = attempt.worst_case
         return Result(
             status="succeeded",
             billing="not_billed" if sandbox else "billed",
             finished_at=self._now(),
-            cost=SANDBOX_COST if sandbox else cost if cost.usd is not None else attempt.worst_case,
+            cost=SANDBOX_COST if sandbox else cost,
             image=image,
         )
 
@@ -219,6 +223,7 @@ def _image_file(path: str, data: bytes, header: ImageHeader | GeneratedImage) ->
         format=header.format,
         width=header.width,
         height=header.height,
+        partial=header.partial if isinstance(header, GeneratedImage) else None,
     )
 
 

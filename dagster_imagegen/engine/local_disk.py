@@ -30,7 +30,7 @@ def write_whole(
 ) -> FileLock | None:
     """Temporary, fsync, rename, fsync of the folder: the file is there whole, or not at all.
 
-    Temporaries lie in a folder of their own, because some readers take every file of a folder
+    Temporaries are in a folder of their own, because some readers take every file of a folder
     for a part. A folder that another writer deletes just now, empty, is made again.
     """
     try:
@@ -43,29 +43,40 @@ def _write_once(path: Path, data: bytes, *, temporaries: Path, locked: bool) -> 
     _make_folder(path.parent)
     temporaries.mkdir(exist_ok=True)
     temporary = temporaries / f"{path.name}.{secrets.token_hex(4)}.tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    lock = None
     try:
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-            if locked and fcntl is not None:
-                # Before the rename: no other writer may ever see the header without its lock.
-                # Some network filesystems have no locks; there the lease alone tells.
-                with contextlib.suppress(OSError):
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        lock = _write_file(temporary, data, locked=locked)
+        temporary.replace(path)
         _sync_folder(path.parent)
     except BaseException:
-        os.close(descriptor)
+        temporary.unlink(missing_ok=True)
+        if lock is not None:
+            lock.release()
+        raise
+    return lock
+
+
+def _write_file(path: Path, data: bytes, *, locked: bool) -> FileLock | None:
+    """Write a new file; without a lock it is closed, because Windows moves no open file."""
+    binary = getattr(os, "O_BINARY", 0)  # Windows would write each newline as two bytes.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | binary, 0o666)
+    lock = FileLock(descriptor)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+        if locked and fcntl is not None:
+            # Before the rename: no other writer may ever see the header without its lock.
+            # Some network filesystems have no locks; there the lease alone tells.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except BaseException:
+        lock.release()
         raise
     if locked:
-        return FileLock(descriptor)
-    os.close(descriptor)
+        return lock
+    lock.release()
     return None
 
 
@@ -105,6 +116,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def is_locked(path: str) -> bool | None:
+    """Whether a process holds the lock of a file; None: there is no file, or nobody can tell."""
     if fcntl is None:
         return None
     try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from dagster_imagegen.engine.errors import StorageError
+from dagster_imagegen.engine.machine import is_out_of_files
 from dagster_imagegen.engine.storage import ObjectStore, StoredObject, WriterLock
 
 T = TypeVar("T")
@@ -20,12 +21,17 @@ class Patience:
 
     The first wait is `backoff_seconds`; it doubles up to `backoff_max_seconds`. An error that will
     not pass, such as a missing permission, gets the attempts and no further time.
+
+    Calls that fail because this process has too many files open are repeated for as long as
+    `scarce_seconds`, and count as neither attempts nor time: its own requests are what keeps the
+    files open, and those end.
     """
 
     attempts: int = 6
     seconds: float = 0.0
     backoff_seconds: float = 0.25
     backoff_max_seconds: float = 5.0
+    scarce_seconds: float = 600.0
 
 
 class PatientStore:
@@ -60,24 +66,33 @@ class PatientStore:
         `failed` is called after each failure that is followed by another try.
         """
         clock, patience = asyncio.get_running_loop().time, self._patience
-        tries, wait, began_at = 0, patience.backoff_seconds, clock()
+        tries, wait, scarce, began_at = 0, patience.backoff_seconds, 0.0, clock()
         while True:
-            tries += 1
             try:
                 result = await call()
             except FileNotFoundError:
                 self._answers()
                 raise
             except StorageError as error:
-                self._failing = self._failing or (lambda: clock() - began_at)
-                if tries >= patience.attempts and not self._bears(error, clock() - began_at):
-                    raise
+                if is_out_of_files(error) and scarce < patience.scarce_seconds:
+                    pause = patience.backoff_seconds
+                    scarce += pause
+                else:
+                    tries += 1
+                    waited = clock() - began_at - scarce
+                    self._failing = self._failing or (lambda: clock() - began_at)
+                    if tries >= patience.attempts and not self._bears(error, waited):
+                        raise
+                    pause, wait = wait, min(2 * wait, self._wait_max)
             else:
                 self._answers()
                 return result
             failed()
-            await asyncio.sleep(wait)
-            wait = min(2 * wait, max(patience.backoff_max_seconds, patience.backoff_seconds))
+            await asyncio.sleep(pause)
+
+    @property
+    def _wait_max(self) -> float:
+        return max(self._patience.backoff_max_seconds, self._patience.backoff_seconds)
 
     def _answers(self) -> None:
         self._has_answered, self._failing = True, None

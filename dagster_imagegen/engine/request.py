@@ -24,7 +24,7 @@ INTEGER_MAX = 2**31 - 1
 N_MAX = 10_000
 """The most images of one row, so that a year or a price in the wrong column is an error."""
 
-_TRANSPARENT_FORMATS = (None, "png", "webp")
+_UNPRICED_FORMATS = frozenset({"gif", "svg"})
 _COLUMNS: Mapping[Kind, Column] = {"integer": "int32", "boolean": "bool"}
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -50,6 +50,11 @@ class ImageParams(TypedDict, total=False):
     user: str | None
     extra_body: Mapping[str, Any] | None
     revision: int
+    complexity: str | None
+    frame_count: int | None
+    frame_duration_ms: int | None
+    svg: Mapping[str, Any] | None
+    safety_identifier: str | None
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,14 @@ class Parameter:
     fingerprint: Literal["always", "when_set", "no"] = "when_set"
     """Whether it decides the image. Unset parameters of the first release are in the fingerprint
     as null ("always"). Later ones are "when_set", so that the fingerprints of older images hold."""
+
+    is_priced: bool = True
+    """False where no price is published for what it asks for, so that a price by tokens does not
+    bound a request that sets it."""
+
+    allowed_in_extra_body: bool = False
+    """Whether `extra_body` can have it as well. Earlier releases had no other place for it, and the
+    fingerprints of what was made so have to hold."""
 
     column: Column | Literal["by_kind"] | None = "by_kind"
     description: str = "as sent"
@@ -165,6 +178,20 @@ class ImageRequest:
             description="raise it to regenerate the image; not sent",
         ),
     ] = 0
+    complexity: Annotated[
+        str | None, Parameter("text", is_priced=False, allowed_in_extra_body=True)
+    ] = None
+    frame_count: Annotated[
+        int | None,
+        Parameter("integer", minimum=2, maximum=16, is_priced=False, allowed_in_extra_body=True),
+    ] = None
+    frame_duration_ms: Annotated[
+        int | None, Parameter("integer", is_priced=False, allowed_in_extra_body=True)
+    ] = None
+    svg: Annotated[str, Parameter("mapping", is_priced=False, allowed_in_extra_body=True)] = ""
+    safety_identifier: Annotated[
+        str | None, Parameter("text", fingerprint="no", allowed_in_extra_body=True)
+    ] = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -194,6 +221,14 @@ class ImageRequest:
                 body |= sent if each.body == "merged" else {each.name: sent}
         return body
 
+    @property
+    def unpriced(self) -> tuple[str, ...]:
+        """The parameters in its body for which no price is published: `svg`, say."""
+        body = self.body()
+        names = [each.name for each, _ in self._values() if not each.is_priced]
+        found = [name for name in names if body.get(name) is not None]
+        return (*found, *(["output_format"] if self.output_format in _UNPRICED_FORMATS else []))
+
     def recorded(self, *, prompts: bool) -> dict[str, Any]:
         """The parameters as columns of the usage table; without `prompts`, those are null that can
         repeat a prompt."""
@@ -220,8 +255,9 @@ class ImageRequest:
         yield from PROMPT.problems(self.prompt)
         for each, value in self._values():
             yield from each.problems(value)
+        yield from self._set_twice()
         background, partials = self.background, self.partial_images
-        if background == "transparent" and self.output_format not in _TRANSPARENT_FORMATS:
+        if background == "transparent" and self.output_format == "jpeg":
             rule = f"must not be transparent with output_format {self.output_format!r}"
             remedy = "use output_format png or webp"
             yield InvalidRequest("background", background, rule, remedy=remedy)
@@ -229,6 +265,12 @@ class ImageRequest:
             rule = "must be at least 1 to stream from this endpoint"
             remedy = "set it, or leave out stream"
             yield InvalidRequest("partial_images", partials, rule, remedy=remedy)
+
+    def _set_twice(self) -> Iterator[InvalidRequest]:
+        extra = json.loads(self.extra_body) if self.extra_body else {}
+        for each, value in self._values():
+            if each.allowed_in_extra_body and each.name in extra and each.is_set(value):
+                yield InvalidRequest(each.name, value, "must not be set in extra_body as well")
 
     def _values(self) -> Iterator[tuple[Parameter, Any]]:
         for each in parameters_of(type(self)):

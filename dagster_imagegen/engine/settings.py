@@ -1,6 +1,7 @@
 """The engine's settings."""
 
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,16 @@ from dagster_imagegen.engine.record import Limits
 
 
 def spill_folder() -> str:
-    """The folder for spilled images: in the user's state folder (XDG Base Directory)."""
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    """The folder for spilled images: in the user's state folder (XDG Base Directory).
+
+    A process without a home folder, as in some containers, spills to the temporary folder.
+    """
+    state = os.environ.get("XDG_STATE_HOME")
+    if not state:
+        try:
+            state = Path.home() / ".local" / "state"
+        except RuntimeError:  # Neither HOME is set, nor does the system know this user.
+            state = tempfile.gettempdir()
     return str(Path(state) / "dagster-imagegen" / "unsaved")
 
 
@@ -22,7 +31,7 @@ def spill_folder() -> str:
 class Settings:
     """Where to send requests, where to write, and how fast. `ImageGenResource` describes each."""
 
-    base_url: str
+    base_url: str = field(repr=False)  # Its query can contain a key.
     endpoint_id: str
     model: str
     storage_uri: str
@@ -41,6 +50,6 @@ class Settings:
     extra_body: Mapping[str, Any] = field(default_factory=dict[str, Any])
     record_prompts: bool = True
     budget: Budget | None = None
-    drain_seconds: float = 60.0
+    drain_seconds: float = 20.0  # Kubernetes kills after 30 s, and publishing takes some.
     spill_folder: str = field(default_factory=spill_folder)
     limits: Limits = field(default_factory=Limits)

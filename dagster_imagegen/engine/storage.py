@@ -18,6 +18,7 @@ from dagster_imagegen.engine.filesystems import (
     protocols_of,
 )
 from dagster_imagegen.engine.local_disk import HAS_LOCKS, is_locked, list_files, write_whole
+from dagster_imagegen.engine.machine import explaining_threads
 
 T = TypeVar("T")
 
@@ -106,7 +107,8 @@ class Storage:
         deadline_seconds: float = DEADLINE_SECONDS,
         apart: bool = False,
     ) -> None:
-        self.filesystem, self.root = open_filesystem(uri, storage_options or {}, apart=apart)
+        with explaining_threads():  # Some filesystems start one.
+            self.filesystem, self.root = open_filesystem(uri, storage_options or {}, apart=apart)
         self.is_local = isinstance(self.filesystem, LocalFileSystem)
         if self.is_local:
             self.root = str(Path(self.root).absolute())

@@ -6,9 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dagster_imagegen.sandbox import metering
 from dagster_imagegen.sandbox.orders import ImageOrder, Shape
 
-MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+MEDIA_TYPES = {
+    "png": "image/png",
+    "jpeg": "image/jpeg",
+    "webp": "image/webp",
+    "gif": "image/gif",
+    "svg": "image/svg+xml",
+}
+SVG_AUTHOR = "sandbox-svg-author"
 NEVER_NULL = ("created", "data", "b64_json", "url", "type", "created_at")
 ERROR_EVENT = b"""event: error
 data: {"type":"error","error":{"type":"image_generation_server_error",\
@@ -61,8 +69,10 @@ def body_in(shape: Shape, done: Done) -> dict[str, Any]:
             return {**created, "id": "sandbox", "data": _entries(done), "usage": zeroed(counts)}
         case _:
             entries = _entries(done, revised_prompt=f"Sandbox picture: {order.prompt}")
-            counts = zeroed(counts) if shape == "litellm" else counts
-            return {**created, "data": entries, **resolved(order), "usage": counts}
+            answer = {**created, "data": entries, **resolved(order), "usage": counts}
+            if order.output_format == "svg":
+                answer["svg_usage"] = svg_usage(done)
+            return answer if shape != "litellm" else {**answer, "usage": zeroed(counts)}
 
 
 def usage(order: ImageOrder) -> dict[str, Any]:
@@ -74,6 +84,19 @@ def usage(order: ImageOrder) -> dict[str, Any]:
         "output_tokens": made,
         "output_tokens_details": {"text_tokens": 0, "image_tokens": made},
         "total_tokens": counted + made,
+    }
+
+
+def svg_usage(done: Done) -> dict[str, Any]:
+    """The tokens of the model that wrote the drawing, by its length; they have no list price."""
+    given = done.order.input_tokens
+    made = metering.input_tokens(done.images[0].decode())
+    return {
+        "model": SVG_AUTHOR,
+        "input_tokens": given,
+        "output_tokens": made,
+        "reasoning_tokens": 0,
+        "total_tokens": given + made,
     }
 
 

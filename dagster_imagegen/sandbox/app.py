@@ -161,7 +161,12 @@ class SandboxApp:
         if call.fields is None:
             message = "We could not parse the body of your request; it must be a JSON object."
             raise ApiError(400, None, message)
-        order = read_order(call.fields, shape=self.answer_shape, strict_sizes=self.strict_sizes)
+        order = read_order(
+            call.fields,
+            shape=self.answer_shape,
+            strict_sizes=self.strict_sizes,
+            dialect=self.error_dialect,
+        )
         if self.refuses(order.prompt):
             raise error_of("moderation_blocked")
         if self.credit_usd is not None and self.log.spent_usd >= self.credit_usd:

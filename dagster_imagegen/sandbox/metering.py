@@ -27,7 +27,8 @@ class ModelFamily:
     image_out: int
     qualities: tuple[str, ...] = ("low", "medium", "high")
     tokens: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: _TOKENS)  # by size
-    only_one_image: bool = False
+    only_one_image: bool = False  # in DigitalOcean's dialect; elsewhere every model makes more
+    any_size: bool = False  # one between those of the table costs what the next larger does
 
 
 _GPT_IMAGE_1_5 = ModelFamily(5, 32, only_one_image=True)
@@ -35,7 +36,11 @@ _GPT_IMAGE_2_5 = ModelFamily(
     5,
     30,
     ("low", "medium", "high", "xhigh", "max"),
-    {"1024x1024": (196, 439, 1756, 3122, 7024), "1536x1024": (158, 343, 1372, 2459, 5488)},
+    {
+        "1024x1024": (196, 439, 1756, 3122, 7024),
+        "1536x1024": (158, 343, 1372, 2459, 5488),
+    },
+    any_size=True,
 )
 FAMILIES = {
     "gpt-image-1-mini": ModelFamily(2, 8, only_one_image=True),
@@ -50,8 +55,11 @@ FAMILIES = {
         tokens={
             "1024x1024": (196, 1756, 7024),
             "1536x1024": (158, 1372, 5488),
+            "1024x1536": (158, 1372, 5488),
             "3840x2160": (371, 3336, 13342),
+            "2160x3840": (371, 3336, 13342),
         },
+        any_size=True,
     ),
 }
 _ANY = ModelFamily(5, 40)  # any model is served; others are billed like this
@@ -79,14 +87,28 @@ def input_tokens(prompt: str) -> int:
 def output_tokens(model: str, *, width: int, height: int, quality: str, partials: int) -> int:
     """Tokens of one image: the table's, or for other sizes the square's in proportion to area.
 
-    A quality that is not in the table counts as the most expensive one.
+    Models that take any size bill one that lies within a size of the table like that one. A quality
+    that is not in the table counts as the most expensive one.
     """
     family = family_of(model)
     column = family.qualities.index(quality) if quality in family.qualities else -1
     row = family.tokens.get(f"{width}x{height}")
+    if row is None and family.any_size:
+        row = _next_larger(family.tokens, width, height)
     square = family.tokens["1024x1024"][column]
     image = row[column] if row else math.ceil(square * width * height / (1024 * 1024))
     return image + PARTIAL_IMAGE_TOKENS * partials
+
+
+def _next_larger(
+    table: Mapping[str, tuple[int, ...]], width: int, height: int
+) -> tuple[int, ...] | None:
+    """The row of the smallest size that the picture fits in, upright or lying."""
+    for size in sorted(table, key=lambda size: math.prod(map(int, size.split("x")))):
+        sides = sorted(map(int, size.split("x")))
+        if min(width, height) <= sides[0] and max(width, height) <= sides[1]:
+            return table[size]
+    return None
 
 
 def cost_usd(model: str, *, input_count: int, output_count: int) -> Decimal:

@@ -9,12 +9,14 @@ from decimal import Decimal
 from typing import Any, Literal, TypeVar
 
 from dagster_imagegen.sandbox import metering
-from dagster_imagegen.sandbox.errors import ApiError
+from dagster_imagegen.sandbox.errors import ApiError, Dialect
 
 Shape = Literal["openai", "together", "xai", "sglang", "vllm", "localai", "litellm", "bare", "raw"]
 
 T = TypeVar("T")
-TYPE_NAMES: Mapping[type, str] = {str: "a string", bool: "a boolean", int: "an integer"}
+TYPE_NAMES: Mapping[type, str] = {
+    str: "a string", bool: "a boolean", int: "an integer", dict: "an object",
+}  # fmt: skip
 DEFAULT_MODEL = "openai-gpt-image-1"
 JPEG_BY_DEFAULT = ("together", "xai")
 URL_BY_DEFAULT = ("xai", "sglang", "localai")
@@ -23,6 +25,10 @@ SMALLEST_SIDE, LARGEST_SIDE = 16, 4096
 MOST_IMAGES = 10
 # More may be asked for; like OpenAI, the sandbox then sends fewer.
 MOST_PARTIALS = 3
+FORMATS = ("png", "webp", "jpeg", "gif", "svg")
+DIGITALOCEAN_FORMATS = FORMATS[:3]
+COMPLEXITIES = ("low", "medium", "high")
+FRAMES, FRAME_MS = 9, 200  # unless told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +47,8 @@ class ImageOrder:
     partial_images: int
     stream: bool
     as_url: bool
+    frames: int = 1
+    frame_ms: int = FRAME_MS
 
     @property
     def size(self) -> str:
@@ -54,13 +62,17 @@ class ImageOrder:
 
     @property
     def output_tokens(self) -> int:
-        """Tokens of all images."""
-        return self.n * metering.output_tokens(
-            self.model,
-            width=self.width,
-            height=self.height,
-            quality=self.quality,
-            partials=self.partial_images,
+        """Tokens of all images. No price of a GIF is published; here each frame is an image."""
+        return (
+            self.n
+            * self.frames
+            * metering.output_tokens(
+                self.model,
+                width=self.width,
+                height=self.height,
+                quality=self.quality,
+                partials=self.partial_images,
+            )
         )
 
     @property
@@ -71,8 +83,11 @@ class ImageOrder:
         )
 
 
-def read_order(body: Mapping[str, Any], *, shape: Shape, strict_sizes: bool) -> ImageOrder:
+def read_order(
+    body: Mapping[str, Any], *, shape: Shape, strict_sizes: bool, dialect: Dialect = "openai"
+) -> ImageOrder:
     """What `body` asks for. A bad value raises an `ApiError` that names the parameter."""
+    reference = dialect == "digitalocean"
     prompt = _text(body, "prompt", at_most=32_000)
     if not prompt:
         message = "Missing required parameter: 'prompt'."
@@ -81,18 +96,24 @@ def read_order(body: Mapping[str, Any], *, shape: Shape, strict_sizes: bool) -> 
         raise _invalid("prompt", "a lone surrogate is not text")
     model = _text(body, "model") or DEFAULT_MODEL
     _text(body, "user", at_most=256)
+    _text(body, "safety_identifier")
     _choice(body, "moderation", ("auto", "low"))
+    _choice(body, "complexity", COMPLEXITIES)
     stream = _typed(body, "stream", bool) or False
     partials = _integer(body, "partial_images", at_least=0) or 0
-    if stream and not partials:
+    if stream and not partials and reference:
         raise _invalid("partial_images", "must be greater than 0 when stream is true")
     width, height = _read_size(body, model, prompt, shape=shape, strict=strict_sizes)
     default_format = "jpeg" if shape in JPEG_BY_DEFAULT else "png"
-    output_format = _choice(body, "output_format", ("png", "webp", "jpeg")) or default_format
+    formats = DIGITALOCEAN_FORMATS if reference else FORMATS
+    output_format = _choice(body, "output_format", formats) or default_format
+    frames, frame_ms = _read_frames(body, output_format, moving=stream or bool(partials))
+    n = _read_count(body, model, stream=stream, reference=reference)
+    _check_svg(body, output_format, n=n, stream=stream)
     return ImageOrder(
         model=model,
         prompt=prompt,
-        n=_read_count(body, model, stream=stream),
+        n=n,
         width=width,
         height=height,
         quality=_read_quality(body, model, prompt),
@@ -102,12 +123,35 @@ def read_order(body: Mapping[str, Any], *, shape: Shape, strict_sizes: bool) -> 
         partial_images=min(partials, MOST_PARTIALS) if stream else 0,
         stream=stream,
         as_url=_read_response_format(body, model, shape=shape) and not stream,
+        frames=frames,
+        frame_ms=frame_ms,
     )
 
 
-def _read_count(body: Mapping[str, Any], model: str, *, stream: bool) -> int:
+def _read_frames(body: Mapping[str, Any], output_format: str, *, moving: bool) -> tuple[int, int]:
+    """How many frames, and how long each is shown. `moving`: with streaming or partial images."""
+    frames = _integer(body, "frame_count", at_least=2, at_most=16)
+    frame_ms = _integer(body, "frame_duration_ms", at_least=1)
+    if output_format != "gif":
+        for name, value in (("frame_count", frames), ("frame_duration_ms", frame_ms)):
+            if value is not None:
+                raise _invalid(name, "needs output_format gif")
+        return 1, FRAME_MS
+    if moving:
+        raise _invalid("output_format", "a gif has no stream and no partial images", value="gif")
+    return frames or FRAMES, frame_ms or FRAME_MS
+
+
+def _check_svg(body: Mapping[str, Any], output_format: str, *, n: int, stream: bool) -> None:
+    if _typed(body, "svg", dict) is not None and output_format != "svg":
+        raise _invalid("svg", "needs output_format svg")
+    if output_format == "svg" and (n > 1 or stream):
+        raise _invalid("n" if n > 1 else "stream", "an svg is one image without a stream")
+
+
+def _read_count(body: Mapping[str, Any], model: str, *, stream: bool, reference: bool) -> int:
     n = _integer(body, "n", at_least=1, at_most=MOST_IMAGES) or 1
-    if n > 1 and metering.family_of(model).only_one_image:
+    if n > 1 and reference and metering.family_of(model).only_one_image:
         raise _invalid("n", f"must be 1 for {model}")
     if n > 1 and stream:
         raise _invalid("n", "must be 1 when stream is true")
@@ -154,7 +198,7 @@ def _read_background(body: Mapping[str, Any], prompt: str, output_format: str) -
 
 def _read_compression(body: Mapping[str, Any], output_format: str) -> int | None:
     compression = _integer(body, "output_compression", at_least=0, at_most=100)
-    if output_format == "png":
+    if output_format not in ("webp", "jpeg"):
         if compression not in (None, 100):
             raise _invalid("output_compression", "less than 100 needs output_format webp or jpeg")
         return None

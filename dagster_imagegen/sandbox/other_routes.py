@@ -4,7 +4,7 @@ import json
 import math
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -17,7 +17,16 @@ from dagster_imagegen.sandbox.orders import DEFAULT_MODEL, ImageOrder
 from dagster_imagegen.sandbox.pictures import Pictures
 from dagster_imagegen.sandbox.request_log import RequestLog
 
-MODELS = (DEFAULT_MODEL, "gpt-image-1", "gpt-image-1-mini", "gpt-image-1.5", "gpt-image-2")
+# With the day on which OpenAI ends each, where it is known. Any other model is served as well.
+MODELS: Mapping[str, str | None] = {
+    DEFAULT_MODEL: None,
+    "gpt-image-1-mini": "2026-12-01",
+    "gpt-image-1.5": "2026-12-01",
+    "chatgpt-image-latest": "2026-12-01",
+    "gpt-image-2": None,
+    "gpt-image-2.5-flare": None,
+    "gpt-image-2.5-sunburst": None,
+}
 # Beyond it the oldest are gone, as with providers, where a url lasts an hour.
 MOST_HOSTED = 10_000
 # How many downloads of a url find nothing, by the fault that made it.
@@ -83,7 +92,8 @@ class OtherRoutes:
     async def no_such_route(self, request: Request, exc: Exception) -> Response:
         """The answer to a wrong address or method."""
         message = f"Invalid URL ({request.method} {request.url.path})"
-        error = ApiError(getattr(exc, "status_code", 404), None, message)
+        headers = getattr(exc, "headers", None) or {}  # Allow, where only the method is wrong
+        error = ApiError(getattr(exc, "status_code", 404), None, message, headers=headers)
         response = error_response(error, dialect=self.dialect, request_id=new_request_id())
         return self._note(request, response)
 
@@ -134,4 +144,11 @@ def new_request_id() -> str:
 
 
 def _model(name: str) -> dict[str, object]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "dagster-imagegen-sandbox"}
+    end = MODELS.get(name)
+    return {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "dagster-imagegen-sandbox",
+        **({} if end is None else {"shutdown_date": end}),
+    }

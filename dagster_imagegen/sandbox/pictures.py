@@ -7,8 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from html import escape
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from dagster_imagegen.sandbox.orders import ImageOrder
 
@@ -88,6 +89,10 @@ class Pictures:
         else:
             mode, pixels = ("RGBA", 32) if transparent else ("RGB", 24)
             image = Image.frombytes(mode, (2, 4), bytes.fromhex(_key(order, index))[:pixels])
+        if order.output_format == "svg":
+            return drawing(image, order)
+        if order.output_format == "gif":
+            return film(image, order)
         return encode(image, order.output_format, order.output_compression)
 
 
@@ -113,6 +118,45 @@ def encode(image: "Image.Image", output_format: str, compression: int | None = N
         image.convert("RGB").save(buffer, "JPEG", quality=quality, exif=exif, comment=NOTE)
     else:
         image.save(buffer, "WEBP", quality=quality, method=2, exif=exif)
+    return buffer.getvalue()
+
+
+def drawing(image: "Image.Image", order: ImageOrder) -> bytes:
+    """`image` as an SVG: a few tiles of its colours, and the prompt as its title."""
+    across, down = 8, 8
+    small = image.convert("RGB").resize((across, down))
+    tiles = "".join(
+        f'<rect x="{x}" y="{y}" width="1" height="1" fill="#{red:02x}{green:02x}{blue:02x}"/>'
+        for y in range(down)
+        for x in range(across)
+        for red, green, blue in [cast("tuple[int, int, int]", small.getpixel((x, y)))]
+    )
+    title = escape("".join(each if each.isprintable() else " " for each in order.prompt))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{order.width}" height="{order.height}" '
+        f'viewBox="0 0 {across} {down}" preserveAspectRatio="none">'
+        f"<title>{title}</title><desc>{NOTE}</desc>{tiles}</svg>"
+    ).encode()
+
+
+def film(image: "Image.Image", order: ImageOrder) -> bytes:
+    """`image` as a GIF whose frames move to the right."""
+    from PIL import ImageChops  # noqa: PLC0415  # slow to import
+
+    step = max(1, image.width // order.frames)
+    first, *others = (
+        ImageChops.offset(image, number * step, 0).convert("RGB") for number in range(order.frames)
+    )
+    buffer = BytesIO()
+    first.save(
+        buffer,
+        "GIF",
+        save_all=True,
+        append_images=others,
+        duration=order.frame_ms,
+        loop=0,
+        comment=NOTE.encode(),
+    )
     return buffer.getvalue()
 
 

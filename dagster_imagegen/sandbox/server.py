@@ -113,7 +113,7 @@ class Sandbox:
 
     @property
     def root_url(self) -> str:
-        """Where `/sandbox/requests` lies."""
+        """The address that `/sandbox/requests` is below."""
         if self._running is None:
             raise RuntimeError("the sandbox is not running; use it in a `with` block")
         return f"http://{HOST}:{self._port}"

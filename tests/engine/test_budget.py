@@ -78,6 +78,23 @@ def test_retries_of_a_run_share_its_budget(run: Run, imagegen_sandbox: Sandbox) 
     assert imagegen_sandbox.totals.cost_usd > Decimal("0.90")
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_server_errors_do_not_use_up_a_budget(
+    run: Run, imagegen_sandbox: Sandbox, strict: bool
+) -> None:
+    """Ten 502s of at most $0.25 each count 0; at their worst case if the budget is strict."""
+    imagegen_sandbox.script(*["bad_gateway", None] * 10)
+    budget = Budget(max_usd=Decimal("2.80"), when_exhausted="defer", strict=strict)
+    high: ImageParams = {"quality": "high", "size": "1536x1024"}
+    retry = RetryPolicy(max_attempts=1)
+    became = Counter(statuses(run(prompts(20), params=high, budget=budget, retry=retry)))
+    if strict:
+        assert 0 < became["generated"] < 10 < became["deferred"] + became["failed"]
+        assert became["deferred"] > 0
+    else:
+        assert became == {"generated": 10, "failed": 10}
+
+
 def test_what_may_have_been_billed_counts_at_its_worst(run: Run, imagegen_sandbox: Sandbox) -> None:
     """Lost answers are billed by the provider and unknown to us; the budget holds all the same."""
     lost = [*["broken_json"] * 15, *["gateway_timeout"] * 10]

@@ -362,7 +362,8 @@ def test_columns_of_the_usage_table_keep_their_order():
     request = SCHEMA.names[SCHEMA.names.index("endpoint_id") : SCHEMA.names.index("worst_case_usd")]
     assert " ".join(request) == (
         "endpoint_id model prompt_sha256 prompt size quality background output_format "
-        "output_compression moderation stream partial_images user extra_body revision"
+        "output_compression moderation stream partial_images user extra_body revision "
+        "complexity frame_count frame_duration_ms svg safety_identifier"
     )
 
 
@@ -370,10 +371,10 @@ def test_columns_of_the_usage_table_keep_their_order():
 class LaterRequest(ImageRequest):
     """The request of a later release, with a parameter of each kind more."""
 
-    complexity: Annotated[str | None, Parameter("text")] = None
-    frame_count: Annotated[int | None, Parameter("integer", minimum=2, maximum=16)] = None
-    svg: Annotated[str, Parameter("mapping")] = ""
-    safety_identifier: Annotated[str | None, Parameter("text", fingerprint="no")] = None
+    mood: Annotated[str | None, Parameter("text")] = None
+    layers: Annotated[int | None, Parameter("integer", minimum=2, maximum=16)] = None
+    style: Annotated[str, Parameter("mapping")] = ""
+    tenant: Annotated[str | None, Parameter("text", fingerprint="no")] = None
 
 
 def later(**changes: Any) -> LaterRequest:
@@ -382,25 +383,70 @@ def later(**changes: Any) -> LaterRequest:
 
 def test_a_new_parameter_is_one_annotated_field():
     """Body, limits and usage columns follow from it."""
-    request = later(complexity="high", frame_count=17, svg='{"layers":2}', safety_identifier="s")
-    added = {"complexity": "high", "frame_count": 17, "svg": {"layers": 2}}
-    assert request.body() == {**a_request().body(), **added, "safety_identifier": "s"}
-    assert [str(each) for each in request.problems()] == ["frame_count must be at most 16, got 17"]
-    assert request.recorded(prompts=True).items() >= {("frame_count", 17), ("svg", '{"layers":2}')}
+    request = later(mood="high", layers=17, style='{"lines":2}', tenant="s")
+    added = {"mood": "high", "layers": 17, "style": {"lines": 2}, "tenant": "s"}
+    assert request.body() == {**a_request().body(), **added}
+    assert [str(each) for each in request.problems()] == ["layers must be at most 16, got 17"]
+    assert request.recorded(prompts=True).items() >= {("layers", 17), ("style", '{"lines":2}')}
 
 
 def test_a_new_parameter_changes_no_fingerprint_until_it_is_set():
     """A release with more parameters must not buy the images of an earlier one again."""
     assert later().fingerprint == a_request().fingerprint
-    assert later(safety_identifier="s").fingerprint == a_request().fingerprint
-    for name, value in (("complexity", "high"), ("frame_count", 2), ("svg", "{}")):
+    assert later(tenant="s").fingerprint == a_request().fingerprint
+    for name, value in (("mood", "high"), ("layers", 2), ("style", "{}")):
         assert later(**{name: value}).fingerprint != a_request().fingerprint
 
 
 def test_a_new_mapping_is_read_from_tables_too(monkeypatch: pytest.MonkeyPatch):
     """Its checks follow from the table of parameters, not from its name."""
-    svg = Parameter("mapping", name="svg")
-    monkeypatch.setattr(parameters, "PARAMETERS", {**PARAMETERS, "svg": svg})
-    assert check_param("svg", '{"layers": 2}', in_table=True) == {"layers": 2}
-    with pytest.raises(InvalidRequest, match="svg must be a mapping, got str"):
-        check_param("svg", "{}")
+    style = Parameter("mapping", name="style")
+    monkeypatch.setattr(parameters, "PARAMETERS", {**PARAMETERS, "style": style})
+    assert check_param("style", '{"lines": 2}', in_table=True) == {"lines": 2}
+    with pytest.raises(InvalidRequest, match="style must be a mapping, got str"):
+        check_param("style", "{}")
+
+
+SVG = '{"model":"gpt-image-2.5-flare","reasoning":{"effort":"low"}}'
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "unpriced"),
+    [
+        ("complexity", "high", True),
+        ("frame_count", 2, True),
+        ("frame_duration_ms", 100, True),
+        ("svg", SVG, True),
+        ("output_format", "gif", True),
+        ("output_format", "svg", True),
+        ("safety_identifier", "customer-7", False),
+        ("output_format", "webp", False),
+    ],
+)
+def test_what_has_no_published_price_is_named(name: str, value: object, *, unpriced: bool):
+    """So that a budget does not take the price of one still picture for it."""
+    request = a_request(**{name: value})
+    assert request.unpriced == ((name,) if unpriced else ())
+
+
+@pytest.mark.parametrize(
+    "name", ["complexity", "frame_count", "frame_duration_ms", "svg", "safety_identifier"]
+)
+def test_what_extra_body_had_to_carry_before_it_still_can(name: str):
+    """The images made so keep their fingerprints; but one of the two places has to be chosen."""
+    held = merge({name: 2})
+    request = a_request(extra_body=held)
+    assert request.body()[name] == 2
+    assert [*request.problems()] == []
+    assert request.unpriced == (() if name == "safety_identifier" else (name,))
+    twice = a_request(extra_body=held, **{name: 3 if name.startswith("frame") else SVG})
+    assert [str(each).partition(", got")[0] for each in twice.problems()] == [
+        f"{name} must not be set in extra_body as well"
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 17])
+def test_a_gif_has_2_to_16_frames(count: int):
+    """Published limits, so that a wrong number is an error before anything is sent."""
+    with pytest.raises(InvalidRequest, match="frame_count must be at"):
+        check_params({"frame_count": count})

@@ -73,14 +73,14 @@ def is_lost(row: Row) -> bool:
 
 
 def assert_not_understated(row: Row, request: ReceivedRequest) -> None:
-    """A row says at least what the provider billed; exactly that, where the answer told it."""
+    """A row has at least what was billed for an upper bound; exactly that, where it was told."""
     if row["cost_basis"] in ("metered", "reported") and request.billed:
         assert row["cost_usd"] == request.cost_usd
     elif row["status"] == "succeeded":
         # An estimate is of the image: nobody told how many tokens the prompt came to.
         assert request.cost_usd - _prompt_usd(request) <= row["cost_usd"]
     else:
-        assert row["cost_usd"] >= request.cost_usd
+        assert row["cost_usd_max"] >= request.cost_usd
 
 
 def _prompt_usd(request: ReceivedRequest) -> Decimal:

@@ -85,12 +85,15 @@ def test_a_key_that_an_endpoint_repeats_gets_nowhere(
 
     def repeat(heard: Heard) -> Answer:
         sent = heard.headers["authorization"].removeprefix("Bearer ")
+        if heard.prompt.startswith("fine"):  # So that no four failures in a row end the run.
+            return success()
         secret = sent if heard.prompt.endswith("key") else heard.headers["x-gateway"]
         if heard.prompt.startswith("stop"):
             return error(401, message=f"Incorrect API key provided: {secret}")
         return REPEATED[heard.prompt.rpartition(",")[0]](secret)
 
-    prompts = [f"{way}, {which}" for way in REPEATED for which in ("key", "other")]
+    prompts = [f"{way}, {which}" for way in REPEATED for which in ("key", "other", "fine")]
+    prompts = [f"fine, {text}" if text.endswith("fine") else text for text in prompts]
 
     def asset(*prompts: str) -> dg.AssetsDefinition:
         return image_asset(name="hero")(lambda: list(prompts))
@@ -101,6 +104,7 @@ def test_a_key_that_an_endpoint_repeats_gets_nowhere(
             api_key=dg.EnvVar("IMAGE_KEY"),
             extra_headers={"x-gateway": dg.EnvVar("OTHER_SECRET")},
             retry={"max_attempts": 1},
+            max_concurrency=1,
         )
         resources = {"imagegen": resource}
         runs = [
@@ -126,7 +130,7 @@ def test_a_key_that_an_endpoint_repeats_gets_nowhere(
         texts[path] = data.decode("latin-1")
     for secret in (KEY, OTHER_SECRET):
         assert [name for name, text in texts.items() if given_away(text, secret)] == []
-    assert sum("***" in text for text in texts.values()) > len(prompts) / 2
+    assert sum("***" in text for text in texts.values()) > len(REPEATED)
 
 
 def test_the_key_is_on_no_disk_while_requests_are_in_flight(

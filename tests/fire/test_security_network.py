@@ -284,7 +284,7 @@ BOMBS: dict[str, tuple[Callable[[], Act], FailureKind]] = {
         FailureKind.AMBIGUOUS,
     ),
     "gzip in an error": (
-        lambda: says(http(zeros(packed=1), 503, content_encoding="gzip")),
+        lambda: says(http(zeros(packed=1), 500, content_encoding="gzip")),
         FailureKind.SERVER_ERROR,
     ),
     "an endless object": (

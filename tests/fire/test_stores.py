@@ -181,9 +181,14 @@ def test_images_that_are_refused_for_good_are_set_aside(passes: Passes, sandbox:
     bucket = Bucket(weather=no_images)
     options: dict[str, Any] = {"max_concurrency": 8, "limits": QUICK, **bucket.options}
     aside = passes.folder / "aside"
-    with pytest.raises(StorageError, match=f"kept at {aside}"):
-        passes.run(sandbox, PROMPTS, **options)
+    with (
+        pytest.raises(StorageError, match=f"kept at {aside}"),
+        passes.begin(sandbox, PROMPTS, **options) as generation,
+    ):
+        for _ in generation:
+            pass
     bought = len(sandbox.requests)
+    assert generation.totals.statuses == {"failed": bought}
     rows = rows_of(bucket.below("usage"))
     assert 0 < bought < len(PROMPTS)
     assert len([path for path in aside.rglob("*") if path.is_file()]) == bought

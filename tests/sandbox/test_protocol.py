@@ -4,6 +4,7 @@ import base64
 import json
 from io import BytesIO
 from typing import Any
+from xml.etree import ElementTree
 
 import httpx
 import openai
@@ -82,19 +83,31 @@ def test_auto_is_answered_as_a_choice(imagegen_sandbox: Sandbox) -> None:
         ({"prompt": "x" * 32_001}, "prompt", "string_above_max_length"),
         ({"user": "x" * 257}, "user", "string_above_max_length"),
         ({"n": 0}, "n", "integer_below_min_value"),
-        ({"n": 2}, "n", "invalid_value"),
+        ({"n": 11}, "n", "integer_above_max_value"),
         ({"n": True}, "n", "invalid_type"),
         ({"size": "big"}, "size", "invalid_value"),
         ({"size": "5000x64"}, "size", "invalid_value"),
         ({"quality": "ultra"}, "quality", "invalid_value"),
         ({"background": "green"}, "background", "invalid_value"),
         ({"background": "transparent", "output_format": "jpeg"}, "background", "invalid_value"),
-        ({"output_format": "gif"}, "output_format", "invalid_value"),
+        ({"output_format": "bmp"}, "output_format", "invalid_value"),
+        ({"output_format": "gif", "output_compression": 50}, "output_compression", "invalid_value"),
+        ({"output_format": "gif", "stream": True}, "output_format", "invalid_value"),
+        ({"output_format": "gif", "partial_images": 1}, "output_format", "invalid_value"),
+        ({"output_format": "gif", "frame_count": 1}, "frame_count", "integer_below_min_value"),
+        ({"output_format": "gif", "frame_count": 17}, "frame_count", "integer_above_max_value"),
+        ({"frame_count": 4}, "frame_count", "invalid_value"),
+        ({"frame_duration_ms": 100}, "frame_duration_ms", "invalid_value"),
+        ({"svg": {"model": "m"}}, "svg", "invalid_value"),
+        ({"output_format": "svg", "svg": "m"}, "svg", "invalid_type"),
+        ({"output_format": "svg", "n": 2}, "n", "invalid_value"),
+        ({"output_format": "svg", "stream": True}, "stream", "invalid_value"),
+        ({"complexity": "highest"}, "complexity", "invalid_value"),
+        ({"safety_identifier": 7}, "safety_identifier", "invalid_type"),
         ({"output_format": "webp", "output_compression": 101}, "output_compression",
          "integer_above_max_value"),
         ({"output_compression": 50}, "output_compression", "invalid_value"),
         ({"moderation": "none"}, "moderation", "invalid_value"),
-        ({"stream": True}, "partial_images", "invalid_value"),
         ({"stream": "yes"}, "stream", "invalid_type"),
         ({"partial_images": -1}, "partial_images", "integer_below_min_value"),
         ({"response_format": "url"}, "response_format", "unknown_parameter"),
@@ -109,6 +122,74 @@ def test_hard_limits_are_refused(
     error = response.json()["error"]
     assert (error["param"], error["code"]) == (param, code)
     assert not imagegen_sandbox.requests[0].billed
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"n": 2}, "n"),
+        ({"stream": True}, "partial_images"),
+        ({"output_format": "gif"}, "output_format"),
+        ({"output_format": "svg"}, "output_format"),
+    ],
+)
+def test_digitalocean_s_dialect_keeps_to_its_reference(change: dict[str, Any], param: str) -> None:
+    """What OpenAI's current models take and the reference does not is refused there."""
+    with Sandbox(error_dialect="digitalocean", paint=False) as sandbox:
+        response = post(sandbox, **change)
+        assert response.status_code == 400
+        assert f"Invalid '{param}'" in response.json()["message"]
+    with Sandbox(paint=False) as sandbox:
+        assert post(sandbox, **change).status_code == 200
+
+
+@pytest.mark.parametrize("paint", [True, False])
+def test_a_gif_has_its_frames(*, paint: bool) -> None:
+    """As many as asked for, nine unless told, each billed as an image."""
+    with Sandbox(paint=paint) as sandbox:
+        gif: dict[str, Any] = {"output_format": "gif", "size": "96x64"}
+        film = image_of(post(sandbox, **gif, frame_count=4, frame_duration_ms=120))
+        assert (film.format, getattr(film, "n_frames"), film.info["duration"]) == ("GIF", 4, 120)  # noqa: B009  # Pillow does not declare it
+        post(sandbox, **gif)
+        one, other = sandbox.requests
+        assert one.output_tokens * 9 == other.output_tokens * 4
+
+
+def test_an_svg_reports_its_author_s_tokens(imagegen_sandbox: Sandbox) -> None:
+    """Beside the usage; the prompt in it is text and no markup."""
+    asked: dict[str, Any] = {
+        "prompt": "<script>alert(1)</script>",
+        "output_format": "svg",
+        "size": "96x64",
+    }
+    answer = post(imagegen_sandbox, **asked, svg={"model": "m"}).json()
+    drawing = base64.b64decode(answer["data"][0]["b64_json"]).decode()
+    root = ElementTree.fromstring(drawing)
+    assert (root.get("width"), root.get("height")) == ("96", "64")
+    assert "<script" not in drawing
+    counts = answer["svg_usage"]
+    assert counts["total_tokens"] == counts["input_tokens"] + counts["output_tokens"] > 0
+
+
+def test_a_stream_can_have_no_partial_images(imagegen_sandbox: Sandbox) -> None:
+    """OpenAI streams the finished picture alone."""
+    response = post(imagegen_sandbox, stream=True, partial_images=0, size="64x64")
+    assert [event["type"] for event in events_of(response)] == ["image_generation.completed"]
+
+
+def test_the_model_list_has_current_models_and_when_they_end(imagegen_sandbox: Sandbox) -> None:
+    """What OpenAI shut down is not in it; what ends has its date."""
+    listed = get(f"{imagegen_sandbox.base_url}/models").json()["data"]
+    ends = {model["id"]: model.get("shutdown_date") for model in listed}
+    assert ends["gpt-image-2.5-flare"] is None
+    assert ends["gpt-image-1-mini"] == "2026-12-01"
+    assert "gpt-image-1" not in ends
+
+
+def test_a_wrong_method_is_told_the_right_one(imagegen_sandbox: Sandbox) -> None:
+    """405 names what is allowed."""
+    response = get(f"{imagegen_sandbox.base_url}/images/generations")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff"])
@@ -159,7 +240,7 @@ def test_sizes_are_judged_by_their_list_only_when_strict() -> None:
 def test_other_models_make_several_images_of_which_each_is_billed(
     imagegen_sandbox: Sandbox,
 ) -> None:
-    """`n` is for models beyond gpt-image-1: n different pictures, n times the output tokens."""
+    """n different pictures, n times the output tokens."""
     answer = post(imagegen_sandbox, model="flux", n=3, size="1024x1024", quality="low").json()
     assert len({entry["b64_json"] for entry in answer["data"]}) == 3
     assert answer["usage"]["output_tokens"] == 3 * 272
@@ -214,7 +295,7 @@ def test_everything_says_that_it_is_a_sandbox(imagegen_sandbox: Sandbox) -> None
     assert "sandbox" in str(image_of(response).info).lower()
     models = get(f"{imagegen_sandbox.base_url}/models").json()["data"]
     assert {model["owned_by"] for model in models} == {"dagster-imagegen-sandbox"}
-    assert get(f"{imagegen_sandbox.base_url}/models/gpt-image-1").json() in models
+    assert get(f"{imagegen_sandbox.base_url}/models/gpt-image-1.5").json() in models
 
 
 def test_refusals_are_told_as_the_moderation_tells_them() -> None:
@@ -253,7 +334,7 @@ def test_the_openai_client_works_unchanged(imagegen_sandbox: Sandbox) -> None:
         assert [event.type for event in partials] == ["image_generation.partial_image"]
         assert completed.type == "image_generation.completed"
         assert completed.b64_json == answer.data[0].b64_json
-        assert "gpt-image-1" in [model.id for model in client.models.list()]
+        assert "gpt-image-2.5-flare" in [model.id for model in client.models.list()]
         imagegen_sandbox.script("rate_limited")
         with pytest.raises(openai.RateLimitError) as caught:
             client.images.generate(prompt="a red mug", model="gpt-image-1")

@@ -20,6 +20,8 @@ pytestmark = pytest.mark.imagegen_sandbox(paint=False)
         ("gpt-image-1-mini", "1024x1536", "medium", 1584, "0.012678"),
         ("gpt-image-1.5", "1024x1024", "low", 272, "0.008719"),
         ("gpt-image-2", "3840x2160", "medium", 3336, "0.100095"),
+        ("gpt-image-2", "1200x1008", "low", 158, "0.004755"),
+        ("gpt-image-2.5-flare", "1024x1536", "max", 5488, "0.164655"),
         ("gpt-image-2.5-2026", "1024x1024", "xhigh", 3122, "0.093675"),
     ],
 )

@@ -5,7 +5,7 @@ import html
 import json
 import re
 from collections.abc import Iterator, Mapping
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import httpx
 
@@ -13,17 +13,22 @@ from dagster_imagegen.engine.errors import ConfigurationError
 
 PATH = "/images/generations"
 WORD_CHARACTERS = 8  # a shorter value of an extra header is a word, not a secret
+DEFAULT_PORTS = {"http": 80, "https": 443}
 TELLING_CHARACTERS = 12  # the beginning of a secret, from this length on, is secret as well
 
 
 class Secrets:
-    """The key and the values of extra headers, to be cut from texts.
+    """The key, the values of extra headers and those of the URL's query, to be cut from texts.
 
     Each is found as it is, and as a server may write it in a URL, in JSON, in HTML or in base64.
     """
 
-    def __init__(self, api_key: str | None, extra_headers: Mapping[str, str]) -> None:
-        values = [value for value in extra_headers.values() if len(value) >= WORD_CHARACTERS]
+    def __init__(
+        self, api_key: str | None, extra_headers: Mapping[str, str], query: bytes = b""
+    ) -> None:
+        in_query = [value for _, value in parse_qsl(query.decode(errors="replace"))]
+        given_values = (*extra_headers.values(), *in_query)
+        values = [value for value in given_values if len(value) >= WORD_CHARACTERS]
         given = dict.fromkeys(secret for secret in ((api_key or "").strip(), *values) if secret)
         self._secrets = list(dict.fromkeys(text for each in given for text in _spellings(each)))
 
@@ -63,7 +68,9 @@ def endpoint_url(base_url: str) -> httpx.URL:
         url = httpx.URL(base.rstrip("/") + PATH + mark + query)
         url.host  # noqa: B018  # httpx decodes it here, and raises if it cannot
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise ConfigurationError(f"base_url must be a URL: {error}") from error
+        # Not the error of a query, nor that of its decoding: they can repeat it.
+        told = "its query is invalid" if mark and _is_url(base) else str(error)
+        raise ConfigurationError(f"base_url must be a URL: {told}") from None
     if url.userinfo:
         raise ConfigurationError(
             "base_url must not contain a user or password; set api_key, or a header in "
@@ -77,12 +84,49 @@ def endpoint_url(base_url: str) -> httpx.URL:
     return url
 
 
+def _is_url(base: str) -> bool:
+    try:
+        return bool(httpx.URL(base).host)
+    except (httpx.InvalidURL, UnicodeError):
+        return False
+
+
+def endpoint_name(base_url: str) -> str:
+    """The base URL in one spelling: lower-case scheme and host, no default port, no last slash.
+
+    Images are identified by it, so that all spellings of one address share them. The query is not
+    in it: it can contain a key, and Azure's `api-version` does not decide what is drawn.
+
+    Raises ConfigurationError for what `endpoint_url` does not take, and for ports beyond TCP's.
+    """
+    endpoint_url(base_url)
+    parts = urlsplit(base_url.strip())
+    try:
+        port = "" if parts.port in (None, DEFAULT_PORTS.get(parts.scheme)) else f":{parts.port}"
+    except ValueError as error:  # httpx accepts ports that TCP does not have.
+        raise ConfigurationError(f"base_url has no such port: {error}") from None
+    host = parts.hostname or ""
+    if ":" in host:
+        host = f"[{host}]"
+    return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
+
+
+class QuietURL(httpx.URL):
+    """A URL that shows itself without its query, as in the line that httpx logs for a request."""
+
+    def __str__(self) -> str:
+        return str(httpx.URL(self, query=None))
+
+
 def request_headers(api_key: str | None, extra: Mapping[str, str]) -> httpx.Headers:
     """The headers of a request. Raises ConfigurationError if one is not valid."""
     headers = httpx.Headers({"content-type": "application/json", "accept": "*/*"})
     if api_key and api_key.strip():
-        if not re.fullmatch("[!-~]+", api_key.strip()):
-            raise ConfigurationError("api_key must be ASCII without spaces; copy it again")
+        if problem := _problem_of_key(api_key.strip()):
+            raise ConfigurationError(
+                f"api_key must be ASCII without spaces or line breaks, and has {problem}; "
+                "copy it again"
+            )
         headers["authorization"] = f"Bearer {api_key.strip()}"
     for name, value in extra.items():
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
@@ -91,6 +135,16 @@ def request_headers(api_key: str | None, extra: Mapping[str, str]) -> httpx.Head
             raise ConfigurationError(f"extra_headers: value of {name!r} must be printable ASCII")
         headers[name] = value
     return headers
+
+
+def _problem_of_key(key: str) -> str | None:
+    """Which character cannot be sent, and where, without showing any of the key."""
+    found = re.search("[^!-~]", key)
+    if found is None:
+        return None
+    names = {"\n": "a line break", "\r": "a line break", " ": "a space", "\t": "a tab"}
+    what = names.get(found[0], "another character")
+    return f"{what} at position {found.start() + 1} of {len(key)}"
 
 
 def is_local(url: httpx.URL) -> bool:

@@ -155,17 +155,21 @@ def _not_json(body: bytes | bytearray, head: AnswerHead, *, problem: str) -> Fai
     if _is_web_page(body, head.headers):
         # Not an image endpoint: a website, or a gateway's page for every unknown address.
         page = read_error(body).message or "HTML page"
+        message = "the answer is a web page instead of an image ({}); check base_url"
+        # The title comes from the website; what stands in a page can come from the request.
+        title = page if b"<title" in body[:20_000].lower() else "HTML page"
         return Failure(
             kind=FailureKind.MISCONFIGURED,
             code="html_answer",
-            message=f"the answer is a web page instead of an image ({page}); check base_url",
+            message=message.format(page),
+            own_message=message.format(title),
             http_status=head.http_status,
         )
     start = message_of(repr(bytes(body[:32])), limit=120)
     return ambiguous(
         "broken_json",
-        f"the answer is {len(body)} bytes of neither JSON nor an image: {start} "
-        f"({message_of(problem)})",
+        f"the answer is {len(body)} bytes of neither JSON nor an image",
+        detail=f": {start} ({message_of(problem)})",
     )
 
 

@@ -20,6 +20,7 @@ import httpx
 from typing_extensions import Self
 
 from dagster_imagegen.engine.endpoint.base_url import (
+    QuietURL,
     Secrets,
     endpoint_url,
     is_local,
@@ -37,6 +38,7 @@ from dagster_imagegen.engine.endpoint.download import (
 from dagster_imagegen.engine.endpoint.events import begins_events, read_stream
 from dagster_imagegen.engine.endpoint.failures import CONNECTION_LOST, AnswerHead, Failure
 from dagster_imagegen.engine.endpoint.kinds import FailureKind
+from dagster_imagegen.engine.endpoint.models import ListedModel, models_url, read_models
 from dagster_imagegen.engine.endpoint.response import (
     Answer,
     GeneratedImage,
@@ -47,6 +49,8 @@ from dagster_imagegen.engine.endpoint.response import (
 )
 from dagster_imagegen.engine.endpoint.waits import read_headroom
 from dagster_imagegen.engine.endpoint.wire import message_of
+from dagster_imagegen.engine.errors import EndpointMisconfigured, EndpointUnreachable
+from dagster_imagegen.engine.machine import OUT_OF_FILES, SCARCE_SECONDS, is_out_of_files
 from dagster_imagegen.engine.request import ImageRequest
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -70,7 +74,7 @@ class ImageClient:
         max_body_bytes: The largest answer and the largest linked image that are read.
         transport: Replaces the network; it is closed with the client.
         wall_clock: Gives the Unix time.
-        sleep: Waits between tries to fetch a linked image.
+        sleep: Waits between tries to connect, and to fetch a linked image.
         resolve: Looks up the host names of linked images.
 
     Raises:
@@ -92,11 +96,12 @@ class ImageClient:
     ) -> None:
         self._url = endpoint_url(base_url)
         self._headers = request_headers(api_key, extra_headers or {})
-        self._secrets = Secrets(api_key, extra_headers or {})
+        self._secrets = Secrets(api_key, extra_headers or {}, self._url.query)
         self._timeout_seconds = timeout_seconds
         self._max_body_bytes = max_body_bytes
         self._wall_clock = wall_clock
         self._transport = transport
+        self._sleep = sleep
         trust_env = not is_local(self._url)
         certificates = [os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
         connect = functools.partial(
@@ -153,17 +158,62 @@ class ImageClient:
         Whatever goes wrong at the endpoint or in the network is a `Failure` in the answer, never
         an exception.
         """
-        delivery = _Delivery(self._timeout_seconds)
         self._home.look_up()
-        try:
-            head, result = await self._exchange(request, delivery)
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
-            return Answer(result=self._without_secrets(self._without_answer(error, delivery)))
+        answered = await self._answered(request)
+        if isinstance(answered, Failure):
+            return Answer(result=self._without_secrets(answered))
+        head, result = answered
         result = with_bill(result, head)
         if isinstance(result, ImageLink):
             # After the connection is given back, so that it can serve the next request.
             result = await self._downloader.fetch(result)
         return self._answer(head, result)
+
+    async def models(self) -> tuple[ListedModel, ...]:
+        """The endpoint's list of models.
+
+        Raises `EndpointUnreachable`, or `EndpointMisconfigured` if it answers something else.
+        """
+        url = models_url(self._url)
+        delivery = _Delivery(self._timeout_seconds)
+        body = bytearray()
+        try:
+            async with self._connections.client() as http:
+                asked = http.build_request(
+                    "GET", url, headers=self._headers, extensions={"trace": delivery.trace}
+                )
+                response = await delivery.in_time(http.send(asked, stream=True))
+                try:
+                    async for chunk in self._chunks(response, delivery):
+                        body += chunk
+                finally:
+                    await response.aclose()
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, _TooLarge) as error:
+            raise EndpointUnreachable(f"{shown(url)}: {self._text_of(error)}") from error
+        models = read_models(bytes(body)) if response.is_success else None
+        if models is None:
+            raise EndpointMisconfigured(
+                f"{shown(url)} answered {response.status_code} and no list of models; check "
+                "base_url and api_key, or look the models up on the provider's own pages",
+                http_status=response.status_code,
+            )
+        return models
+
+    async def _answered(self, request: ImageRequest) -> tuple[AnswerHead, Result] | Failure:
+        """The answer to a request that is sent once: when this process can open a connection."""
+        left_seconds = self._timeout_seconds
+        while True:
+            delivery = _Delivery(self._timeout_seconds)
+            try:
+                return await self._exchange(request, delivery)
+            except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
+                if left_seconds <= 0 or not (
+                    isinstance(error, httpx.ConnectError) and is_out_of_files(error)
+                ):
+                    return self._without_answer(error, delivery)
+            # Nothing was sent. What is open are mostly other requests, and those end.
+            left_seconds -= SCARCE_SECONDS
+            await self._sleep(SCARCE_SECONDS)
 
     async def _exchange(
         self, request: ImageRequest, delivery: "_Delivery"
@@ -177,6 +227,7 @@ class ImageClient:
                 headers=self._headers,
                 extensions={"trace": delivery.trace},
             )
+            sent.url = QuietURL(sent.url)
             # A head can come in drips too, each of them in time.
             response = await delivery.in_time(http.send(sent, stream=True))
             try:
@@ -222,7 +273,7 @@ class ImageClient:
                 return read_cut_off(body, head) or ambiguous("body_too_large", str(error))
         except (httpx.HTTPError, OSError) as error:
             if head.is_success:
-                return read_cut_off(body, head) or ambiguous(*self._cut_off(error))
+                return read_cut_off(body, head) or self._cut_off(error)
         return read_body(body, head)  # An error is read although the connection was cut.
 
     async def _chunks(
@@ -240,11 +291,17 @@ class ImageClient:
                         raise _TooLarge(f"the answer is larger than {limit:,} bytes")
                     yield chunk
 
-    def _cut_off(self, error: Exception) -> tuple[str, str]:
-        """Code and message of a connection that broke after the request was sent."""
+    def _cut_off(self, error: Exception) -> Failure:
+        """The failure of a connection that broke after the request was sent."""
         if isinstance(error, httpx.TimeoutException):
-            return "read_timeout", f"no complete answer within {self._timeout_seconds:g} s"
-        return CONNECTION_LOST, f"the connection was lost: {self._text_of(error)}"
+            said = f"no complete answer within {self._timeout_seconds:g} s"
+            return ambiguous("read_timeout", said)
+        text = self._text_of(error)
+        # Of what the endpoint sent against the protocol, h11 repeats the bytes.
+        own, repeated, sent = text.partition(": bytearray(")
+        return ambiguous(
+            CONNECTION_LOST, f"the connection was lost: {own}", detail=f"{repeated}{sent}"
+        )
 
     def _without_answer(self, error: Exception, delivery: "_Delivery") -> Failure:
         """The failure for an exception that came before any answer."""
@@ -253,11 +310,13 @@ class ImageClient:
         elif isinstance(error, UNDELIVERED) or delivery.failed:
             kind, code = FailureKind.UNREACHABLE, "unreachable"
         else:
-            return ambiguous(*self._cut_off(error))
+            return self._cut_off(error)
         message = f"{self._url.host}: {self._text_of(error)}"
+        if is_out_of_files(error):
+            message = f"{self._url.host}: {OUT_OF_FILES}"
         if "CERTIFICATE_VERIFY_FAILED" in message:
             message += "; to trust your own certificate authority, set SSL_CERT_FILE to its file"
-        return Failure(kind=kind, code=code, message=message)
+        return Failure(kind=kind, code=code, message=message, own_message=message)
 
     def _text_of(self, error: Exception) -> str:
         return message_of(self._secrets.cut_from(str(error))) or type(error).__name__

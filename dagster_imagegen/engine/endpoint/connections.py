@@ -23,7 +23,7 @@ LIMITS = httpx.Limits(
 )
 
 # A request is silent for minutes, and what stands between forgets a silent connection: then the
-# answer never arrives, and nobody is told. A probe each half minute is answered by the system.
+# answer never arrives, and nobody notices. A probe each half minute is answered by the system.
 PROBES = {
     "TCP_KEEPIDLE": 30,  # seconds; macOS calls it
     "TCP_KEEPALIVE": 30,

@@ -26,6 +26,7 @@ from dagster_imagegen.engine.endpoint.response import (
     image_of,
     saving_failed,
 )
+from dagster_imagegen.engine.machine import SCARCE_SECONDS, is_out_of_files
 
 Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -92,11 +93,21 @@ class ImageDownloader:
 
     async def _get(self, url: httpx.URL) -> bytes:
         for _ in range(MAX_REDIRECTS + 1):
-            found = await self._body_or_redirect(url)
+            found = await self._with_a_free_file(url)
             if isinstance(found, bytes):
                 return found
             url = found
         raise _Forbidden(f"more than {MAX_REDIRECTS} redirects")
+
+    async def _with_a_free_file(self, url: httpx.URL) -> bytes | httpx.URL:
+        """`_body_or_redirect`, once this process can open another file: the image is paid for."""
+        while True:
+            try:
+                return await self._body_or_redirect(url)
+            except _NotThereYet as error:
+                if not is_out_of_files(error):
+                    raise
+            await self.sleep(SCARCE_SECONDS)
 
     async def _body_or_redirect(self, url: httpx.URL) -> bytes | httpx.URL:
         """What is at `url`, from the first of its addresses at which somebody answers."""

@@ -2,9 +2,9 @@
 
 Proxies replace an error's code by "400" and keep its text, and some servers have no codes. The
 patterns are narrow: a limit on requests or a complaint about a parameter must never look like a
-refusal, because a refused prompt is not requested again, nor like an exhausted credit, which ends
-the run. Advice ("add credits to raise your limit") is no evidence. The texts were seen in public
-reports on OpenAI, Azure, Google, xAI, Bedrock, Together, fal, LiteLLM, one-api and others.
+refusal, because a refused prompt is not requested again, nor like an account without credit, which
+ends the run. Advice ("add credits to raise your limit") is no evidence. The texts were seen in
+public reports on OpenAI, Azure, Google, xAI, Bedrock, Together, fal, LiteLLM, one-api and others.
 """
 
 import re

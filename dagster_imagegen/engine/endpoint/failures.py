@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Literal
 
-from dagster_imagegen.engine.attempt import Billing, Status, TokenUsage
+from dagster_imagegen.engine.attempt import Billing, Status, SvgUsage, TokenUsage
 from dagster_imagegen.engine.endpoint.error_body import (
     ErrorBody,
     flags_of_success,
@@ -56,15 +56,18 @@ class AnswerHead:
 class Failure:
     """One request that brought no image; `kind.rules` says what that means.
 
-    `message` is one printable line. `http_status` is None where no answer came. `code` is the
-    endpoint's (`rate_limit_exceeded`), or ours (`connection_lost`) where it names none.
+    `message` is one printable line. `own_message` is what of it is ours and not the endpoint's,
+    which can repeat the prompt; None where nothing is. `http_status` is None where no answer came.
+    `code` is the endpoint's (`rate_limit_exceeded`), or ours (`connection_lost`) where it names
+    none.
     `wait_seconds` is what the endpoint asks for; `retryable` is False where it says not to try
-    again. `moderation_stage` is what was blocked, "input" or "output". `tokens` and
-    `reported_cost_usd` are what the answer names although it is an error.
+    again. `moderation_stage` is what was blocked, "input" or "output". `tokens`, `svg`
+    and `reported_cost_usd` are what the answer names although it is an error.
     """
 
     kind: FailureKind
     message: str
+    own_message: str | None = None
     http_status: int | None = None
     code: str | None = None
     wait_seconds: float | None = None
@@ -72,6 +75,7 @@ class Failure:
     moderation_stage: str | None = None
     request_id: str | None = None
     tokens: TokenUsage | None = None
+    svg: SvgUsage | None = None
     reported_cost_usd: Decimal | None = None
 
     @property
@@ -82,7 +86,7 @@ class Failure:
     @property
     def billing(self) -> Billing:
         """Whether the request was billed, as far as anybody can tell."""
-        if self.tokens is not None or self.reported_cost_usd is not None:
+        if any(told is not None for told in (self.tokens, self.svg, self.reported_cost_usd)):
             return "billed"
         match self.kind.rules.unknown_if:
             case "answered_2xx" if 200 <= (self.http_status or 0) < 300:
@@ -124,6 +128,11 @@ class Failure:
         return f"{status} ({code})" if code else status
 
     @property
+    def _own_summary(self) -> str:
+        own = f": {self.own_message.rstrip('.')}" if self.own_message else ""
+        return f"{self.summary_without_message}{own}"
+
+    @property
     def is_outage(self) -> bool:
         """Whether it shows that the endpoint, or what stands before it, is away or overwhelmed."""
         if self.kind.rules.is_outage or self.http_status in OUTAGE_STATUSES:
@@ -139,14 +148,15 @@ class Failure:
             place: Endpoint and model, with which the message begins.
             evidence: The sentence that says why it concerns all.
             has_worked: Whether other requests of the run have been answered well.
-            with_message: Whether the endpoint's message, which can repeat a prompt, is in it.
+            with_message: Whether the endpoint's message, which can repeat a prompt, is in it. What
+                is ours always is.
 
         Raises `ValueError` for a kind that concerns one request alone.
         """
         end = self.kind.rules.if_all_fail
         if end is None:
             raise ValueError(f"{self.kind} ends no run")
-        summary = self.summary if with_message else self.summary_without_message
+        summary = self.summary if with_message else self._own_summary
         return end.error(
             f"{place}: {summary}. {evidence}. {end.advice}",
             http_status=self.http_status,
@@ -303,13 +313,15 @@ def failure_of(
     names_wait = any(head.headers.get(name) for name in ("retry-after", "retry-after-ms"))
     if kind is FailureKind.SERVER_ERROR and head.http_status == 503 and names_wait:
         kind = FailureKind.UNAVAILABLE
+    message, own_message = _messages(error, head, kind)
     stage = error.moderation_stage
     if kind is FailureKind.REFUSED and stage is None:
         said = "\n".join((*error.codes, *error.words, error.text))
         stage = "output" if _FINISHED_IMAGE.search(said) else None
     return Failure(
         kind=kind,
-        message=_message(error, head, kind),
+        message=message,
+        own_message=own_message,
         http_status=head.http_status,
         code=code,
         wait_seconds=server_wait(head.headers, error.message, now=head.now),
@@ -321,16 +333,18 @@ def failure_of(
     )
 
 
-def _message(error: ErrorBody, head: AnswerHead, kind: FailureKind) -> str:
+def _messages(error: ErrorBody, head: AnswerHead, kind: FailureKind) -> tuple[str, str | None]:
+    """The message, and what of it is ours."""
     if 300 <= head.http_status < 400:
-        return _redirect_message(head.headers.get("location"))
+        redirect = _redirect_message(head.headers.get("location"))
+        return redirect, redirect
     refused = " and refused" if kind is FailureKind.REFUSED else ""
     said = f"the endpoint answered {head.http_status}{refused} without a message"
-    message = error.message or said
     methods = message_of(head.headers.get("allow"), limit=100)
     if head.http_status == 405 and methods:
-        return f"{message} (allowed methods: {methods})"
-    return message
+        allowed = f"allowed methods: {methods}"
+        return f"{error.message or said} ({allowed})", allowed
+    return error.message or said, None if error.message else said
 
 
 def _kind(

@@ -1,4 +1,4 @@
-"""The kinds of failure and what each one means: one row a kind, and no other place says so.
+"""The kinds of failure and what each one means: one row for each kind, and no other place says so.
 
 `Failure` (failures.py) reads the status and the billing from it, `RetryPolicy`
 (retries.py) the retries, and the circuit breaker of a pass (run/breaker.py) what they prove.

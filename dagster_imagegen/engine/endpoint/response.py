@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, TypeAlias
 
-from dagster_imagegen.engine.attempt import TokenUsage
+from dagster_imagegen.engine.attempt import SvgUsage, TokenUsage
 from dagster_imagegen.engine.endpoint.error_body import error_of_json
 from dagster_imagegen.engine.endpoint.failures import AnswerHead, Failure, failure_of, refusal_in
 from dagster_imagegen.engine.endpoint.image_json import Found, images_in
@@ -27,6 +27,7 @@ from dagster_imagegen.engine.endpoint.wire import (
     first,
     mapping_of,
     message_of,
+    svg_usage_of,
     text_of,
     tokens_of,
 )
@@ -47,6 +48,7 @@ class AnswerFacts:
     background: str | None = None
     output_format: str | None = None
     tokens: TokenUsage | None = None
+    svg: SvgUsage | None = None
     reported_cost_usd: Decimal | None = None
     partial: bool = False  # the last partial image of a stream that brought no finished one
 
@@ -93,28 +95,38 @@ def image_of(data: bytes, facts: AnswerFacts) -> GeneratedImage | Failure:
     header = read_header(data)
     if header is None:
         start = message_of(repr(data[:16]), limit=80)
-        message = f"the answer's {len(data)} bytes are not an image: {start}"
-        return ambiguous("not_an_image", message, facts)
+        own = f"the answer's {len(data)} bytes are not an image"
+        return ambiguous("not_an_image", own, facts, detail=f": {start}")
     size = {"width": header.width, "height": header.height}
     return GeneratedImage(data=data, format=header.format, **size, **vars(facts))
 
 
-def ambiguous(code: str, message: str, facts: AnswerFacts | None = None) -> Failure:
-    """A failure after which nobody can tell whether the work was done and billed."""
+def ambiguous(
+    code: str, own_message: str, facts: AnswerFacts | None = None, *, detail: str = ""
+) -> Failure:
+    """A failure after which nobody can tell whether the work was done and billed.
+
+    Its message is ours, and a `detail` after it that the endpoint wrote.
+    """
     facts = facts or AnswerFacts()
     return Failure(
         kind=FailureKind.AMBIGUOUS,
         code=code,
-        message=message,
+        message=f"{own_message}{detail}",
+        own_message=own_message,
         tokens=facts.tokens,
+        svg=facts.svg,
         reported_cost_usd=facts.reported_cost_usd,
     )
 
 
 def saving_failed(problem: str, facts: AnswerFacts) -> Failure:
-    """The failure of an image that was made and billed, and cannot be downloaded."""
-    message = f"the image was made and cannot be downloaded: {problem}"
-    failure = ambiguous("download_failed", message, facts)
+    """The failure of an image that was made and billed, and cannot be downloaded.
+
+    A problem that names a link counts as the endpoint's: some links are made of the prompt.
+    """
+    own = "the image was made and cannot be downloaded"
+    failure = ambiguous("download_failed", own, facts, detail=f": {problem}")
     return replace(failure, kind=FailureKind.SAVING_FAILED)
 
 
@@ -171,6 +183,7 @@ def _facts(places: Sequence[Mapping[str, Any]]) -> AnswerFacts:
         background=parameter("background"),
         output_format=parameter("output_format"),
         tokens=first(*map(tokens_of, usages)),
+        svg=first(*(svg_usage_of(each.get("svg_usage")) for each in places)),
         reported_cost_usd=first(*map(cost_of, usages)),
     )
 
@@ -186,4 +199,5 @@ def _no_image(answer: object, head: AnswerHead) -> Failure:
         return failure
     keys = message_of(", ".join(sorted(map(str, top))), limit=200)
     what = f"an object with {keys}" if keys else f"{type(answer).__name__}"
-    return ambiguous("no_image", f"the answer holds no image but {what}", _facts([top]))
+    own = "the answer holds no image"
+    return ambiguous("no_image", own, _facts([top]), detail=f" but {what}")

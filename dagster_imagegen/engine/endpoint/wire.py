@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 import pydantic_core
 
-from dagster_imagegen.engine.attempt import TokenUsage
+from dagster_imagegen.engine.attempt import SvgUsage, TokenUsage
 
 MESSAGE_CHARACTERS = 500
 TEXT_CHARACTERS = 100_000
@@ -22,6 +22,8 @@ VALUES_MAX = 2_000_000  # each takes up to 100 bytes of memory; an svg has many 
 DEPTH_MAX = 200  # of the fast parser
 COST_MAX_USD = Decimal(1_000_000)  # for one request: more is not a price
 XAI_TICKS_PER_USD = 10**10
+MODEL_CHARACTERS = 100
+COUNTS_OF_SVG = ("input_tokens", "output_tokens", "total_tokens")
 T = TypeVar("T")
 
 
@@ -140,6 +142,16 @@ def tokens_of(usage: object) -> TokenUsage | None:
         output_image_tokens=count_of(outputs.get("image_tokens")),
     )
     return tokens if any(vars(tokens).values()) else None
+
+
+def svg_usage_of(usage: object) -> SvgUsage | None:
+    """What an answer says of the text model that wrote its svg; None if it says nothing."""
+    said = mapping_of(usage)
+    svg = SvgUsage(
+        model=message_of(said.get("model"), limit=MODEL_CHARACTERS),
+        **{name: count_of(said.get(name)) for name in COUNTS_OF_SVG},
+    )
+    return svg if any(vars(svg).values()) else None
 
 
 def cost_of(usage: object) -> Decimal | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Literal, TypeAlias
@@ -19,13 +19,16 @@ class Budget:
     """The most that may be spent.
 
     `per` run means one root run, its retries included; days and months are UTC's. `scope` asset
-    counts the rows of the asset that sends, storage every row of the usage table.
+    counts the rows of the asset that sends, storage every row of the usage table. `strict` counts
+    each request at the most that may have been charged, instead of what was as far as anybody can
+    tell.
     """
 
     max_usd: Decimal
     per: Per = "run"
     scope: Scope = "asset"
     when_exhausted: WhenExhausted = "fail"
+    strict: bool = False
 
     def counts(self, identity: Identity, other: Identity) -> bool:
         """Whether what `other` spends now counts against what `identity` may spend."""
@@ -46,8 +49,8 @@ def budgets_of(budget: Budget | None, *, max_usd: Decimal | None) -> tuple[Budge
     own = () if budget is None else (budget,)
     if max_usd is None:
         return own
-    this_run = Budget(max_usd=max_usd, per="run", scope="asset")
-    return (*own, replace(budget or this_run, max_usd=max_usd, per="run", scope="asset"))
+    when_exhausted = "fail" if budget is None else budget.when_exhausted
+    return (*own, Budget(max_usd=max_usd, when_exhausted=when_exhausted))
 
 
 class Allowance:
@@ -83,12 +86,11 @@ class Allowance:
         """
         while self._taken + worst_case_usd > self._allowed:
             settled = self._taken - sum(self._reserved)
-            if settled + worst_case_usd > self._allowed:
-                if not await self._has_grown(worst_case_usd):
-                    return False
-                continue
-            self._changed.clear()
-            await self._changed.wait()
+            if settled + worst_case_usd <= self._allowed:
+                self._changed.clear()
+                await self._changed.wait()
+            elif not await self._has_grown(worst_case_usd):
+                return False
         self._taken += worst_case_usd
         self._reserved.append(worst_case_usd)
         return True

@@ -6,17 +6,16 @@ from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from functools import cache
 from importlib import resources
-from typing import Any, cast
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from dagster_imagegen.engine.attempt import UNKNOWN_COST, Cost, CostBasis, TokenUsage
 from dagster_imagegen.engine.errors import ConfigurationError, abbreviate, did_you_mean
+from dagster_imagegen.engine.money.model_life import ModelLife
 from dagster_imagegen.engine.money.price import ANY, ModelPrice, TokenRates
 from dagster_imagegen.engine.request import ImageRequest
-
-__all__ = ["Cost", "CostBasis", "ModelPrice", "PriceList", "TokenRates"]
 
 USER_SOURCE = "prices setting"
 """The source of a user's price that names none."""
@@ -39,14 +38,26 @@ class PriceList:
     listed: Mapping[str, ModelPrice]
     prefixes: Mapping[str, str]
     overrides: Mapping[str, ModelPrice] = field(default_factory=dict[str, ModelPrice])
+    lives: Mapping[str, ModelLife] = field(default_factory=dict[str, ModelLife])
     _found: dict[str, ModelPrice | None] = field(
         default_factory=dict[str, "ModelPrice | None"], init=False, repr=False, compare=False
     )
 
     @staticmethod
+    @cache
     def default() -> "PriceList":
         """The published prices in prices.yaml."""
-        return _published()
+        file = resources.files("dagster_imagegen.engine.money").joinpath("prices.yaml")
+        published: dict[str, Any] = yaml.safe_load(file.read_text("utf-8"))
+        listed: dict[str, ModelPrice] = {}
+        for entry in published["models"]:
+            names = entry.pop("names")
+            listed |= dict.fromkeys(names, _MODEL_PRICE.validate_python(entry))
+        lives: dict[str, ModelLife] = {}
+        for entry in published["shutdowns"]:
+            names = entry.pop("names")
+            lives |= dict.fromkeys(names, _MODEL_LIFE.validate_python(entry))
+        return PriceList(listed=listed, prefixes=published["prefixes"], lives=lives)
 
     def with_overrides(
         self, prices: Mapping[str, ModelPrice | Mapping[str, object]]
@@ -66,6 +77,15 @@ class PriceList:
         if model not in self._found:
             self._found[model] = self._find(model)
         return self._found[model]
+
+    def life(self, model: str) -> ModelLife | None:
+        """When the model ends, where that is published."""
+        life = self.lives.get(model) or self.lives.get(_SNAPSHOT.sub("", model))
+        for prefix, note in self.prefixes.items():
+            bare = model.removeprefix(prefix)
+            if life is None and bare != model and (found := self.life(bare)) is not None:
+                life = replace(found, gateway=note)
+        return life
 
     def _find(self, model: str) -> ModelPrice | None:
         listed = _look_up(self.listed, model)
@@ -108,24 +128,29 @@ class PriceList:
             if usd is not None:
                 return _cost(usd, "metered", price)
             estimates = set(price.estimates(size, quality, partial_images))
-            return (
-                _cost(estimates.pop(), "estimated", price) if len(estimates) == 1 else UNKNOWN_COST
-            )
+            if len(estimates) != 1:
+                return UNKNOWN_COST
+            return _cost(estimates.pop(), "estimated", price, size=size)
 
     def bounds(self, request: ImageRequest) -> tuple[Cost, Cost]:
         """The least that a request with an image can cost, and the most that any can: its worst
         case, which is reserved before it is sent.
 
         For the worst case `auto` counts as the most expensive choice, the prompt as one token per
-        byte, and every partial image is billed. `extra_body` is not considered. Both are unknown
-        if the model, or the size or quality that the request names, has no price.
+        byte, and every partial image is billed. A size between the published ones counts as the
+        next larger one, if the model takes any; the source says so. Of `extra_body` only
+        the parameters without a price are considered. Both bounds are unknown if the model, the
+        size or quality that the request names, or another of its parameters has no price.
         """
+        price = self.find(request.model)
+        if price is None:
+            return UNKNOWN_COST, UNKNOWN_COST
         with localcontext(_EXACT):
-            price = self.find(request.model)
-            bounds = None if price is None else _range(price, request)
-            if price is None or bounds is None:
+            bounds = _range(price, request)
+            if bounds is None:
                 return UNKNOWN_COST, UNKNOWN_COST
-            return _cost(bounds[0], "estimated", price), _cost(bounds[1], "estimated", price)
+            least, most = (_cost(usd, "estimated", price, size=request.size) for usd in bounds)
+            return least, most
 
 
 def _is_bill(usd: Decimal) -> bool:
@@ -133,19 +158,25 @@ def _is_bill(usd: Decimal) -> bool:
 
 
 def _range(price: ModelPrice, request: ImageRequest) -> tuple[Decimal, Decimal] | None:
+    if request.unpriced and not price.usd_per_image:
+        return None
+    bound = price.bound_of_size(request.size)
+    sizes = (request.size,) if bound is None else bound.counted
+    partials = request.partial_images or 0
+    most = [usd for size in sizes for usd in price.estimates(size, request.quality, partials)]
     # The final image can come before any partial one.
-    least = price.estimates(request.size, request.quality, 0)
-    most = price.estimates(request.size, request.quality, request.partial_images or 0)
+    least = price.estimates(request.size, request.quality, 0) if bound is None else [Decimal(0)]
     prompt = price.prompt_bound(request.prompt)
     if not least or not most or prompt is None:
         return None
     return min(least), max(most) + prompt
 
 
-def _cost(usd: Decimal, basis: CostBasis, price: ModelPrice) -> Cost:
+def _cost(usd: Decimal, basis: CostBasis, price: ModelPrice, *, size: str | None = None) -> Cost:
+    """`size` is what an estimate is for; metered tokens do not depend on it."""
     if usd >= _ABSURD_USD:
         return UNKNOWN_COST
-    return Cost(usd=usd, basis=basis, source=price.source, as_of=price.as_of)
+    return Cost(usd=usd, basis=basis, source=price.source_of(size), as_of=price.as_of)
 
 
 def _look_up(prices: Mapping[str, ModelPrice], model: str) -> ModelPrice | None:
@@ -159,41 +190,16 @@ def _look_up(prices: Mapping[str, ModelPrice], model: str) -> ModelPrice | None:
     return prices[max(families, key=len)] if families else None
 
 
-class _Prefix(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    prefix: str
-    note: str
-
-
-class _PriceFile(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    prefixes: list[_Prefix]
-    models: list[dict[str, Any]]
-
-
-@cache
-def _published() -> PriceList:
-    text = (
-        resources.files("dagster_imagegen.engine.money").joinpath("prices.yaml").read_text("utf-8")
-    )
-    file = _PriceFile.model_validate(yaml.safe_load(text))
-    listed: dict[str, ModelPrice] = {}
-    for entry in file.models:
-        names = cast("list[str]", entry.pop("names"))
-        listed |= dict.fromkeys(names, _MODEL_PRICE.validate_python(entry))
-    return PriceList(listed=listed, prefixes={each.prefix: each.note for each in file.prefixes})
-
-
+_MODEL_LIFE = TypeAdapter(ModelLife)
 _MODEL_PRICE = TypeAdapter(ModelPrice)
 
 
 def _validated(model: str, price: ModelPrice | Mapping[str, object]) -> ModelPrice:
-    if not isinstance(price, ModelPrice):
-        try:
-            price = _MODEL_PRICE.validate_python(price)
-        except ValidationError as error:
-            raise ConfigurationError(_complaint(model, error)) from error
-    return price if price.source else replace(price, source=USER_SOURCE)
+    try:
+        valid = _MODEL_PRICE.validate_python(price)
+    except ValidationError as error:
+        raise ConfigurationError(_complaint(model, error)) from error
+    return valid if valid.source else replace(valid, source=USER_SOURCE)
 
 
 _FIELDS = (*ModelPrice.__dataclass_fields__, *TokenRates.__dataclass_fields__)

@@ -2,23 +2,33 @@
 
 An endpoint refuses requests for one of three reasons, and the refusal shows which:
 
-- *Too many are open at once* (climb.py). Nothing announces this limit. It is found by opening one
-  more request at a time, less and less often while that is refused at the same number.
-- *Too many a minute* (window.py). The headers announce this limit, or the refusal asks to wait
-  more than a moment. The number of open requests has nothing to do with it and is kept.
+- *Too many are open at once* (climb.py). Nothing announces this limit. It is found by opening
+  more, as long as nothing is refused and answers do not slow down (slowing.py).
+- *Too many a minute*. The headers announce this limit (window.py), or only refusals reveal it
+  (rate.py): they ask to wait more than a moment, or go on however few are open. The number of open
+  requests has nothing to do with it and is kept.
 - *Neither*: refusals at random, at any number. They are ignored.
 
-A wait that the endpoint asks for pauses all requests, whatever its reason.
+A wait that the endpoint asks for pauses all requests, whatever its reason. One that is too long is
+believed only when the endpoint keeps asking.
 """
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from dagster_imagegen.engine.pacing.climb import Climb
-from dagster_imagegen.engine.pacing.window import SOON_SECONDS, Window
+from dagster_imagegen.engine.pacing.climb import IN_A_ROW, Climb
+from dagster_imagegen.engine.pacing.rate import Rate
+from dagster_imagegen.engine.pacing.window import MAX_SECONDS, SOON_SECONDS, Window
+
+RAMP_SECONDS = 0.1  # after the first request of all or of a pause; a refusal is back by then
+BELIEVED_AFTER = 3  # waits that are too long, with no good answer between
+WAIT_SECONDS = 2.0  # a refusal that asks for a longer wait is about a rate
+OFTEN = 4  # refused of the last `RECENT` requests: not at random
+RECENT = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +37,7 @@ class Signal:
 
     Attributes:
         outcome: "accepted": the endpoint took the request on, whatever the result; "refused": it
-            did not, because of load; "unclear": nobody knows.
+            did not, because of load; "timed_out": no answer came in time; "unclear": nobody knows.
         wait_seconds: How long the refusal asks to wait.
         remaining: What is left of the rate limit, from the headers, as are the next two.
         limit: The rate limit.
@@ -35,7 +45,7 @@ class Signal:
         names_concurrency: Whether the refusal says that too many requests are open.
     """
 
-    outcome: Literal["accepted", "refused", "unclear"]
+    outcome: Literal["accepted", "refused", "timed_out", "unclear"]
     wait_seconds: float | None = None
     remaining: int | None = None
     limit: int | None = None
@@ -45,10 +55,17 @@ class Signal:
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """The right to send one request. Numbers count from 1; `sent_at` is by the pacer's clock."""
+    """The right to send one request.
+
+    Attributes:
+        number: Counts from 1.
+        sent_at: By the pacer's clock.
+        open_then: How many requests were open, with this one.
+    """
 
     number: int
     sent_at: float
+    open_then: int = 0
 
 
 class PauseTooLong(Exception):
@@ -92,6 +109,11 @@ class Pacer:
         self._paused_until = -math.inf
         self._climb = Climb(highest=max_concurrency)
         self._window = Window()
+        self._rate = Rate()
+        self._answered: deque[int] = deque(maxlen=max_concurrency)
+        self._too_long_in_a_row = 0
+        self._since_refusal = 0
+        self._refused_lately: deque[int] = deque(maxlen=OFTEN)
 
     @property
     def limit(self) -> int:
@@ -120,6 +142,10 @@ class Pacer:
         """Give a slot back, with what the answer says about speed."""
         del self._open[slot.number]
         now = self._clock()
+        if signal.outcome == "accepted":
+            self._accepted(slot, now)
+        elif signal.outcome == "timed_out":
+            self._timed_out(slot, now)
         if signal.outcome == "refused":
             self._refused(slot, signal, now)
         elif signal.remaining is not None:
@@ -132,19 +158,71 @@ class Pacer:
             )
         self._changed.set()
 
-    def _refused(self, slot: Slot, signal: Signal, now: float) -> None:
-        wait = signal.wait_seconds
-        self._paused_until = max(self._paused_until, now + (wait or 0.0))
-        if not signal.names_concurrency and Window.explains(signal.remaining, wait):
-            self._window.refused(slot.number, wait_seconds=wait, now=now)
-        else:
-            self._climb.refused(
-                slot.number,
-                admitted=self.in_flight,
-                newest=self._newest.number,
-                wait_seconds=wait,
-                now=now,
+    def _accepted(self, slot: Slot, now: float) -> None:
+        self._too_long_in_a_row = 0
+        if self._paused_until - now > self._max_pause_seconds:
+            self._paused_until = now
+        self._answered.append(slot.number)
+        self._climb.answered(
+            slot.number,
+            open_then=slot.open_then,
+            seconds=now - slot.sent_at,
+            newest=self._newest.number,
+            now=now,
+        )
+
+    def _timed_out(self, slot: Slot, now: float) -> None:
+        # One that many later ones have overtaken was slow itself, and did not wait behind others.
+        overtaken_by = sum(number > slot.number for number in self._answered)
+        if overtaken_by <= slot.open_then / 2:
+            self._climb.timed_out(
+                slot.number, open_then=slot.open_then, newest=self._newest.number, now=now
             )
+
+    def _refused(self, slot: Slot, signal: Signal, now: float) -> None:
+        wait = signal.wait_seconds or 0.0
+        self._rate.not_taken(slot.number)
+        self._refused_lately.append(slot.number)
+        if wait > self._max_pause_seconds:
+            self._too_long_in_a_row += 1
+            if self._too_long_in_a_row < BELIEVED_AFTER:
+                return
+        self._paused_until = max(self._paused_until, now + wait)
+        if wait > MAX_SECONDS:
+            return
+        if wait:
+            self._since_refusal = 0
+        if self._about_rate(slot, signal):
+            self._refused_for_rate(slot, wait, now)
+            return
+        unexplained = self._climb.refused(
+            slot.number,
+            open_then=slot.open_then,
+            newest=self._newest.number,
+            wait_seconds=wait,
+            now=now,
+        )
+        if unexplained and (self._climb.in_a_row >= IN_A_ROW or self._refuses_often(wait)):
+            self._refused_for_rate(slot, wait, now)
+
+    def _about_rate(self, slot: Slot, signal: Signal) -> bool:
+        if signal.names_concurrency or signal.remaining:
+            return False
+        if signal.remaining == 0 or (signal.wait_seconds or 0.0) > WAIT_SECONDS:
+            return True
+        return self._rate.is_known
+
+    def _refuses_often(self, wait: float) -> bool:
+        """Whether so many are refused that a wait was meant for all: one refusal can be chance."""
+        lately = self._refused_lately
+        return wait > 0 and len(lately) == OFTEN and self._newest.number - lately[0] < RECENT
+
+    def _refused_for_rate(self, slot: Slot, wait: float, now: float) -> None:
+        if self._window.is_announced:
+            self._window.refused(slot.number, now=now)
+            return
+        self._since_refusal = 0
+        self._rate.refused(slot.number, newest=self._newest.number, wait_seconds=wait, now=now)
 
     def _delay(self) -> float:
         """Seconds until the next may be sent; infinite: not before an open one ends."""
@@ -152,17 +230,27 @@ class Pacer:
         next_at = max(
             self._paused_until,
             self._newest.sent_at + self._gap_seconds,
+            self._newest.sent_at + self._ramp_seconds(),
             self._window.next_at(now),
+            self._rate.next_at(self._newest.sent_at),
             self._climb.next_at(open_now=self.in_flight),
         )
         return next_at - now
 
+    def _ramp_seconds(self) -> float:
+        """Between the requests after a pause, so that another refusal stops them in time."""
+        sent = self._since_refusal
+        return RAMP_SECONDS / sent**2 if 0 < sent < self._climb.height else 0.0
+
     def _take(self) -> Slot:
         now = self._clock()
-        slot = Slot(number=self._newest.number + 1, sent_at=now)
+        open_then = self.in_flight + 1
+        slot = Slot(number=self._newest.number + 1, sent_at=now, open_then=open_then)
         self._newest = self._open[slot.number] = slot
         self._climb.sent(open_now=self.in_flight, now=now)
         self._window.sent(now)
+        self._rate.sent(now)
+        self._since_refusal += 1
         return slot
 
     async def _changed_within(self, seconds: float) -> None:

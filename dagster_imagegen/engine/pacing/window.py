@@ -6,8 +6,6 @@ from typing import Literal
 DEFAULT_SECONDS = 60.0  # the period, where the endpoint does not say how long it is
 MAX_SECONDS = 300.0  # a limit on a longer period does not slow sending before it is reached
 BEYOND = 1.1  # times MAX_SECONDS is accepted of a known limit: clocks differ, and servers round
-WAIT_SECONDS = 2.0  # a refusal that asks for a longer wait is about a rate
-ROUND_SECONDS = 5
 USUAL_SECONDS = (1, 2, 3, 5, 10, 15, 20, 30, 60, 120, 180, MAX_SECONDS)  # periods of real limits
 SOON_SECONDS = 1e-4  # counts as now, because a clock may miss a time by a rounding error
 
@@ -19,7 +17,6 @@ GENTLY = 1.5  # times the time to the reset, while it is not known how the endpo
 CLOSING = 10.0  # times in a period, what has just become free would be used up
 LASTING = 5.0  # times as fast, once it has been free for a while
 A_WHILE = 1 / 4  # of the period
-EAGERNESS = 2.0  # times the rate before the refusal, where nothing announces the limit
 
 
 class Window:
@@ -52,22 +49,16 @@ class Window:
         self._lasting = 0.0  # requests a second, for what has been free for a while
         self._credit = 1.0  # grows with time; at 1 a request may be sent
         self._at = 0.0
-        self._began_at: float | None = None
-        self._sent = 0  # since then, without those refused
-        self._resumed_at: float | None = None  # the end of the wait that the last refusal asked for
-        self._learnt_rate = math.inf  # requests a second, where only refusals tell
 
     @property
     def seconds(self) -> float:
         """The length of the period, as far as it is known."""
         return self._length or DEFAULT_SECONDS
 
-    @staticmethod
-    def explains(remaining: int | None, wait_seconds: float | None) -> bool:
-        """Whether a refusal with these values is about a rate."""
-        if remaining is not None:
-            return remaining == 0
-        return wait_seconds is not None and wait_seconds > WAIT_SECONDS
+    @property
+    def is_announced(self) -> bool:
+        """Whether the endpoint announces what is left, of a period that is short enough."""
+        return self._left is not None
 
     def update(
         self,
@@ -92,39 +83,21 @@ class Window:
         self._left = float(remaining)
         self._watch_reset(now + reset_seconds)
 
-    def refused(self, number: int, *, wait_seconds: float | None, now: float) -> None:
+    def refused(self, number: int, *, now: float) -> None:
         """Request `number` was refused: nothing is left."""
         self._pass(now)
         self._heard_from = max(self._heard_from, number)
-        self._sent -= 1
-        self._resumed_at = now + (wait_seconds or 0.0)
         self._credit = 0.0
-        if self._left is not None:
-            self._left = 0.0
-            return
-        if wait_seconds is not None and wait_seconds > MAX_SECONDS:
-            return  # the limit of a long period is reached, and the pacer pauses
-        began_at = now if self._began_at is None else self._began_at
-        if self._length is None and wait_seconds is not None:
-            # Rounded up, because another process may have begun earlier.
-            length = self._resumed_at - began_at
-            self._length = math.ceil(length / ROUND_SECONDS) * ROUND_SECONDS
-        if self._learnt_rate == math.inf:
-            self._learnt_rate = EAGERNESS * max(1, self._sent) / max(self.seconds, now - began_at)
+        self._left = 0.0
 
     def next_at(self, now: float) -> float:
         """When one more request may be sent."""
         self._pass(now)
-        if self._left is None and self._learnt_rate == math.inf:
-            return -math.inf
-        return now + (1 - self._credit) / self._rate(now)
+        return -math.inf if self._left is None else now + (1 - self._credit) / self._rate(now)
 
     def sent(self, now: float) -> None:
         """Count one more request."""
         self._pass(now)
-        if self._began_at is None:
-            self._began_at = now
-        self._sent += 1
         self._credit = 0.0
         if self._left is not None:
             self._left = max(0.0, self._left - 1)
@@ -142,14 +115,13 @@ class Window:
 
     def _rate(self, now: float) -> float:
         """Requests a second, more than 0."""
-        if self._left is None:
-            return self._learnt_rate
         whole = self._limit / self.seconds
-        if self._left < 1:
+        left = self._left or 0.0
+        if left < 1:
             return LEAST * whole
         if self._counting is None and self._reset_at > now:
             over = max(GENTLY * (self._reset_at - now), self.seconds / CLOSING)
-            return max(self._left / over, ALWAYS * whole)
+            return max(left / over, ALWAYS * whole)
         at_once = min(CLOSING * self._spare(now) / self.seconds, AT_ONCE * whole)
         return max(ALWAYS * whole + at_once + self._lasting, LEAST * whole)
 
@@ -164,14 +136,6 @@ class Window:
         """Account for the time since the last call."""
         passed, self._at = now - self._at, now
         if self._left is None:
-            if self._learnt_rate < math.inf:
-                self._credit = self._earned(passed, now)
-            quiet_since = self._resumed_at if self._resumed_at is not None else now
-            if now - quiet_since > 2 * self.seconds:
-                self._learnt_rate = math.inf
-                self._began_at = None
-                self._sent = 0
-                self._resumed_at = None
             return
         if self._counting == "fixed":
             while self._reset_at <= now:

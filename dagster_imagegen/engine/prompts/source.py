@@ -1,18 +1,26 @@
 """Reads whatever a user passes as a prompt table into columns."""
 
+import re
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, cast
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.dataset as pads
+from pydantic import BaseModel
 
 from dagster_imagegen.engine.errors import ConfigurationError, PromptTableError, RowProblem
+from dagster_imagegen.engine.prompts.values import narrowed, plain
 from dagster_imagegen.engine.request import has_lone_surrogate
 
 KINDS = (
     "a pyarrow, pandas or polars table, a DuckDB relation, a list of dicts, or a list of prompts"
 )
+
+_NOT_ARROW = (pa.ArrowException, TypeError, ValueError, OverflowError)
+INDEX_NAME = re.compile(r"__index_level_\d+__")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +37,12 @@ class PromptSource:
     lists: Mapping[str, list[object]] = field(default_factory=dict[str, list[object]])
 
     def cells(self, name: str) -> list[object]:
-        """The values of one column as Python objects."""
+        """The values of one column, each as `plain` has it."""
         if self.table is None:
-            return self.lists[name]
-        return cast("list[object]", self.table[name].to_pylist())
+            return [plain(value) for value in self.lists[name]]
+        column = self.table[name]
+        correct = narrowed(column.type)
+        return [plain(correct(value)) for value in column.to_pylist()]
 
     def carry(self, names: Iterable[str]) -> pa.Table:
         """Some columns as Arrow, with the same types, values and order.
@@ -52,7 +62,9 @@ class PromptSource:
 
 
 def read_source(source: object) -> PromptSource:
-    """Read a pyarrow, pandas, polars or DuckDB table, or an iterable of dicts or of prompts.
+    """Read a pyarrow, pandas, polars or DuckDB table, or an iterable of rows or of prompts.
+
+    A row is a dict, a dataclass, a pydantic model, a named tuple, or a row of SQLite.
 
     Raises:
         ConfigurationError: It is not a prompt table; the message says what to do.
@@ -81,7 +93,8 @@ def _not_a_table(source: object) -> tuple[str, str]:
     if type(source).__name__ == "LazyFrame":
         return "a LazyFrame, which has no rows yet", "call .collect() on it"
     if not isinstance(source, Mapping):
-        return "", ""
+        is_row = not _is_arrow(source) and not _is_pandas(source) and _as_dict(source) is not None
+        return ("one row", "put it in a list") if is_row else ("", "")
     values = list(cast("Mapping[object, object]", source).values())
     if any(_is_table(value) for value in values):
         return (
@@ -114,7 +127,7 @@ def _is_table(value: object) -> bool:
 def _from_frame(source: Any) -> PromptSource:
     try:
         return _from_arrow(pa.table(source))
-    except (pa.ArrowException, TypeError, ValueError) as error:
+    except _NOT_ARROW as error:
         if _is_pandas(source):
             return _from_pandas(source, error)
         series = _series(source)
@@ -129,13 +142,12 @@ def _series(source: Any) -> pa.Table | None:
     """A single column as a table with one column `prompt`; None if it is no column."""
     try:
         return pa.table({"prompt": pa.chunked_array(source)})
-    except (pa.ArrowException, TypeError, ValueError):
+    except _NOT_ARROW:
         return None
 
 
 def _from_pandas(source: Any, error: Exception) -> PromptSource:
     """The Python values of a Series, or of a frame with mixed columns, which Arrow rejects."""
-    columns: list[tuple[str, Any]]
     if hasattr(source, "columns"):
         columns = [(str(name), source.iloc[:, at]) for at, name in enumerate(source.columns)]
     elif hasattr(source, "notna"):
@@ -143,25 +155,18 @@ def _from_pandas(source: Any, error: Exception) -> PromptSource:
     else:
         raise ConfigurationError(f"{type(source).__qualname__} cannot be read: {error}") from error
     _check_unique([name for name, _ in columns])
-    lists: dict[str, list[object]] = {
-        name: column.astype(object).where(column.notna(), None).tolist() for name, column in columns
-    }
+    lists: dict[str, list[object]] = {name: list(column.to_numpy()) for name, column in columns}
     return PromptSource(names=tuple(lists), num_rows=len(source), lists=lists)
 
 
 def _from_arrow(table: pa.Table) -> PromptSource:
     # A pandas index without a name is the row numbers left after a filter, not a column.
-    names = [name for name in table.column_names if not _is_index(name)]
+    names = [name for name in table.column_names if not INDEX_NAME.fullmatch(name)]
     _check_unique(names)
-    metadata = {
-        key: value for key, value in (table.schema.metadata or {}).items() if key != b"pandas"
-    }
+    metadata = dict(table.schema.metadata or {})
+    metadata.pop(b"pandas", None)
     table = table.select(names).replace_schema_metadata(metadata or None)
     return PromptSource(names=tuple(names), num_rows=table.num_rows, table=table)
-
-
-def _is_index(name: str) -> bool:
-    return name.startswith("__index_level_") and name.endswith("__")
 
 
 def _check_unique(names: list[str]) -> None:
@@ -171,22 +176,21 @@ def _check_unique(names: list[str]) -> None:
 
 
 def _from_items(items: list[object]) -> PromptSource:
-    rows = [cast("Mapping[object, object]", row) for row in items if isinstance(row, Mapping)]
+    found = [_as_dict(item) for item in items]
+    rows = [row for row in found if row is not None]
     if not rows:
         return PromptSource(
             names=("prompt",) if items else (), num_rows=len(items), lists={"prompt": items}
         )
     problems = [
-        RowProblem(
-            position=at,
-            prompt_id=None,
-            column="row",
-            value=item,
-            rule="must be a dict, as other rows are",
-            got=type(item).__name__,
-        )
-        for at, item in enumerate(items)
-        if not isinstance(item, Mapping)
+        _row_problem(at, item, "must be a dict, as other rows are", got=type(item).__name__)
+        for at, (item, row) in enumerate(zip(items, found, strict=True))
+        if row is None
+    ]
+    problems += [
+        _row_problem(at, row[None], "must not have more cells than the header of its CSV file")
+        for at, row in enumerate(found)
+        if row is not None and None in row
     ]
     if problems:
         raise PromptTableError(problems)
@@ -199,29 +203,56 @@ def _from_items(items: list[object]) -> PromptSource:
     return PromptSource(names=tuple(lists), num_rows=len(rows), lists=lists)
 
 
-def _to_arrow(name: str, values: Any) -> Any:  # Any: the stubs type arrays by their values
-    try:
-        return pa.array(values)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        whole = error
-    # Bisect for the first row that Arrow rejects.
-    taken, rejected = 0, len(values)
-    while rejected - taken > 1:
-        middle = (taken + rejected) // 2
-        try:
-            pa.array(values[:middle])
-            taken = middle
-        except (pa.ArrowException, TypeError, ValueError, OverflowError):
-            rejected = middle
-    problem = RowProblem(
-        position=taken,
-        prompt_id=None,
-        column=name,
-        value=values[taken],
-        rule="must have an Arrow type, the same as the column's other values",
-        detail=str(whole),
+def _as_dict(row: Any) -> Mapping[object, object] | None:
+    """A row of any kind as a mapping of its columns; None for what is no row."""
+    if isinstance(row, Mapping):
+        return cast("Mapping[object, object]", row)
+    if isinstance(row, BaseModel):
+        return cast("Mapping[object, object]", row.model_dump())
+    if is_dataclass(row) and not isinstance(row, type):
+        return cast("Mapping[object, object]", asdict(row))
+    if not isinstance(row, type) and hasattr(row, "_asdict"):
+        return row._asdict()
+    # Rows of SQLite and other databases.
+    if hasattr(row, "keys") and hasattr(row, "__getitem__") and not isinstance(row, type):
+        names = [str(name) for name in row.keys()]  # noqa: SIM118  # it iterates over its values
+        _check_unique(names)
+        return {name: row[name] for name in names}
+    return None
+
+
+def _row_problem(position: int, value: object, rule: str, *, got: str = "") -> RowProblem:
+    return RowProblem(
+        position=position, prompt_id=None, column="row", value=value, rule=rule, got=got
     )
-    raise PromptTableError([problem]) from whole
+
+
+def _to_arrow(name: str, values: list[Any]) -> Any:  # Any: the stubs type arrays by their values
+    # The pandas nulls of Python values are null, as those of a pandas table are.
+    values = [str(value) if isinstance(value, UUID) else value for value in values]
+    if _rejects(values):
+        values = [plain(value) for value in values]
+    try:
+        return pa.array(values, from_pandas=True)
+    except _NOT_ARROW as error:
+        position = bisect_left(range(1, len(values)), True, key=lambda end: _rejects(values[:end]))
+        problem = RowProblem(
+            position=position,
+            prompt_id=None,
+            column=name,
+            value=values[position],
+            rule="must have an Arrow type, the same as the column's other values",
+            detail=str(error),
+        )
+        raise PromptTableError([problem]) from error
+
+
+def _rejects(values: Any) -> bool:
+    try:
+        pa.array(values, from_pandas=True)
+    except _NOT_ARROW:
+        return True
+    return False
 
 
 def _without_views(table: pa.Table) -> pa.Table:

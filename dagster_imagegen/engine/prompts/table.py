@@ -1,8 +1,8 @@
 """Turns a prompt table into requests: `read_prompts`."""
 
 import hashlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,21 +20,18 @@ from dagster_imagegen.engine.prompts.parameters import (
     check_param,
     check_params,
     check_value,
-    is_null,
     merge_mappings,
-    whole_number,
     wrong_type,
 )
 from dagster_imagegen.engine.prompts.source import read_source
 from dagster_imagegen.engine.prompts.template import PromptTemplate
-from dagster_imagegen.engine.request import (
-    PARAMETERS,
-    ImageParams,
-    ImageRequest,
-    Parameter,
-)
+from dagster_imagegen.engine.prompts.values import is_empty, whole_number
+from dagster_imagegen.engine.request import PARAMETERS, ImageParams, ImageRequest, Parameter
 
 OUR_PREFIX = "image_"
+BYTE_ORDER_MARKS = ("\ufeff", "ï»¿")
+"""As UTF-8 reads it, and as other encodings do."""
+ZERO_WIDTH_SPACE = "\u200b"
 PROMPT_ID = Parameter("text", name="prompt_id", nullable=False)
 
 
@@ -42,9 +39,7 @@ PROMPT_ID = Parameter("text", name="prompt_id", nullable=False)
 class PromptRow:
     """One row of a prompt table. Its `requests` are variants 0 to n-1 of one image."""
 
-    position: int
     prompt_id: str
-    prompt: str
     requests: tuple[ImageRequest, ...]
 
 
@@ -88,7 +83,7 @@ def read_prompts(
         PromptTableError: Rows are at fault; it names all of them.
         ConfigurationError: Arguments or columns are at fault, for any row.
     """
-    rules = _rules(
+    reader = _RowReader(
         {"endpoint_id": endpoint_id, "model": model, "n": 1, **check_params(params or {})},
         extra_body=extra_body,
         template=template,
@@ -98,10 +93,9 @@ def read_prompts(
     table = read_source(source)
     if table.num_rows == 0 and not table.names:
         return PromptTable(carried=table.carry(()), rows=())
-    _check_columns(table.names, rules)
-    judged = [name for name in rules.columns if name in table.names]
+    reader.check_columns(table.names)
+    judged = [name for name in reader.columns if name in table.names]
     columns = [table.cells(name) for name in judged]
-    reader = _RowReader(rules)
     rows = [
         reader.read(position, {name: cells[position] for name, cells in zip(judged, columns)})  # noqa: B905  # same length, once a row
         for position in range(table.num_rows)
@@ -112,194 +106,184 @@ def read_prompts(
     return PromptTable(
         carried=table.carry([name for name in table.names if name not in ours]),
         rows=tuple(row for row in rows if row is not None),
-        warnings=_warnings(table.names, rules),
+        warnings=_warnings(table.names, reader.columns),
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _RowRules:
-    """What every row of a table has in common.
+def _warnings(names: Sequence[str], judged: Sequence[str]) -> tuple[str, ...]:
+    """For columns with the name of a parameter that neither `overrides` nor the template names,
+    and for those that only look like `prompt_id`."""
+    ids = () if "prompt_id" in names else names
+    return tuple(
+        f'the prompt table has no column "prompt_id"{_as_seen(each)}'
+        for each in ids
+        if _seen(each) == "prompt_id"
+    ) + tuple(
+        f'column "{name}" of the prompt table does not override the parameter of that name; if it '
+        f'should, add overrides=["{name}"]'
+        for name in names
+        if name in PARAMETERS and name not in judged
+    )
 
-    `base` has the asset's parameters, as a request takes them. `mappings` has the layers of those
-    that are mappings, over which a row's own are merged.
+
+def _seen(name: str) -> str:
+    """A column's name as a reader takes it: without a byte order mark, outer spaces and case."""
+    for mark in (*BYTE_ORDER_MARKS, ZERO_WIDTH_SPACE):
+        name = name.replace(mark, "")
+    return unicodedata.normalize("NFKC", name).strip().lower()
+
+
+def _as_seen(other: str) -> str:
+    """What to do about a column that looks like the one that is needed."""
+    if other.startswith(BYTE_ORDER_MARKS):
+        why = "it begins with a byte order mark; read the file with encoding utf-8-sig"
+    elif other != other.strip():
+        why = "it has spaces around it; rename it"
+    elif other != other.lower():
+        why = "its case differs; rename it"
+    else:
+        why = "it has characters that cannot be seen; rename it"
+    return f'; did you mean "{repr(other)[1:-1]}"? {why}'
+
+
+def _no_column(name: str, names: Sequence[str]) -> str:
+    alike = next((each for each in names if _seen(each) == _seen(name)), None)
+    hint = did_you_mean(name, names) if alike is None else _as_seen(alike)
+    return f'the prompt table has no column "{name}"{hint}'
+
+
+class _RowReader:
+    """Reads rows one by one, and collects the problems of all of them.
+
+    Args:
+        params: The asset's and the resource's, which rows override.
+        extra_body: The resource's; the asset's and a row's are merged over it.
     """
 
-    template: PromptTemplate | None
-    overrides: tuple[str, ...]
-    base: Mapping[str, Any]
-    mappings: Mapping[str, tuple[Mapping[str, Any] | None, ...]]
-    streaming_needs_partials: bool
-
-    @property
-    def columns(self) -> tuple[str, ...]:
+    def __init__(
+        self,
+        params: Mapping[str, Any],
+        *,
+        extra_body: Mapping[str, Any] | None,
+        template: str | None,
+        overrides: Sequence[str],
+        streaming_needs_partials: bool,
+    ) -> None:
+        check_overrides(overrides)
+        self._overrides = tuple(dict.fromkeys(overrides))
+        self._template = None if template is None else PromptTemplate.parse(template)
+        self._streaming_needs_partials = streaming_needs_partials
+        self._layers = {
+            name: (extra_body if name == "extra_body" else None, params.get(name))
+            for name, parameter in PARAMETERS.items()
+            if parameter.kind == "mapping"
+        }
+        """The mappings over which a row's own are merged."""
+        merged = {name: merge_mappings(name, *layers) for name, layers in self._layers.items()}
+        self._base: dict[str, Any] = {**params, **merged}
+        self._positions: dict[str, int] = {}
+        self.problems: list[RowProblem] = []
+        self._prompt_columns = ("prompt",) if self._template is None else self._template.columns
+        self.columns = tuple(dict.fromkeys(("prompt_id", *self._prompt_columns, *overrides)))
         """The columns that are read; all others are carried along."""
-        prompt = self.template.columns if self.template else ("prompt",)
-        return tuple(dict.fromkeys(("prompt_id", *prompt, *self.overrides)))
-
-    def request(self, prompt: str, changes: Mapping[str, Any]) -> ImageRequest:
-        """Variant 0 of a row that sets `changes`."""
-        settings = {**self.base, **changes}
-        del settings["n"]
-        for name in changes.keys() & self.mappings.keys():
-            settings[name] = merge_mappings(name, *self.mappings[name], changes[name])
-        return ImageRequest(prompt=prompt, **settings)
-
-    def problems(self, request: ImageRequest) -> Iterator[InvalidRequest]:
-        return request.problems(streaming_needs_partials=self.streaming_needs_partials)
-
-
-def _rules(
-    params: Mapping[str, Any],
-    *,
-    extra_body: Mapping[str, Any] | None,
-    template: str | None,
-    overrides: Sequence[str],
-    streaming_needs_partials: bool,
-) -> _RowRules:
-    check_overrides(overrides)
-    mappings = {
-        name: (extra_body if name == "extra_body" else None, params.get(name))
-        for name, parameter in PARAMETERS.items()
-        if parameter.kind == "mapping"
-    }
-    rules = _RowRules(
-        template=None if template is None else PromptTemplate.parse(template),
-        overrides=tuple(dict.fromkeys(overrides)),
-        base={**params, **{name: merge_mappings(name, *mappings[name]) for name in mappings}},
-        mappings=mappings,
-        streaming_needs_partials=streaming_needs_partials,
-    )
-    # What no row can change is one error, not one for each row.
-    for problem in rules.problems(rules.request("any", {})):
+        # What no row can change is one error, not one for each row.
         if not overrides:
-            raise problem
-    return rules
+            for problem in self._problems(self._request("any", {})):
+                raise problem
 
-
-def _check_columns(names: Sequence[str], rules: _RowRules) -> None:
-    template = rules.template
-    if template is None and "prompt" not in names:
-        raise ConfigurationError(
-            'the prompt table has no column "prompt", and there is no prompt template'
-            + did_you_mean("prompt", names)
-        )
-    if template is not None:
-        template.check_columns(names)
-        if "prompt" in names and "prompt" not in template.columns:
+    def check_columns(self, names: Sequence[str]) -> None:
+        """Raise `ConfigurationError` if a column is missing, ambiguous or named as ours are."""
+        template = "without a prompt template" if self._template is None else "prompt template"
+        needed = dict.fromkeys(self._prompt_columns, template)
+        needed |= {name: "overrides" for name in self._overrides if name not in needed}
+        for name, place in needed.items():
+            if name not in names:
+                raise ConfigurationError(f"{place}: {_no_column(name, names)}")
+        if "prompt" in names and "prompt" not in self._prompt_columns:
             raise ConfigurationError(
                 'the prompt table has a column "prompt" beside a prompt template that does not '
                 "use it; name it in the template as {prompt}, rename it, or leave out the template"
             )
-    for name in rules.overrides:
-        if name not in names:
+        collisions = [name for name in names if name.startswith(OUR_PREFIX)]
+        if collisions:
             raise ConfigurationError(
-                f'overrides: the prompt table has no column "{name}"' + did_you_mean(name, names)
+                f'columns of the prompt table must not begin with "{OUR_PREFIX}", as those of the '
+                f"image table do, got {', '.join(collisions)}; rename or drop them"
             )
-    collisions = [name for name in names if name.startswith(OUR_PREFIX)]
-    if collisions:
-        raise ConfigurationError(
-            f'columns of the prompt table must not begin with "{OUR_PREFIX}", as those of the '
-            f"image table do, got {', '.join(collisions)}; rename or drop them"
-        )
-
-
-def _warnings(names: Sequence[str], rules: _RowRules) -> tuple[str, ...]:
-    """For columns with the name of a parameter that neither `overrides` nor the template names."""
-    return tuple(
-        f'column "{name}" of the prompt table does not override the parameter of that name; if it '
-        f'should, add overrides=["{name}"]'
-        for name in names
-        if name in PARAMETERS and name not in rules.columns
-    )
-
-
-class _RowReader:
-    """Reads rows one by one, and collects the problems of all of them."""
-
-    def __init__(self, rules: _RowRules) -> None:
-        self._rules = rules
-        self._positions: dict[str, int] = {}
-        self.problems: list[RowProblem] = []
 
     def read(self, position: int, cells: Mapping[str, object]) -> PromptRow | None:
         """The row, or None if it has problems. Positions are read in order."""
-        found: list[InvalidRequest] = []
-        prompt_id = self._prompt_id(position, cells, found)
-        prompt = self._prompt(cells, found)
-        changes = self._changes(cells, found)
-        request = self._rules.request(prompt or "", changes)
-        # A faulty cell is left out of the request, so its rules are not applied a second time.
-        faulty = {problem.field for problem in found}
-        if prompt is None:
-            faulty.add("prompt")
-        found += [each for each in self._rules.problems(request) if each.field not in faulty]
-        if found or prompt is None:
-            self._report(position, prompt_id, found)
-            return None
-        variants: int = changes.get("n", self._rules.base["n"])
-        return PromptRow(
-            position=position,
-            prompt_id=prompt_id or _stand_in_id(position, prompt),
-            prompt=prompt,
-            requests=(request, *(replace(request, variant=at) for at in range(1, variants))),
-        )
-
-    def _prompt_id(
-        self, position: int, cells: Mapping[str, object], found: list[InvalidRequest]
-    ) -> str | None:
-        prompt_id = None
-        with _noting(found):
+        found = _Found()
+        prompt_id = prompt = None
+        changes: dict[str, Any] = {}
+        with found:
             if "prompt_id" in cells:
                 prompt_id = _prompt_id(cells["prompt_id"])
-                first = self._positions.setdefault(prompt_id, position)
-                if first != position:
-                    remedy = f"row {first} has the same one"
-                    raise InvalidRequest("prompt_id", prompt_id, "must be unique", remedy=remedy)
-        return prompt_id
-
-    def _prompt(self, cells: Mapping[str, object], found: list[InvalidRequest]) -> str | None:
-        template = self._rules.template
-        with _noting(found):
-            return _prompt(cells["prompt"]) if template is None else template.fill(cells)
-        return None
-
-    def _changes(self, cells: Mapping[str, object], found: list[InvalidRequest]) -> dict[str, Any]:
-        """The parameters that the row overrides; null or NaN overrides nothing."""
-        changes: dict[str, Any] = {}
-        for name in self._rules.overrides:
-            with _noting(found):
-                if not is_null(cells[name]):
+                self._check_unique(prompt_id, position)
+        with found:
+            template = self._template
+            prompt = _prompt(cells["prompt"]) if template is None else template.fill(cells)
+        for name in self._overrides:
+            with found:
+                # CSV has empty text for null.
+                if not is_empty(cells[name]):
                     changes[name] = check_param(name, cells[name], in_table=True)
-        return changes
+        request = self._request(prompt or "", changes)
+        # A faulty cell is left out of the request, so its rules are not applied a second time.
+        faulty = {problem.field for problem in found} | ({"prompt"} if prompt is None else set())
+        found += [each for each in self._problems(request) if each.field not in faulty]
+        if found or prompt is None:
+            self.problems += [_row_problem(position, prompt_id, each) for each in found]
+            return None
+        n: int = changes.get("n", self._base["n"])
+        stand_in = f"{position}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
+        others = (replace(request, variant=at) for at in range(1, n))
+        return PromptRow(prompt_id=prompt_id or stand_in, requests=(request, *others))
 
-    def _report(
-        self, position: int, prompt_id: str | None, found: Sequence[InvalidRequest]
-    ) -> None:
-        self.problems += [
-            RowProblem(
-                position=position,
-                prompt_id=prompt_id,
-                column=problem.field,
-                value=problem.value,
-                rule=problem.rule,
-                got=problem.got,
-                remedy=problem.remedy,
-            )
-            for problem in found
-        ]
+    def _check_unique(self, prompt_id: str, position: int) -> None:
+        first = self._positions.setdefault(prompt_id, position)
+        if first != position:
+            remedy = f"row {first} has the same one"
+            raise InvalidRequest("prompt_id", prompt_id, "must be unique", remedy=remedy)
+
+    def _request(self, prompt: str, changes: Mapping[str, Any]) -> ImageRequest:
+        """Variant 0 of a row that sets `changes`."""
+        settings = {**self._base, **changes}
+        del settings["n"]
+        for name in changes.keys() & self._layers.keys():
+            settings[name] = merge_mappings(name, *self._layers[name], changes[name])
+        return ImageRequest(prompt=prompt, **settings)
+
+    def _problems(self, request: ImageRequest) -> Iterator[InvalidRequest]:
+        return request.problems(streaming_needs_partials=self._streaming_needs_partials)
 
 
-@contextmanager
-def _noting(found: list[InvalidRequest]) -> Generator[None, None, None]:
-    """Notes the problem raised inside, so that the rest of the row is checked as well."""
-    try:
-        yield
-    except InvalidRequest as problem:
-        found.append(problem)
+def _row_problem(position: int, prompt_id: str | None, problem: InvalidRequest) -> RowProblem:
+    return RowProblem(
+        position=position,
+        prompt_id=prompt_id,
+        column=problem.field,
+        value=problem.value,
+        rule=problem.rule,
+        got=problem.got,
+        remedy=problem.remedy,
+    )
+
+
+class _Found(list[InvalidRequest]):
+    """Notes the problem raised inside `with`, so that the rest of the row is checked as well."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: object, trace: object) -> bool:
+        if isinstance(error, InvalidRequest):
+            self.append(error)
+        return isinstance(error, InvalidRequest)
 
 
 def _prompt(cell: object) -> str:
-    if is_null(cell):
+    if cell is None:
         raise InvalidRequest("prompt", None, "must be set", remedy="fill it or drop the row")
     if not isinstance(cell, str):
         raise wrong_type("prompt", cell, "text")
@@ -307,14 +291,10 @@ def _prompt(cell: object) -> str:
 
 
 def _prompt_id(cell: object) -> str:
-    if is_null(cell):
+    if cell is None:
         remedy = "fill it in every row, or drop the column"
         raise InvalidRequest("prompt_id", None, "must be set", remedy=remedy)
     whole = whole_number(cell)
     if whole is None and not isinstance(cell, str):
         raise wrong_type("prompt_id", cell, "text or an integer")
     return check_value(PROMPT_ID, cell if whole is None else str(whole))
-
-
-def _stand_in_id(position: int, prompt: str) -> str:
-    return f"{position}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"

@@ -1,13 +1,18 @@
 """Prompt templates: text with column names in braces."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from string import Formatter
 
-from dagster_imagegen.engine.errors import ConfigurationError, InvalidRequest, did_you_mean
-from dagster_imagegen.engine.prompts.parameters import is_null, wrong_type
+from dagster_imagegen.engine.errors import ConfigurationError, InvalidRequest
+from dagster_imagegen.engine.prompts.parameters import wrong_type
+from dagster_imagegen.engine.prompts.values import is_empty, is_immense, plain
+
+WIDTH_MAX = 10_000
+"""The largest number in a format spec: a width of a billion would be a gigabyte of spaces."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +38,14 @@ class PromptTemplate:
         try:
             parsed = list(Formatter().parse(text))
         except ValueError as error:
+            # The text itself is not shown: it is most of every prompt.
             raise ConfigurationError(
-                f"prompt template {text!r}: {error}; write {{{{ and }}}} for braces"
+                f"prompt template: {error}; write {{{{ and }}}} for braces"
             ) from error
         pieces: list[tuple[str, str | None, str]] = []
         for literal, name, spec, conversion in parsed:
             if name is not None:
-                _check_field(text, name, spec or "", conversion)
+                _check_field(name, spec or "", conversion)
             pieces.append((literal, name, spec or ""))
         return cls(text=text, pieces=tuple(pieces))
 
@@ -47,16 +53,6 @@ class PromptTemplate:
     def columns(self) -> tuple[str, ...]:
         """The columns that the template names, each once, in order."""
         return tuple(dict.fromkeys(name for _, name, _ in self.pieces if name is not None))
-
-    def check_columns(self, known: Iterable[str]) -> None:
-        """Raise `ConfigurationError` if the template names a column that is not `known`."""
-        known = list(known)
-        for name in self.columns:
-            if name not in known:
-                raise ConfigurationError(
-                    f'prompt template {self.text!r}: unknown column "{name}"'
-                    + did_you_mean(name, known)
-                )
 
     def fill(self, row: Mapping[str, object]) -> str:
         """The prompt of one row.
@@ -72,7 +68,7 @@ class PromptTemplate:
         return "".join(parts)
 
 
-def _check_field(text: str, name: str, spec: str, conversion: str | None) -> None:
+def _check_field(name: str, spec: str, conversion: str | None) -> None:
     remedy = None
     if not name or name.isdigit():
         remedy = "name a column, as in {name}"
@@ -82,12 +78,21 @@ def _check_field(text: str, name: str, spec: str, conversion: str | None) -> Non
         remedy = f"conversions are not allowed; remove !{conversion}"
     elif "{" in spec:
         remedy = "a format spec must not contain a field"
+    elif _is_wide(spec):
+        remedy = f'a number in its format spec must be at most {WIDTH_MAX:,}, got "{spec}"'
     if remedy:
-        raise ConfigurationError(f"prompt template {text!r}: {{{name}}}: {remedy}")
+        raise ConfigurationError(f"prompt template: {{{name}}}: {remedy}")
+
+
+def _is_wide(spec: str) -> bool:
+    # Python refuses to read numbers of thousands of digits.
+    numbers = [each.lstrip("0") for each in re.findall(r"\d+", spec)]
+    return any(len(each) > len(str(WIDTH_MAX)) or int(each or 0) > WIDTH_MAX for each in numbers)
 
 
 def _filled(name: str, value: object, spec: str) -> str:
-    if is_null(value):
+    value = plain(value)
+    if is_empty(value):
         rule = "must be set, for the prompt template"
         raise InvalidRequest(name, None, rule, remedy="fill it or drop the row")
     if not isinstance(value, str | int | float | Decimal | date | datetime | time):
@@ -95,6 +100,8 @@ def _filled(name: str, value: object, spec: str) -> str:
     # pandas makes floats of integers beside nulls: 2024.0 must read as 2024.
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if isinstance(value, Decimal) and is_immense(value):
+        raise InvalidRequest(name, value, "must be a smaller number, for the prompt template")
     try:
         return format(value, spec)
     except ValueError as error:

@@ -69,12 +69,12 @@ def journal_id_of(attempt_id: str) -> str:
 
 
 def object_path(journal_id: str, seq: int) -> str:
-    """Where one object of a journal lies."""
+    """The path of one object of a journal."""
     return f"{JOURNAL_FOLDER}/{journal_id}/{seq:06d}.jsonl"
 
 
 def seal_path(journal_id: str) -> str:
-    """Where the seal of a journal lies."""
+    """The path of a journal's seal."""
     return f"{JOURNAL_FOLDER}/{journal_id}.sealed"
 
 

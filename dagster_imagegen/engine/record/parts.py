@@ -18,13 +18,13 @@ from dagster_imagegen.engine.record.schema import MONEY, SCHEMA, attempt_of, row
 from dagster_imagegen.engine.storage import ObjectStore, Storage
 
 PARTS_FOLDER = "usage"
-BOUND_COLUMNS = ("cost_usd", "worst_case_usd")
+BOUND_COLUMNS = ("cost_usd", "cost_usd_max", "worst_case_usd")
 
 _PART = re.compile(rf"{PARTS_FOLDER}/date=\d{{4}}-\d\d-\d\d/([^/]+)\.parquet")
 
 
 def part_path(journal_id: str) -> str:
-    """Where the part of a journal lies: in the folder of the day on which it began (UTC)."""
+    """The path of a journal's part, in the folder of the day on which the journal began (UTC)."""
     day = f"{journal_id[:4]}-{journal_id[4:6]}-{journal_id[6:8]}"
     return f"{PARTS_FOLDER}/date={day}/{journal_id}.parquet"
 
@@ -35,7 +35,7 @@ def part_day(path: str) -> date:
 
 
 def journal_of(path: str) -> str | None:
-    """The journal whose part lies at `path`; None where the file is not a part.
+    """The journal whose part is at `path`; None where the file is not a part.
 
     A file that somebody else put there, at the top of the folder or under another name, is none.
     """
@@ -124,7 +124,13 @@ def _name_the_damaged(parts: Sequence[str], storage: Storage) -> None:
         )
 
 
-def bound_usd(table: pa.Table) -> Decimal:
-    """The sum of `Attempt.bound_usd` over the rows of a table with `BOUND_COLUMNS`."""
-    each = pc.coalesce(table["cost_usd"], table["worst_case_usd"], pa.scalar(Decimal(0), MONEY))
+def bound_usd(table: pa.Table, *, strict: bool = False) -> Decimal:
+    """The sum of `Attempt.bound_usd` over the rows of a table with `BOUND_COLUMNS`.
+
+    `strict` counts each at the most that may have been charged; older rows have their cost only.
+    """
+    charged = [table[name] for name in BOUND_COLUMNS]
+    if strict:
+        charged.insert(0, table["cost_usd_max"])
+    each = pc.coalesce(*charged, pa.scalar(Decimal(0), MONEY))
     return pc.sum(each).as_py() or Decimal(0)

@@ -18,6 +18,7 @@ from dagster_imagegen.engine.attempt import (
     Reply,
     RequestRecord,
     Result,
+    SvgUsage,
     TokenUsage,
 )
 from dagster_imagegen.engine.request import PARAMETERS
@@ -86,7 +87,12 @@ _RESULT: tuple[tuple[str, pa.DataType, str], ...] = (
     ("output_text_tokens", pa.int64(), "as answered"),
     ("output_image_tokens", pa.int64(), "as answered"),
     ("total_tokens", pa.int64(), "as answered"),
-    ("cost_usd", MONEY, "what it cost; where billing is unknown, the most it can have cost"),
+    ("svg_model", pa.string(), "the text model that wrote an svg, as answered"),
+    ("svg_input_tokens", pa.int64(), "of that model, as answered"),
+    ("svg_output_tokens", pa.int64(), "of that model, as answered"),
+    ("svg_total_tokens", pa.int64(), "of that model, as answered"),
+    ("cost_usd", MONEY, "what was charged as far as anybody can tell; the worst case if unknown"),
+    ("cost_usd_max", MONEY, "the most that may have been charged; null before 0.2"),
     ("cost_basis", pa.string(), "reported, metered, estimated, unknown, sandbox"),
     ("price_source", pa.string(), "where the price comes from"),
     ("price_as_of", pa.date32(), "when the price was checked"),
@@ -96,6 +102,7 @@ _RESULT: tuple[tuple[str, pa.DataType, str], ...] = (
     ("image_format", pa.string(), "as detected from the bytes"),
     ("image_width", pa.int32(), "pixels"),
     ("image_height", pa.int32(), "pixels"),
+    ("image_partial", pa.bool_(), "whether it is a partial image of a broken stream"),
 )
 
 SCHEMA: pa.Schema = pa.schema(
@@ -143,7 +150,9 @@ def result_columns(result: Result) -> Row:
         "error_message": result.error_message,
         **vars(result.reply),
         **vars(result.tokens),
+        **{f"svg_{name}": value for name, value in vars(result.svg).items()},
         "cost_usd": result.cost.usd,
+        "cost_usd_max": result.cost.most_usd,
         "cost_basis": result.cost.basis,
         "price_source": result.cost.source,
         "price_as_of": result.cost.as_of,
@@ -165,6 +174,7 @@ _FIELDS: Mapping[str, Mapping[str, str]] = {
     "result": {n: n for n in ("status", "billing", "finished_at", "error_code", "error_message")},
     "reply": {name: name for name in Reply.__dataclass_fields__},
     "tokens": {name: name for name in TokenUsage.__dataclass_fields__},
+    "svg": {f"svg_{name}": name for name in SvgUsage.__dataclass_fields__},
     "image": {f"image_{name}": name for name in ImageFile.__dataclass_fields__},
 }
 _PLACES = {col: (part, name) for part, of in _FIELDS.items() for col, name in of.items()}
@@ -196,14 +206,17 @@ def result_of(row: Mapping[str, Any]) -> Result:
 
 
 def _result(row: Mapping[str, Any], parts: Mapping[str, dict[str, Any]]) -> Result:
+    most = row.get("cost_usd_max")
     return Result(
         reply=Reply(**parts["reply"]),
         tokens=TokenUsage(**parts["tokens"]),
+        svg=SvgUsage(**parts["svg"]),
         cost=Cost(
             usd=row.get("cost_usd"),
             basis=row.get("cost_basis") or "unknown",
             source=row.get("price_source"),
             as_of=row.get("price_as_of"),
+            max_usd=None if most == row.get("cost_usd") else most,
         ),
         image=ImageFile(**parts["image"]) if "path" in parts["image"] else None,
         **parts["result"],

@@ -3,13 +3,16 @@ pacing."""
 
 from dataclasses import replace
 from datetime import datetime, timezone
+from decimal import Decimal
 
 from dagster_imagegen.engine.attempt import (
     NO_COST,
     SANDBOX_COST,
+    UNKNOWN_COST,
     Cost,
     Reply,
     Result,
+    SvgUsage,
     TokenUsage,
 )
 from dagster_imagegen.engine.endpoint.response import Answer, Failure, GeneratedImage
@@ -24,7 +27,8 @@ def result_of_answer(
     """What an answer says, apart from where its image goes.
 
     Without `with_texts` it lacks the provider's texts, which can repeat the prompt: the revised
-    prompt and the error message. The error code stays, unless it is a text itself.
+    prompt and the error message. What of that is ours stays, and the error code, unless it is a
+    text itself.
     """
     said = answer.result
     reply = Reply(http_status=answer.http_status, request_id=answer.request_id)
@@ -33,6 +37,7 @@ def result_of_answer(
         billing="not_billed" if sandbox else "billed",
         finished_at=finished_at,
         tokens=said.tokens or TokenUsage(),
+        svg=said.svg or SvgUsage(),
         cost=SANDBOX_COST if sandbox else cost,
     )
     if isinstance(said, Failure):
@@ -41,7 +46,7 @@ def result_of_answer(
             status=said.status,
             billing="not_billed" if sandbox else said.billing,
             error_code=said.code if with_texts else said.code_without_text,
-            error_message=said.message if with_texts else None,
+            error_message=said.message if with_texts else said.own_message,
             reply=reply,
         )
     return replace(
@@ -68,7 +73,11 @@ def _created(created: int | None) -> datetime | None:
 def cost_of_answer(
     prices: PriceList, request: ImageRequest, answer: Answer, *, worst_case: Cost
 ) -> Cost:
-    """What an answer cost: 0 where it cannot have been billed, the worst case where it may have."""
+    """What an answer cost, and the most that may have been charged for it.
+
+    0 where it was not billed; also 0, and at most the worst case, where a whole 5xx or a refusal
+    may have been billed. The worst case where no answer came, or a broken one.
+    """
     said = answer.result
     size, quality = request.size, request.quality
     if isinstance(said, GeneratedImage):
@@ -78,11 +87,17 @@ def cost_of_answer(
         size = _chosen(said.size) or _chosen(size) or pixels
         quality = _chosen(said.quality) or quality
     elif said.billing == "unknown":
-        return worst_case
+        # An error within a 2xx, such as the last event of a stream, comes after work was done.
+        said_so = said.status == "refused" or (
+            said.status == "failed" and (said.http_status or 0) >= 500
+        )
+        if not said_so or worst_case.usd is None:
+            return worst_case
+        return replace(worst_case, usd=Decimal(0), max_usd=worst_case.usd)
     elif said.billing == "not_billed":
         return NO_COST
     made = isinstance(said, GeneratedImage) or said.kind.rules.billing == "billed"
-    return prices.cost(
+    cost = prices.cost(
         request.model,
         tokens=said.tokens,
         reported_usd=said.reported_cost_usd,
@@ -90,6 +105,34 @@ def cost_of_answer(
         quality=quality,
         partial_images=request.partial_images or 0,
         image_made=made,
+    )
+    if cost.basis == "estimated":  # of the image: nobody told how many tokens the prompt came to
+        cost = cost.at_most(worst_case)
+    return cost if said.svg is None else _with_svg(cost, said.svg, prices)
+
+
+def _with_svg(cost: Cost, svg: SvgUsage, prices: PriceList) -> Cost:
+    """The cost together with that of the model that wrote the svg; unknown if either is.
+
+    What the provider reports is its whole bill.
+    """
+    if cost.basis == "reported":
+        return cost
+    price = prices.find(svg.model or "")
+    tokens = TokenUsage(
+        input_tokens=svg.input_tokens,
+        input_text_tokens=svg.input_tokens,
+        output_text_tokens=svg.output_tokens,
+        total_tokens=svg.total_tokens,
+    )
+    usd = None if price is None else price.metered(tokens, image_made=False)
+    if price is None or usd is None or cost.usd is None:
+        return UNKNOWN_COST
+    return replace(
+        cost,
+        usd=cost.usd + usd,
+        max_usd=None if cost.max_usd is None else cost.max_usd + usd,
+        source=f"{cost.source}; {svg.model}: {price.source}",
     )
 
 
@@ -101,8 +144,9 @@ def signal_of(answer: Answer) -> Signal:
     """What an answer means for how fast to send."""
     said, headroom = answer.result, answer.headroom
     failure = said if isinstance(said, Failure) else None
+    timed_out = failure is not None and failure.code == "read_timeout"
     return Signal(
-        outcome=failure.admission if failure else "accepted",
+        outcome="timed_out" if timed_out else failure.admission if failure else "accepted",
         wait_seconds=failure.wait_seconds if failure else None,
         remaining=headroom.remaining if headroom else None,
         limit=headroom.limit if headroom else None,

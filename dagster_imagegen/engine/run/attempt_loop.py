@@ -116,7 +116,8 @@ class AttemptLoop:
                 return claimed
             spent_usd = None
             sent = await self._sender.send(job, claimed)
-            spent_usd = sent.list_price_usd
+            price = sent.list_price
+            spent_usd = price.most_usd if self._context.strict else price.usd
             return sent
         finally:
             if self._allowance is not None:

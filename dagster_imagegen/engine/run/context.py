@@ -52,3 +52,5 @@ class PassContext:
     """What others' record leaves of the budget; None: there is no budget."""
     defers: bool = False
     """Whether what the budget does not cover is left to a later run instead of failing."""
+    strict: bool = False
+    """Whether a request counts against the budget at the most that may have been charged."""

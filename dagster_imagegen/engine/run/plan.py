@@ -1,8 +1,9 @@
 """What a pass is to do for a prompt table, given all that is on record: known before any money."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
 from decimal import Decimal
 
 import pyarrow as pa
@@ -65,6 +66,8 @@ class Plan:
     cost_range_usd: tuple[Decimal, Decimal] | None
     """Least and most that what is sent costs by the price list; None: it has no price."""
     sandbox: bool
+    warnings: tuple[str, ...] = ()
+    """What whoever starts the pass should know of its models: when one ends."""
 
     @property
     def rows(self) -> int:
@@ -108,7 +111,11 @@ class Plan:
             return "the price of this model is unknown"
         low, high = self.cost_range_usd
         amount = (
-            f"${low:,.2f}" if round(low, 2) == round(high, 2) else f"${low:,.2f} to ${high:,.2f}"
+            f"at most ${high:,.2f}"
+            if not low
+            else f"${low:,.2f}"
+            if round(low, 2) == round(high, 2)
+            else f"${low:,.2f} to ${high:,.2f}"
         )
         return f"$0.00 in the sandbox ({amount} at list price)" if self.sandbox else amount
 
@@ -121,18 +128,27 @@ async def make_plan(
     images: Images,
     prices: PriceList,
     root_run_id: str,
+    today: date,
     redo: Collection[Redo] = (),
     resend_unknown: bool = False,
+    had_query: bool = False,
 ) -> Plan:
     """Look up every wanted image in the record, and price what is left to request.
 
-    `storage` holds the parts of `record`.
+    `storage` holds the parts of `record`. `today` decides which models are about to end.
+    `had_query`: version 0.1 made the query of `base_url` a part of `endpoint_id`; what is on
+    record under such a name is found as well.
     """
     wanted: dict[str, tuple[ImageRequest, str]] = {}
     for row in prompts.rows:
         for request in row.requests:
             wanted.setdefault(request.fingerprint, (request, row.prompt_id))
-    on_record = _on_record(record, list(wanted), storage=storage)
+    requests = [request for request, _ in wanted.values()]
+    former = _former_fingerprints(record, requests, storage=storage) if had_query else {}
+    on_record = _on_record(record, [*wanted, *former], storage=storage)
+    for each, fingerprint in former.items():
+        attempts = [*on_record.get(fingerprint, []), *on_record.pop(each, [])]
+        on_record[fingerprint] = sorted(attempts, key=lambda attempt: attempt.attempt_id)
     made = [each for attempts in on_record.values() for each in successes(attempts)]
     gone = await images.missing([each.image.path for each in made if each.image is not None])
     await _add_what_arrived_later(on_record, images)
@@ -146,13 +162,14 @@ async def make_plan(
             Job(
                 request=request,
                 prompt_id=prompt_id,
-                known=verdict.known,
+                known=verdict.known and replace(verdict.known, fingerprint=fingerprint),
                 unresolved=verdict.unresolved,
                 least=least,
                 worst_case=worst_case,
             )
         )
     counts = Counter(_kind(job.known) for job in jobs if job.known is not None)
+    unsent_jobs = [job for job in jobs if job.known is None]
     return Plan(
         prompts=prompts,
         jobs=tuple(jobs),
@@ -161,8 +178,9 @@ async def make_plan(
         refused=counts["refused"],
         unknown=counts["unknown"],
         missing=counts["missing"],
-        cost_range_usd=_cost_range([job for job in jobs if job.known is None]),
+        cost_range_usd=_cost_range(unsent_jobs),
         sandbox=any(job.request.endpoint_id == SANDBOX for job in jobs),
+        warnings=_model_warnings(unsent_jobs, prices, today),
     )
 
 
@@ -203,16 +221,18 @@ def _check_prices(plan: Plan) -> None:
     for job in plan.jobs:
         request = job.request
         if job.known is None and job.worst_case.usd is None:
+            body = request.body()
+            unpriced = "".join(f", {name} {body[name]!r}" for name in request.unpriced)
             raise ConfigurationError(
                 f"a budget is set, and model {request.model!r} at size {request.size!r}, quality "
-                f"{request.quality!r} has no price that bounds its cost; set one in `prices`, or "
-                "run without a budget"
+                f"{request.quality!r}{unpriced} has no price that bounds its cost; set one in "
+                "`prices`, or run without a budget"
             )
 
 
 def _on_record(
     record: Record, fingerprints: list[str], *, storage: Storage
-) -> Mapping[str, list[Attempt]]:
+) -> dict[str, list[Attempt]]:
     """The attempts at each fingerprint, published or not, oldest first."""
     rows = read_rows(
         record.parts if fingerprints else (),
@@ -228,6 +248,28 @@ def _on_record(
     return found
 
 
+def _former_fingerprints(
+    record: Record, requests: Sequence[ImageRequest], *, storage: Storage
+) -> dict[str, str]:
+    """The fingerprints under names with a query that are on record → those of now."""
+    names = {request.endpoint_id for request in requests}
+    rows = read_rows(
+        record.parts,
+        record.open_attempts,
+        storage=storage,
+        columns=["endpoint_id"],
+        where=pc.match_substring(pc.field("endpoint_id"), "?"),
+    )
+    recorded = {str(name) for name in pc.unique(rows["endpoint_id"]).to_pylist() if name}
+    former = {name for name in recorded if name.partition("?")[0] in names} - names
+    return {
+        replace(request, endpoint_id=name).fingerprint: request.fingerprint
+        for request in requests
+        for name in former
+        if name.partition("?")[0] == request.endpoint_id
+    }
+
+
 async def _add_what_arrived_later(on_record: Mapping[str, list[Attempt]], images: Images) -> None:
     """Add images of unresolved attempts that are in storage all the same.
 
@@ -236,10 +278,20 @@ async def _add_what_arrived_later(on_record: Mapping[str, list[Attempt]], images
     for fingerprint, attempts in on_record.items():
         if not left_unresolved(attempts):
             continue
-        for attempt_id, path in sorted((await images.find(fingerprint)).items()):
+        found: dict[str, str] = {}
+        for each in {fingerprint, *(attempt.fingerprint for attempt in attempts)}:
+            found |= await images.find(each)
+        for attempt_id, path in sorted(found.items())[:1]:
             attempt = next((each for each in attempts if each.attempt_id == attempt_id), None)
             attempts.append(await images.adopt(attempt_id, path, attempt))
-            break
+
+
+def _model_warnings(jobs: list[Job], prices: PriceList, today: date) -> tuple[str, ...]:
+    """One for each model that ends, of those that are to be asked; the sandbox serves any."""
+    models = dict.fromkeys(job.request.model for job in jobs if job.request.endpoint_id != SANDBOX)
+    lives = ((model, prices.life(model)) for model in models)
+    warnings = (life.warning(model, today) for model, life in lives if life is not None)
+    return tuple(warning for warning in warnings if warning is not None)
 
 
 def _kind(outcome: Outcome) -> str:

@@ -2,17 +2,17 @@
 
 import asyncio
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 
 from dagster_imagegen.engine.attempt import (
     IMAGE_NOT_SAVED,
     OUTCOME_LOST,
     Attempt,
-    ImageFile,
+    Cost,
     Outcome,
     RequestRecord,
     Result,
 )
+from dagster_imagegen.engine.endpoint.kinds import FailureKind
 from dagster_imagegen.engine.endpoint.response import Answer, Failure, GeneratedImage
 from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.images import UnsavedImage
@@ -43,14 +43,14 @@ class Sent:
     """A request that was sent and settled. `failure` is None where it brought an image, `streak`
     also where it shows that the endpoint works.
 
-    `list_price_usd` is what it cost at list price, which the sandbox's results do not hold.
+    `list_price` is what it cost at list price, which the sandbox's results do not hold.
     """
 
     attempt: Attempt
     unresolved: Unresolved
     failure: Failure | None
     streak: Streak | None
-    list_price_usd: Decimal | None
+    list_price: Cost
 
 
 class SendingPaused(Exception):
@@ -159,16 +159,13 @@ class Sender:
             failure = said if isinstance(said, Failure) else None
             if failure is not None:
                 result = self._with_reason(result, failure)
-            context.totals.add(result, list_price=cost)
             if isinstance(said, GeneratedImage):
-                unsaved = context.images.unsaved(
+                image = context.images.unsaved(
                     said, fingerprint=request.fingerprint, attempt_id=claim.attempt_id
                 )
                 del answer, said  # Its bytes are freed once they are spilled.
-                image = await self._save(unsaved, claim.attempt_id, result)
-                result = replace(result, image=image)
-                context.totals.succeeded += 1
-            attempt = await context.record.settle(claim.attempt_id, result)
+                result = await self._saved(image, claim.attempt_id, result, list_price=cost)
+            attempt = await self._settle(claim.attempt_id, result, list_price=cost)
         finally:
             self.sending.discard(task)
         return Sent(
@@ -176,7 +173,7 @@ class Sender:
             unresolved=claim.unresolved,
             failure=failure,
             streak=streak,
-            list_price_usd=cost.usd,
+            list_price=cost,
         )
 
     async def _answer(self, job: Job, claim: Claim) -> tuple[Answer, Streak | None]:
@@ -190,6 +187,9 @@ class Sender:
             context.pacer.release(claim.slot, signal)
         failure = answer.result if isinstance(answer.result, Failure) else None
         place = f"{request.endpoint_id}, model {request.model!r}"
+        if failure is not None and _may_lack_model(failure):
+            life = context.prices.life(request.model)
+            place += f" ({life.explanation(context.now().date())})" if life else ""
         return answer, context.breaker.observe(claim.turn, failure, place=place)
 
     def _with_reason(self, result: Result, failure: Failure) -> Result:
@@ -197,23 +197,30 @@ class Sender:
         reason = self._context.retry.too_long(failure.wait_seconds)
         if reason is None:
             return result
-        told = f"{result.error_message}; {reason}" if result.error_message else reason
-        return replace(result, error_message=told)
+        message = f"{result.error_message}; {reason}" if result.error_message else reason
+        return replace(result, error_message=message)
 
-    async def _save(self, image: UnsavedImage, attempt_id: str, result: Result) -> ImageFile:
+    async def _settle(self, attempt_id: str, result: Result, *, list_price: Cost) -> Attempt:
+        """Put the result on record, then count what is there."""
+        attempt = await self._context.record.settle(attempt_id, result)
+        self._context.totals.add(result, list_price=list_price)
+        return attempt
+
+    async def _saved(
+        self, image: UnsavedImage, attempt_id: str, result: Result, *, list_price: Cost
+    ) -> Result:
         """Store the image, or spill it to this machine if the storage stays away: it is paid for.
 
         While the storage fails to take it, nothing new is sent. Raises `StorageError`, the attempt
         settled, when patience with the storage ends.
         """
-        context = self._context
 
         def failed() -> None:
             self._not_taken.add(attempt_id)
             self._storage_takes.clear()
 
         try:
-            return await context.images.save(image, failed=failed)
+            return replace(result, image=await self._context.images.save(image, failed=failed))
         except (StorageError, asyncio.CancelledError) as error:
             kept = await self._spill(image)
             if isinstance(error, asyncio.CancelledError):
@@ -222,7 +229,7 @@ class Sender:
             unsaved = replace(
                 result, status="failed", error_code=IMAGE_NOT_SAVED, error_message=message
             )
-            await context.record.settle(attempt_id, unsaved)
+            await self._settle(attempt_id, unsaved, list_price=list_price)
             raise StorageError(message) from error
         finally:
             self._not_taken.discard(attempt_id)
@@ -235,3 +242,11 @@ class Sender:
         except StorageError as error:
             return f"lost, because it could not be kept on this machine either: {error}"
         return f"kept at {where}; the next run on this machine stores it instead of buying another"
+
+
+def _may_lack_model(failure: Failure) -> bool:
+    """Whether an answer can mean that the model is gone. 401 and 403 are about the account."""
+    if failure.kind is not FailureKind.MISCONFIGURED or failure.http_status in (401, 403):
+        return False
+    said = f"{failure.code} {failure.message}".lower()
+    return failure.http_status in (404, 410) or "model" in said

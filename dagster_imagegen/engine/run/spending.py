@@ -35,7 +35,11 @@ def remaining_usd(
 def _spent_usd(
     budget: Budget, record: Record, identity: Identity, *, storage: Storage, now: datetime
 ) -> Decimal:
-    """Others' reservations included. Unknown costs, and what is under way, count at their bound."""
+    """Others' reservations included. Unknown costs, and what is under way, count at their bound.
+
+    A reservation is what its pass leaves of it if its own budget is not strict: for a strict one,
+    what others have under way counts a little more than it can cost.
+    """
     begins = budget.begins(now)
     # A journal opened before midnight can hold rows of the next day, for a few minutes.
     oldest = None if begins is None else (begins - timedelta(days=1)).date()
@@ -48,7 +52,7 @@ def _spent_usd(
     if begins is not None:
         table = table.filter(pc.field("started_at") >= pa.scalar(begins, TIME))
     reserved = (r.usd for r in record.reservations if budget.counts(identity, r.identity))
-    return bound_usd(table) + sum(reserved, Decimal(0))
+    return bound_usd(table, strict=budget.strict) + sum(reserved, Decimal(0))
 
 
 def _is(column: str, value: str | None) -> pc.Expression:

@@ -16,9 +16,13 @@ from typing import Any
 from typing_extensions import Self
 
 from dagster_imagegen.engine.attempt import Outcome
+from dagster_imagegen.engine.machine import Threads, explaining_threads
 from dagster_imagegen.engine.run.plan import Plan
-from dagster_imagegen.engine.run.progress import Progress, Totals
+from dagster_imagegen.engine.run.progress import Progress, Totals, cost_text
 from dagster_imagegen.engine.run.workers import Pass
+
+LOOK_UPS = 8
+"""Names that are looked up at a time."""
 
 
 class Generation:
@@ -33,7 +37,8 @@ class Generation:
     def __init__(self, run: "Callable[[Generation], Coroutine[Any, Any, None]]") -> None:
         self.totals = Totals()
         self.outcomes: dict[str, Outcome] = {}
-        self.journal_ids: list[str] = []
+        self.warning: str | None = None
+        """What the pass does otherwise than its settings say, once `plan` is there."""
         self._plan: Future[Plan] = Future()
         self._arrived: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
         self._error: BaseException | None = None
@@ -45,7 +50,8 @@ class Generation:
         self._thread = threading.Thread(
             target=self._run_loop, args=(run,), name="imagegen-pass", daemon=True
         )
-        self._thread.start()
+        with explaining_threads():
+            self._thread.start()
 
     # -- the caller's side ---------------------------------------------------------------------
 
@@ -67,11 +73,8 @@ class Generation:
             total=total,
             in_flight=self._pass.in_flight if self._pass else 0,
             images_per_minute=rate,
-            cost_usd=totals.cost_usd,
-            list_price_usd=totals.list_price_usd,
+            cost=cost_text(totals, sandbox=plan.sandbox),
             seconds_left=(total - done) / rate * 60 if rate else None,
-            sandbox=plan.sandbox,
-            unpriced=totals.unpriced,
             paused=self._pass.paused if self._pass else None,
         )
 
@@ -143,17 +146,27 @@ class Generation:
         self._arrived.put(outcome)
 
     def _run_loop(self, run: "Callable[[Generation], Coroutine[Any, Any, None]]") -> None:
+        ended = False
+
         async def main() -> None:
+            nonlocal ended
             self._loop = asyncio.get_running_loop()
-            await run(self)
-            if self._pass is not None and self._pass.error is not None:
-                raise self._pass.error
+            try:
+                self._loop.set_default_executor(Threads(LOOK_UPS, name="imagegen-names"))
+                await run(self)
+                if self._pass is not None:
+                    self._error = self._pass.error
+            except BaseException as error:  # noqa: BLE001  # handed to the caller's thread
+                self._error = error
+            ended = True
 
         try:
             asyncio.run(main())
-        except BaseException as error:  # noqa: BLE001  # handed to the caller's thread
-            self._error = error
-            if not self._plan.done():
-                self._plan.set_exception(error)
+        except BaseException as error:  # noqa: BLE001  # likewise
+            # To close the loop takes another thread; without one nothing of the pass is lost.
+            if not ended:
+                self._error = error
         finally:
+            if self._error is not None and not self._plan.done():
+                self._plan.set_exception(self._error)
             self._arrived.put(None)

@@ -3,10 +3,12 @@
 import asyncio
 import base64
 import contextlib
+import fcntl
 import json
 import socket
 import ssl
 import struct
+import termios
 import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -76,12 +78,19 @@ def resets(*pieces: bytes) -> Act:
 
     async def act(writer: asyncio.StreamWriter) -> None:
         await says(*pieces)(writer)
-        await asyncio.sleep(0.02)  # for what was sent to get there before the reset
         connection: socket.socket = writer.get_extra_info("socket")
+        while not _has_arrived(connection):  # noqa: ASYNC110  # the system tells nobody
+            await asyncio.sleep(0)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
 
     return act
+
+
+def _has_arrived(connection: socket.socket) -> bool:
+    """Whether the other side has all that was sent, which a reset would overtake otherwise."""
+    (unsent,) = struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))
+    return unsent == 0
 
 
 async def hangs(writer: asyncio.StreamWriter) -> None:

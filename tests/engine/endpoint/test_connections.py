@@ -194,6 +194,13 @@ def test_what_was_broken_off_is_closed() -> None:
     asyncio.run(run())
 
 
+def has_ended(client: ImageClient) -> bool:
+    """Whether the client's side of its only connection could see that it is closed."""
+    _, idle = client._connections._idle[-1]  # pyright: ignore[reportPrivateUsage]  # what is waited for
+    pool: Any = getattr(idle._transport, "_pool")  # noqa: B009  # pyright: ignore[reportPrivateUsage]  # httpx's
+    return pool.connections[0].has_expired()
+
+
 def test_a_connection_that_was_closed_while_idle_loses_no_request() -> None:
     """The server hung up early: that is seen before the connection is used again."""
 
@@ -202,7 +209,7 @@ def test_a_connection_that_was_closed_while_idle_loses_no_request() -> None:
         async with Peer(acts).serve() as peer, client_of(peer) as client:
             await together(client, 1)
             await until(lambda: peer.closed == 1)
-            await asyncio.sleep(0.02)  # for the end of the connection to get here
+            await until(lambda: has_ended(client))
             await together(client, 1)
             return peer.connections
 

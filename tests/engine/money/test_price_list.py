@@ -10,10 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dagster_imagegen.engine.attempt import TokenUsage
+from dagster_imagegen.engine.attempt import Cost, TokenUsage
 from dagster_imagegen.engine.errors import ConfigurationError
-from dagster_imagegen.engine.money.price import PARTIAL_IMAGE_TOKENS, PROMPT_OVERHEAD_TOKENS
-from dagster_imagegen.engine.money.price_list import Cost, ModelPrice, PriceList, TokenRates
+from dagster_imagegen.engine.money.price import (
+    PARTIAL_IMAGE_TOKENS,
+    PROMPT_OVERHEAD_TOKENS,
+    ModelPrice,
+    TokenRates,
+)
+from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.request import ImageRequest
 from dagster_imagegen.sandbox import metering
 
@@ -83,7 +88,9 @@ def test_the_published_rates(model: str, rates: str):
         ],
         ("gpt-image-2", "1024x1024", [196, 1756, 7024]),
         ("gpt-image-2", "1536x1024", [158, 1372, 5488]),
+        ("gpt-image-2", "1024x1536", [158, 1372, 5488]),
         ("gpt-image-2", "3840x2160", [371, 3336, 13342]),
+        ("gpt-image-2", "2160x3840", [371, 3336, 13342]),
         ("gpt-image-2.5-x", "1024x1024", [196, 439, 1756, 3122, 7024]),
         ("gpt-image-2.5-x", "1536x1024", [158, 343, 1372, 2459, 5488]),
     ],
@@ -321,6 +328,121 @@ def test_what_the_table_does_not_name_is_not_bounded(changes: dict[str, Any]):
     """A size or quality that the request names and no price list has is unknown."""
     assert worst_case(PRICES, ask("gpt-image-1", **changes)) == UNKNOWN
     assert range_usd(PRICES, ask("gpt-image-1", **changes)) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "quality", "tokens", "up_to"),
+    [
+        # Within 1536x1024; the square, which is smaller, is dearer.
+        ("gpt-image-2", "1200x1008", "high", 7024, "1536x1024"),
+        ("gpt-image-2.5-flare", "1024x1536", "max", 7024, "1536x1024"),
+        ("gpt-image-2.5-flare", "1024x1536", "medium", 439, "1536x1024"),
+        ("gpt-image-2.5-flare", "512x512", "low", 196, "1024x1024"),
+        ("gpt-image-2", "1152x2048", "low", 371, "3840x2160"),
+        ("openai/gpt-image-2", "2048x1152", "medium", 3336, "3840x2160"),
+        ("gpt-image-2", "2048x2048", "auto", 13342, "3840x2160"),
+    ],
+)
+def test_a_size_between_the_published_ones_is_bounded(
+    model: str, size: str, quality: str, tokens: int, up_to: str
+):
+    """By the next larger one; the source says that it is a bound, and no estimate is made of it."""
+    least, most = PRICES.bounds(ask(model, size=size, quality=quality))
+    assert least.usd == 0
+    assert most.usd == Decimal(tokens * 30 + PROMPT_COST).scaleb(-6)
+    assert f"({size} is not published: bounded by the sizes up to {up_to})" in (most.source or "")
+    assert PRICES.cost(model, size=size, quality=quality) == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("gpt-image-2", {"size": "3840x2176"}),  # larger than all
+        ("gpt-image-2.5-flare", {"size": "2048x1152"}),
+        ("gpt-image-2", {"size": "1200x1008", "quality": "xhigh"}),
+        ("gpt-image-2", {"size": "large"}),
+        ("gpt-image-1", {"size": "1000x1000"}),  # takes three sizes only
+        ("gpt-image-2.6-x", {"size": "1024x1024"}),
+    ],
+)
+def test_a_size_that_no_published_one_contains_is_not_bounded(model: str, changes: dict[str, Any]):
+    """Unknown is unknown."""
+    assert worst_case(PRICES, ask(model, **changes)) == UNKNOWN
+
+
+def test_a_figure_of_third_parties_says_so():
+    """Portrait sizes of gpt-image-2 are in no list of OpenAI's."""
+    portrait = PRICES.cost("gpt-image-2", size="1024x1536", quality="low")
+    assert portrait.usd == usd("0.00474")
+    assert portrait.source == (
+        "OpenAI API pricing (portrait as landscape, by third parties, unverified)"
+    )
+    landscape = PRICES.cost("gpt-image-2", size="1536x1024", quality="low")
+    assert landscape.source == "OpenAI API pricing"
+    own = PRICES.with_overrides({"gpt-image-2": {"output_tokens": {"1024x1536": {"low": 9}}}})
+    cost = own.cost("gpt-image-2", size="1024x1536", quality="low")
+    assert cost.source == "prices setting, else OpenAI API pricing"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"output_format": "gif"},
+        {"output_format": "svg"},
+        {"frame_count": 16},
+        {"frame_duration_ms": 50},
+        {"svg": '{"model":"m"}'},
+        {"complexity": "high"},
+        {"extra_body": '{"frame_count":16}'},
+    ],
+)
+def test_what_has_no_published_price_has_no_worst_case(changes: dict[str, Any]):
+    """Sixteen frames cost more than the one image that the token table is for. A price by the image
+    is the user's own word for the whole."""
+    request = ask("gpt-image-2.5-flare", size="1024x1024", quality="low", **changes)
+    assert PRICES.bounds(request) == (UNKNOWN, UNKNOWN)
+    flat = PRICES.with_overrides({"*": {"usd_per_image": {"*": {"*": 0.5}}}})
+    assert worst_case(flat, request).usd == usd("0.5")
+
+
+TODAY = date(2026, 11, 25)
+
+
+@pytest.mark.parametrize(
+    ("model", "today", "said"),
+    [
+        ("gpt-image-1-mini", TODAY, "OpenAI shuts it down on 2026-12-01"),
+        ("gpt-image-1.5-2025-12-16", TODAY, "OpenAI shuts it down on 2026-12-01"),
+        ("chatgpt-image-latest", date(2026, 12, 1), "OpenAI shut it down on 2026-12-01"),
+        ("gpt-image-1", TODAY, "OpenAI shut it down on 2026-10-23"),
+        ("dall-e-3", TODAY, "OpenAI shut it down on 2026-05-12"),
+        ("openai-gpt-image-1-mini", TODAY, "unverified for DigitalOcean"),
+        # What a gateway serves beyond the date is seen when it is asked.
+        ("openai-gpt-image-1", TODAY, None),
+        ("gpt-image-2", TODAY, None),
+        ("gpt-image-2.5-flare", TODAY, None),
+        ("my-gpt-image-1", TODAY, None),
+    ],
+)
+def test_a_model_that_ends_has_a_warning(model: str, today: date, said: str | None):
+    """With the date, its source and the successors."""
+    life = PRICES.life(model)
+    warning = life.warning(model, today) if life else None
+    if said is None:
+        assert warning is None
+        return
+    assert warning is not None
+    assert warning.startswith(f"model '{model}': OpenAI shut")
+    assert said in warning
+    assert "OpenAI's deprecation page" in warning
+    assert "gpt-image-2.5-flare" in warning
+
+
+def test_a_gateway_s_missing_model_is_explained_with_a_reservation():
+    """The date is the provider's; the gateway may have another."""
+    life = PRICES.life("openai-gpt-image-1")
+    assert life is not None
+    assert "unverified for DigitalOcean" in life.explanation(TODAY)
 
 
 def test_a_prompt_is_bounded_by_its_bytes():

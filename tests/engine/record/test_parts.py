@@ -84,8 +84,14 @@ def test_any_row_survives_a_journal_line(values: Row):
 @settings(max_examples=25, deadline=None)
 @given(st.lists(WHOLE_ROWS, min_size=1, max_size=3))
 def test_any_attempts_survive_a_part(rows: list[Row]):
-    """Parquet gives every value back, with its type, and null where there was none."""
+    """Parquet gives every value back, with its type, and null where there was none.
+
+    A cost without an upper bound has itself for one.
+    """
     numbered = [{**each, "started_at": NOON, "attempt_id": f"{n}"} for n, each in enumerate(rows)]
+    for each in numbered:
+        if each.get("cost_usd_max") is None:
+            each["cost_usd_max"] = each.get("cost_usd")
     attempts = [attempt_of(each) for each in numbered]
     read = pq.read_table(pa.BufferReader(encode_part(attempts))).to_pylist()
     assert read == [{name: each.get(name) for name in SCHEMA.names} for each in numbered]
@@ -98,7 +104,7 @@ def test_a_part_carries_its_schema_and_version():
     assert schema.names == SCHEMA.names
     assert schema.types == SCHEMA.types
     assert (schema.metadata or {})[b"dagster_imagegen.usage_schema"] == b"1"
-    assert (schema.field("cost_usd").metadata or {})[b"description"].startswith(b"what it cost")
+    assert (schema.field("cost_usd").metadata or {})[b"description"].startswith(b"what was charged")
 
 
 def test_a_part_is_in_the_order_of_sending():
@@ -189,6 +195,21 @@ def test_what_counts_against_a_budget_is_the_same_in_a_table():
     bounds = [each.bound_usd for each in attempts]
     assert bounds == [Decimal("0.0421234567"), Decimal("0.5"), 0, 2]
     assert bound_usd(to_table(map(row_of, attempts))) == sum(bounds)
+
+
+def test_a_strict_budget_counts_what_may_have_been_charged():
+    """The upper bound where a row has one, which older rows have not; else as any budget."""
+    failed = row(
+        attempt_id="a",
+        cost_usd=Decimal(0),
+        cost_usd_max=Decimal("0.25"),
+        worst_case_usd=Decimal("0.25"),
+    )
+    older = row(attempt_id="b", cost_usd=Decimal("0.5"), cost_usd_max=None)
+    table = to_table([failed, older])
+    assert bound_usd(table) == Decimal("0.5")
+    assert bound_usd(table, strict=True) == Decimal("0.75")
+    assert row_of(attempt_of(failed))["cost_usd_max"] == Decimal("0.25")
 
 
 def test_the_values_cover_every_column():

@@ -1,0 +1,107 @@
+"""Whether an asset's IO manager can store what the asset returns, before anything is paid for."""
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace, UnionType
+from typing import Annotated, Any, TypeGuard, Union, cast, get_args, get_origin, get_type_hints
+
+import dagster as dg
+import pyarrow as pa
+
+from dagster_imagegen.engine.errors import ConfigurationError
+
+
+def check_io_manager(
+    context: dg.AssetExecutionContext, partitions: int, *, value_is_known: bool
+) -> None:
+    """Raise `ConfigurationError` if this run's IO manager cannot store the image table.
+
+    What is not known refuses nothing. With `value_is_known` False, the step may return something
+    else than the image table.
+    """
+    output = context.op_execution_context.op_def.output_defs[0]
+    key = output.io_manager_key
+    manager = getattr(context.op_execution_context.resources, key, None)
+    kind = getattr(manager, "_io_manager_name", type(manager).__name__)
+    name = f'"{key}", {kind}'
+    if partitions > 1 and _writes_one_value(manager):
+        raise ConfigurationError(
+            f"this run is over {partitions:,} partitions, and its IO manager ({name}) writes one "
+            "at a time. Set backfill_policy=dg.BackfillPolicy.multi_run(), or an IO manager that "
+            "takes a dict of a table by partition. Nothing was sent"
+        )
+    if not value_is_known:
+        return
+    value = dict if partitions > 1 else pa.Table
+    words = "a dict of pyarrow tables by partition" if partitions > 1 else "a pyarrow table"
+    stored = stored_types(manager)
+    if not any(_takes(each, value) for each in stored):
+        raise ConfigurationError(
+            f"the value of an image asset is {words}, which its IO manager ({name}) cannot store: "
+            f"it stores {', '.join(_type_name(each) for each in stored)}. Set io_manager_key to "
+            "an IO manager that stores pyarrow tables. Nothing was sent"
+        )
+    if not _takes(output.dagster_type.typing_type, value):
+        raise ConfigurationError(
+            f"the value of an image asset is {words}, and its dagster_type is "
+            f"{output.dagster_type.display_name}; leave out dagster_type. Nothing was sent"
+        )
+
+
+def stored_types(manager: object) -> Sequence[object]:
+    """The types that an IO manager says it stores; `Any` where it does not say."""
+    # Managers of databases choose a handler by the type of the value.
+    handlers = getattr(manager, "_handlers_by_type", None)
+    if isinstance(handlers, Mapping):
+        return list(cast("Mapping[object, object]", handlers))
+    if _writes_one_value(manager):
+        return [_annotation(manager.dump_to_path)]
+    if isinstance(manager, dg.IOManager):
+        return [_annotation(manager.handle_output)]
+    return [Any]
+
+
+def _writes_one_value(manager: object) -> TypeGuard[dg.UPathIOManager]:
+    """Whether `dump_to_path` gets the value of the step, which is one partition's."""
+    return (
+        isinstance(manager, dg.UPathIOManager)
+        and type(manager).handle_output is dg.UPathIOManager.handle_output
+    )
+
+
+def _annotation(method: Callable[..., object]) -> object:
+    """The type of a method's argument after the context; `Any` if nothing is known of it."""
+    try:
+        annotation = list(inspect.signature(method).parameters.values())[1].annotation
+        if isinstance(annotation, str):
+            # This one alone: the others may name what is imported for type checkers only.
+            stub = SimpleNamespace(__annotations__={"value": annotation})
+            annotation = get_type_hints(stub, vars(sys.modules[method.__module__]))["value"]
+    except Exception:  # noqa: BLE001  # an annotation can be any code
+        return Any
+    return Any if annotation is inspect.Parameter.empty else annotation
+
+
+def _takes(annotation: Any, value: type) -> bool:
+    """Whether an argument of this type takes such a value, as far as can be known."""
+    origin = get_origin(annotation)
+    if annotation is Any:
+        return True
+    if origin is Annotated:
+        return _takes(get_args(annotation)[0], value)
+    if origin in (Union, UnionType):
+        return any(_takes(each, value) for each in get_args(annotation))
+    kind = annotation if origin is None else origin
+    if annotation is type(None):
+        return False
+    try:
+        return not isinstance(kind, type) or issubclass(value, kind)
+    except TypeError:  # A protocol, say.
+        return True
+
+
+def _type_name(annotation: object) -> str:
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return f"{annotation.__module__.partition('.')[0]} {annotation.__qualname__}"
+    return str(annotation)

@@ -1,0 +1,104 @@
+"""What the pacer learns from servers that announce nothing, on a virtual clock."""
+
+import asyncio
+import random
+
+import pytest
+
+from tests.engine.pacing.silent_servers import Counting, SilentServer, Work
+from tests.virtual_time import run_virtual
+
+
+def run(server: SilentServer, *, prompts: int, workers: int = 64, until: float = 1e9) -> Work:
+    """One run on a server, up to its end."""
+    work = Work(server=server, prompts=prompts, workers=workers, until=until)
+    run_virtual(work.run())
+    return work
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("lanes", "timeout"), [(1, 3.0), (2, 3.0)])
+def test_a_queue_is_not_flooded(lanes: int, timeout: float, seed: int) -> None:
+    """Images of 0.4 s, one after the other: no request waits until it times out."""
+    server = SilentServer(
+        lanes=lanes, mean_seconds=0.4, timeout=timeout, chance=random.Random(seed)
+    )
+    run(server, prompts=40)
+    assert len(server.made) == 40
+
+
+def test_a_slow_queue_is_not_flooded() -> None:
+    """Images of half a minute and the usual timeout: few are sent before the first answer."""
+    server = SilentServer(lanes=1, mean_seconds=30.0, timeout=600.0)
+    run(server, prompts=60)
+    assert server.timed_out == 0
+
+
+def test_it_is_soon_at_256() -> None:
+    """Images of half a second and no limit: 256 are open within five round trips."""
+    server = SilentServer()
+    run(server, prompts=2000, workers=256)
+    assert server.full_at[256] <= 5 * 0.52
+    assert max(server.made) <= 6.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_images_that_differ_widely_are_not_taken_for_a_queue(seed: int) -> None:
+    """2 s to 60 s in one table: it ends with all open, within 1.4 times the time from 64 on."""
+    server = SilentServer(mean_seconds=31.0, spread=0.935, chance=random.Random(seed))
+    work = run(server, prompts=500)
+    assert work.pacer is not None
+    assert work.pacer.limit == 64
+    assert max(server.made) <= 1.4 * 277
+
+
+@pytest.mark.parametrize("counting", ["fixed", "sliding", "bucket"])
+@pytest.mark.parametrize("limit", [60, 240])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_rate_that_only_refusals_reveal(counting: Counting, limit: int, processes: int) -> None:
+    """Five minutes with `Retry-After: 1`: 95% is used, and 5% are refused."""
+    server = SilentServer(a_minute=limit, counting=counting, asks_to_wait=1.0)
+
+    async def main() -> None:
+        works = [Work(server=server, prompts=10**6, until=300.0) for _ in range(processes)]
+        for work in works:
+            work.starts = 0.35 * works.index(work)
+        await asyncio.gather(*(work.run() for work in works))
+
+    run_virtual(main())
+    assert server.received - server.refused >= 0.95 * limit * 5
+    assert server.refused <= 0.05 * server.received
+
+
+@pytest.mark.parametrize("asks_to_wait", [None, 1.0])
+def test_three_at_once(asks_to_wait: float | None) -> None:
+    """40 rows, three admitted at a time: a handful is refused, and all are made."""
+    server = SilentServer(at_once=3, asks_to_wait=asks_to_wait)
+    run(server, prompts=40)
+    assert len(server.made) == 40
+    assert server.refused <= 5
+
+
+@pytest.mark.parametrize("number", [1, 30])
+def test_one_absurd_wait_defers_one_request(number: int) -> None:
+    """A day, asked for once among good answers: the others go on."""
+    server = SilentServer(absurd=frozenset({number}))
+    assert run(server, prompts=400).deferred == 1
+    assert len(server.made) == 399
+
+
+def test_one_that_hangs_does_not_slow_the_others() -> None:
+    """One in twenty hangs until it times out; later ones overtake it, so it waited for nobody."""
+    server = SilentServer(mean_seconds=5.0, hangs=0.05, timeout=60.0)
+    work = run(server, prompts=600)
+    assert work.pacer is not None
+    assert work.pacer.limit >= 32
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_refusals_at_random_are_not_taken_for_a_rate(seed: int) -> None:
+    """Each twentieth is refused, and asks to wait for a second: no more than those pauses."""
+    server = SilentServer(at_random=0.05, asks_to_wait=1.0, chance=random.Random(seed))
+    run(server, prompts=600)
+    assert len(server.made) == 600
+    assert max(server.made) <= 60
