@@ -13,6 +13,8 @@ T = TypeVar("T")
 
 NEVER_ANSWERED_SECONDS = 60.0
 """The patience with a store that has never answered: its address is probably wrong."""
+LASTING_ATTEMPTS = 3
+"""For a bucket that is not there or a missing permission: keys that are renewed fail a moment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +22,7 @@ class Patience:
     """How long a failing call of a store is repeated: for so many attempts, and for so long.
 
     The first wait is `backoff_seconds`; it doubles up to `backoff_max_seconds`. An error that will
-    not pass, such as a missing permission, gets the attempts and no further time.
+    not pass, such as a missing permission, gets `LASTING_ATTEMPTS` and no further time.
 
     Calls that fail because this process has too many files open are repeated for as long as
     `scarce_seconds`, and count as neither attempts nor time: its own requests are what keeps the
@@ -81,7 +83,8 @@ class PatientStore:
                     tries += 1
                     waited = clock() - began_at - scarce
                     self._failing = self._failing or (lambda: clock() - began_at)
-                    if tries >= patience.attempts and not self._bears(error, waited):
+                    most = patience.attempts if error.can_pass else LASTING_ATTEMPTS
+                    if tries >= min(most, patience.attempts) and not self._bears(error, waited):
                         raise
                     pause, wait = wait, min(2 * wait, self._wait_max)
             else:

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -175,3 +176,16 @@ def test_a_run_that_is_terminated_does_not_wait_for_the_store(
         generation.drain()
         with pytest.raises(StorageError):
             finish(generation)
+
+
+def test_a_bucket_that_is_not_there_is_no_outage(
+    passes_on_s3: OpenPasses, sandbox: Sandbox
+) -> None:
+    """Waiting makes no bucket, so the run does not wait: it ends, and names the bucket."""
+    passes = passes_on_s3("missing")
+    missing = f"s3://missing-{uuid4().hex}/shop"
+    began_at = time.monotonic()
+    with pytest.raises(StorageError, match=f"cannot write {missing}/.*bucket does not exist"):
+        passes.run(sandbox, prompts(3), storage_uri=missing, patience_seconds=600.0)
+    assert time.monotonic() - began_at < 60.0  # a tenth of the patience; the attempts take 2 s
+    assert not sandbox.requests
