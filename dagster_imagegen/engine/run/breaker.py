@@ -126,6 +126,11 @@ class Breaker:
                 self.give_up(Turn(is_probe=chosen.result()))
             raise
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing but probes is sent."""
+        return self._pause is not None
+
     def allows(self, turn: Turn) -> bool:
         """Whether the turn is still good: sending may have paused after it was given."""
         return turn.is_probe or self._pause is None
@@ -155,7 +160,8 @@ class Breaker:
         if self._pause is not None:
             self._pause.latest = failure
             if turn.is_probe:
-                self._schedule_probe(min(2 * self._pause.wait_seconds, PROBE_MAX_SECONDS))
+                longer = min(2 * self._pause.wait_seconds, PROBE_MAX_SECONDS)
+                self._schedule_probe(max(longer, failure.wait_seconds or 0.0))
         elif self._agree(failure, streak):
             self._open(failure, streak, now)
         streak.is_outage |= self._pause is not None and streak.signature == OUTAGE

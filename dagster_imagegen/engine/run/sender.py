@@ -182,7 +182,9 @@ class Sender:
         signal = Signal(outcome="unclear")
         try:
             answer = await context.endpoint.send(request)
-            signal = signal_of(answer)
+            # In an outage failures say nothing about how much the endpoint takes in good health.
+            if not (context.breaker.is_paused and isinstance(answer.result, Failure)):
+                signal = signal_of(answer)
         finally:
             context.pacer.release(claim.slot, signal)
         failure = answer.result if isinstance(answer.result, Failure) else None

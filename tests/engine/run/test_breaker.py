@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -234,6 +234,14 @@ def test_an_outage_is_waited_for(said: Failure) -> None:
     assert 123 < sending.seconds < 123 + 60
     assert sending.sent < 100 + 10 + AGREE + 12
     assert any(text.startswith("waiting for the endpoint for ") for text in sending.paused)
+
+
+def test_a_probe_waits_as_long_as_the_endpoint_asks() -> None:
+    """With `Retry-After: 50`: three probes in two minutes."""
+    asks = replace(BUSY, wait_seconds=50.0)
+    sending = send_all(lambda row, now: asks if 3 <= now < 123 else None, workers=4)
+    assert len(sending.made) == 100
+    assert sending.sent <= 100 + 4 + AGREE + 4
 
 
 def test_different_failures_of_one_outage_agree() -> None:
