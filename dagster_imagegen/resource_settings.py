@@ -78,7 +78,7 @@ class BudgetConfig(CheckedConfig):
         description="What happens at the limit: `fail` fails the step, and the images made are "
         "stored; `defer` gives the other rows the status `deferred`, and a later run does them.",
     )
-    strict: bool = Field(
+    strict: Flag = Field(
         default=False,
         description="Whether each request counts at the most that may have been charged "
         "(`cost_usd_max`). By default an answer that reports a server's failure counts 0.",

@@ -412,6 +412,9 @@ def test_a_step_of_ones_own_may_return_what_its_io_manager_stores(project: Proje
     project.run(hero, resources={"imagegen": project.resource(), "io_manager": Frames()})
 
 
+@pytest.mark.parametrize(
+    ("tables", "told"), [(["a"], "got one list"), ({"cats": ["a"], "cows": []}, "['dogs']")]
+)
 def test_a_run_over_partitions_needs_a_table_for_each(
     project: Project, tables: Any, told: str
 ) -> None:

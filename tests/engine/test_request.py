@@ -234,7 +234,7 @@ def test_whole_numbers_in_a_table_are_integers(cell: object):
     assert check_param("n", cell, in_table=True) == 3
 
 
-@pytest.mark.parametrize("cell", [2.5, float("inf"), "3", True, 0, -1, Decimal("2.5")])
+@pytest.mark.parametrize("cell", [2.5, float("inf"), "2.5", "three", True, 0, -1, Decimal("2.5")])
 def test_other_cells_are_no_number_of_images(cell: object):
     """A value that only looks like a number is an error of the table."""
     with pytest.raises(InvalidRequest):
@@ -283,7 +283,7 @@ def test_the_body_is_json_that_utf8_carries():
         ({"size": 1024}, "size must be text, got int 1024"),
         ({"n": "two"}, "n must be an integer, got str 'two'"),
         ({"stream": 1}, "stream must be true or false, got int 1"),
-        ({"extra_body": ["seed"]}, "extra_body must be a mapping, got list ['seed']"),
+        ({"extra_body": ["seed"]}, "extra_body must be a mapping, got list"),
         ({"revision": -1}, "revision must be at least 0, got -1"),
         ({"revision": 2**31}, "revision must be at most 2,147,483,647, got 2147483648"),
         ({"output_compression": 101}, "output_compression must be at most 100, got 101"),

@@ -182,6 +182,7 @@ class ImageClient:
                 asked = http.build_request(
                     "GET", url, headers=self._headers, extensions={"trace": delivery.trace}
                 )
+                asked.url = QuietURL(asked.url)
                 response = await delivery.in_time(http.send(asked, stream=True))
                 try:
                     async for chunk in self._chunks(response, delivery):

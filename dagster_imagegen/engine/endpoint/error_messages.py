@@ -175,6 +175,8 @@ _MESSAGES = (
         unless=rf"""
             {_ABOUT_PARAMETER.strip()}
             {_LIMIT_ON_REQUESTS.strip()}
+            \b(overloaded|unavailable|timed? ?out|is down|system error|account|organization)\b
+            \b((try|retry) (again )?later|please retry)\b
         """,
     ),
     _Sentences(FailureKind.RATE_LIMITED, says=_LIMIT_ON_REQUESTS),

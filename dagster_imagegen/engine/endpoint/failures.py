@@ -175,7 +175,7 @@ _BY_CODE: dict[str, FailureKind] = {
         FailureKind.REFUSED: (
             # OpenAI, Azure, LiteLLM, fal, Stability, xAI, Bedrock
             "moderation_blocked content_policy_violation content_policy_violation_error "
-            "content_filter content_filtered content_filter_error responsible_ai_policy_violation "
+            "content_filter content_filtered responsible_ai_policy_violation "
             "content_moderation content_moderated content_moderation_error guardrail_intervened "
             "guardrail_violation usage_policy_violation usage_guidelines_violation "
             "content_policy policy_violation content_violation safety_violation safety_error "

@@ -76,6 +76,11 @@ _UNREADABLE = RunEnd(
     advice="No answer comes in time or can be read as an image, and each may have been billed, so "
     "no more are sent; check base_url, model and timeout_seconds",
 )
+_CANNOT_SAVE = RunEnd(
+    error=EndpointMisconfigured,
+    advice="Images are made and paid for and cannot be downloaded, so no more are sent; check that "
+    "this machine may reach the address of the links",
+)
 _TOO_FAST = RunEnd(
     error=EndpointUnreachable,
     advice="The endpoint refuses all requests as too many; run again later, or ask for a higher "
@@ -147,7 +152,7 @@ class FailureKind(enum.Enum):
     )
     SAVING_FAILED = KindRules(
         meaning="The image was made and paid for, and could not be downloaded.",
-        status="failed", billing="billed",
+        status="failed", billing="billed", if_all_fail=_CANNOT_SAVE,
     )
     # fmt: on
 

@@ -1,6 +1,5 @@
 """The endpoint's own list of models, `GET /models`, as far as this package uses it."""
 
-import json
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from typing import Any, cast
@@ -8,6 +7,7 @@ from typing import Any, cast
 import httpx
 
 from dagster_imagegen.engine.endpoint.base_url import PATH
+from dagster_imagegen.engine.endpoint.wire import load_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ def models_url(url: httpx.URL) -> httpx.URL:
 def read_models(body: bytes) -> tuple[ListedModel, ...] | None:
     """The models in an answer, in its order; None if it is no list of models."""
     try:
-        answer = json.loads(body)
+        answer = load_json(body)
     except ValueError:
         return None
     entries = answer.get("data") if isinstance(answer, dict) else answer  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # JSON

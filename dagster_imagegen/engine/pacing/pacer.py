@@ -76,6 +76,10 @@ class PauseTooLong(Exception):
         self.seconds = seconds
 
 
+class NotWanted(Exception):
+    """Whoever waited for a slot has no use for it any more."""
+
+
 class Pacer:
     """Gives each request a slot, first come, first served.
 
@@ -125,17 +129,19 @@ class Pacer:
         """How many requests are open."""
         return len(self._open)
 
-    async def acquire(self) -> Slot:
+    async def acquire(self, *, wanted: Callable[[], bool] = lambda: True) -> Slot:
         """Wait until a request may be sent.
 
-        Raises `PauseTooLong` during a pause that is longer than allowed. If it raises or is
-        cancelled, no slot is taken.
+        Raises `PauseTooLong` during a pause that is longer than allowed, and `NotWanted` as soon as
+        it is its turn and `wanted` returns False. If it raises or is cancelled, no slot is taken.
         """
         async with self._turn:
-            while (delay := self._delay()) > SOON_SECONDS:
+            while wanted() and (delay := self._delay()) > SOON_SECONDS:
                 if (pause := self._paused_until - self._clock()) > self._max_pause_seconds:
                     raise PauseTooLong(pause)
                 await self._changed_within(delay)
+            if not wanted():
+                raise NotWanted
             return self._take()
 
     def release(self, slot: Slot, signal: Signal) -> None:

@@ -165,7 +165,7 @@ class Breaker:
         elif self._agree(failure, streak):
             self._open(failure, streak, now)
         streak.is_outage |= self._pause is not None and streak.signature == OUTAGE
-        evidence = self._evidence(streak, now)
+        evidence = self._evidence(streak, now, is_probe=turn.is_probe)
         if evidence is not None:
             self._end(self._error(failure, place, evidence))
         self._observed.set()
@@ -254,6 +254,8 @@ class Breaker:
         left = self._failing_since + self._patience() - now
         pause.wait_seconds = max(wait_seconds, PROBE_SECONDS / 2)
         pause.probe_at = now + max(0.0, min(wait_seconds, left))
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer = self._loop.call_at(pause.probe_at, self._probe_is_due)
 
     def _probe_is_due(self) -> None:
@@ -272,12 +274,13 @@ class Breaker:
             return self._patience_seconds
         return min(self._patience_seconds, NEVER_ANSWERED_SECONDS)
 
-    def _evidence(self, streak: Streak, now: float) -> str | None:
+    def _evidence(self, streak: Streak, now: float, *, is_probe: bool) -> str | None:
         """Why the run has to end, as a sentence; None: it goes on."""
         if self._failures <= AGREE or (self._pause is None and self._in_flight()):
             return None
         waits_for_it = streak.signature in (OUTAGE, (FailureKind.RATE_LIMITED,))
-        if not (self._has_succeeded or waits_for_it or self._in_flight()) and streak.count > AGREE:
+        settled = is_probe and not self._in_flight()
+        if settled and not (self._has_succeeded or waits_for_it) and streak.count > AGREE:
             return f"The first {streak.count} answers were like this"
         failing = now - self._failing_since
         if failing < self._patience():

@@ -16,7 +16,7 @@ from dagster_imagegen.engine.endpoint.kinds import FailureKind
 from dagster_imagegen.engine.endpoint.response import Answer, Failure, GeneratedImage
 from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.images import UnsavedImage
-from dagster_imagegen.engine.pacing.pacer import Signal, Slot
+from dagster_imagegen.engine.pacing.pacer import NotWanted, Signal, Slot
 from dagster_imagegen.engine.record import AlreadyThere, Contended, Granted
 from dagster_imagegen.engine.run.answers import cost_of_answer, result_of_answer, signal_of
 from dagster_imagegen.engine.run.breaker import Streak, Turn
@@ -104,12 +104,9 @@ class Sender:
 
     async def _intend(self, attempt: Attempt, turn: Turn) -> Claim | AlreadyThere | Contended:
         context = self._context
-        await self._storage_takes.wait()
-        slot = await context.pacer.acquire()
+        slot = await self._slot(turn)
         claim: Claim | None = None
         try:
-            if not (context.breaker.allows(turn) and self._storage_takes.is_set()):
-                raise SendingPaused
             decision = await context.record.intend(attempt)
             if not isinstance(decision, Granted):
                 return decision
@@ -121,6 +118,20 @@ class Sender:
         finally:
             if claim is None:
                 context.pacer.release(slot, Signal(outcome="unclear"))
+
+    async def _slot(self, turn: Turn) -> Slot:
+        """A free slot, at a time when the storage takes images."""
+        context = self._context
+        while True:
+            await self._storage_takes.wait()
+            # A turn that is no longer good takes no slot: a probe may wait behind it.
+            try:
+                slot = await context.pacer.acquire(wanted=lambda: context.breaker.allows(turn))
+            except NotWanted:
+                raise SendingPaused from None
+            if self._storage_takes.is_set():
+                return slot
+            context.pacer.release(slot, Signal(outcome="unclear"))
 
     async def _adopted(self, found: AlreadyThere) -> Outcome:
         context = self._context
@@ -183,7 +194,8 @@ class Sender:
         try:
             answer = await context.endpoint.send(request)
             # In an outage failures say nothing about how much the endpoint takes in good health.
-            if not (context.breaker.is_paused and isinstance(answer.result, Failure)):
+            said = answer.result
+            if not (context.breaker.is_paused and isinstance(said, Failure) and said.is_outage):
                 signal = signal_of(answer)
         finally:
             context.pacer.release(claim.slot, signal)

@@ -196,9 +196,12 @@ def test_what_was_broken_off_is_closed() -> None:
 
 def has_ended(client: ImageClient) -> bool:
     """Whether the client's side of its only connection could see that it is closed."""
-    _, idle = client._connections._idle[-1]  # pyright: ignore[reportPrivateUsage]  # what is waited for
+    kept = client._connections._idle  # pyright: ignore[reportPrivateUsage]  # what is waited for
+    if not kept:
+        return True
+    _, idle = kept[-1]
     pool: Any = getattr(idle._transport, "_pool")  # noqa: B009  # pyright: ignore[reportPrivateUsage]  # httpx's
-    return pool.connections[0].has_expired()
+    return not pool.connections or pool.connections[0].has_expired()
 
 
 def test_a_connection_that_was_closed_while_idle_loses_no_request() -> None:

@@ -146,7 +146,7 @@ REFUSED        refused       not_billed  not_billed  1       accepted  -
 REJECTED       rejected      not_billed  unknown     1       accepted  Misconfigured
 MISCONFIGURED  rejected      not_billed  unknown     1       accepted  Misconfigured all
 OUT_OF_CREDIT  rejected      not_billed  not_billed  1       accepted  OutOfCredit all
-SAVING_FAILED  failed        billed      billed      1       accepted  -
+SAVING_FAILED  failed        billed      billed      1       accepted  Misconfigured
 """
 COLUMNS = [0, 15, 29, 41, 53, 61, 71]
 ROWS = {
@@ -537,6 +537,21 @@ NOT_TOLD: list[tuple[K, int, Any]] = [
 def test_what_only_looks_like_evidence_is_none(kind: K, http_status: int, body: Any) -> None:
     """A refusal is for good, and an empty account ends the run: no guess may do that."""
     assert classified(http_status, body).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("http_status", "message"),
+    [
+        (403, "Your account has been flagged for violating our usage policies and was blocked"),
+        (503, "The safety checker is overloaded; request rejected, try later"),
+        (500, "Content moderation service timed out; image rejected"),
+        (400, "moderation system error: request rejected, please retry"),
+        (400, "Project blocked: organization must accept usage policies"),
+    ],
+)
+def test_trouble_with_moderation_itself_is_no_refusal(http_status: int, message: str) -> None:
+    """Nor is trouble with the account: a refused row would not be requested again."""
+    assert classified(http_status, openai(message=message)).kind is not K.REFUSED
 
 
 REFUSALS_IN_200: list[tuple[Any, str]] = [

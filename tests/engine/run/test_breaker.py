@@ -163,6 +163,22 @@ def test_bad_rows_at_the_beginning_are_not_the_end_of_the_rest() -> None:
     assert sending.error is None
 
 
+@pytest.mark.parametrize("latency", [0.01, 0.2, 1.0])
+@pytest.mark.parametrize("bad", [8, 10, 12])
+def test_no_run_ends_before_a_probe_was_answered(bad: int, latency: float) -> None:
+    """Bad rows fill all that is in flight; a probe is one of the others, as most are."""
+    sending = send_all(lambda row, now: BAD_ROW if row < bad else None, latency=latency, rows=200)
+    assert sending.error is None
+    assert len(sending.made) == 200 - bad
+
+
+def test_images_that_cannot_be_downloaded_end_the_run() -> None:
+    """Each is paid for: a few are enough."""
+    sending = send_all(lambda row, now: failure(K.SAVING_FAILED, 200, "download_failed"))
+    assert type(sending.error) is EndpointMisconfigured
+    assert sending.sent <= 10 + AGREE
+
+
 def test_refused_prompts_show_that_the_endpoint_works() -> None:
     sending = send_all(lambda row, now: REFUSED)
     assert len(sending.failed) == 100
