@@ -459,7 +459,7 @@ def test_every_bad_row_is_reported_and_no_sound_one(rows: list[dict[str, Any]]):
         prompt, given_id, n = row["prompt"], row["prompt_id"], row["n"]
         sound = isinstance(prompt, str) and prompt.strip() and not lone(prompt)
         name = None if given_id is None else str(given_id)
-        fresh = bool(name) and name not in seen and not lone(name or "")
+        fresh = bool(name and name.strip()) and name not in seen and not lone(name or "")
         if name and fresh:
             seen.add(name)
         count = n in (None, "", " ") or (isinstance(n, int) and n >= 1)

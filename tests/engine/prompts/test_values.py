@@ -79,7 +79,15 @@ def test_rows_of_any_kind_are_rows(row: object):
 
 @pytest.mark.parametrize(
     "null",
-    [None, float("nan"), np.float32("nan"), np.datetime64("NaT"), pd.NA, pd.NaT, Decimal("NaN")],
+    [
+        None,
+        float("nan"),
+        np.float32("nan"),
+        np.datetime64("NaT", "ns"),
+        pd.NA,
+        pd.NaT,
+        Decimal("NaN"),
+    ],
     ids=repr,
 )
 def test_every_null_is_null(null: object):
