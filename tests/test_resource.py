@@ -402,6 +402,7 @@ def test_the_query_is_sent_and_shown_nowhere(
     resource = project.resource(base_url=url, retry={"max_attempts": 1})
     project.sandbox.script(None, "server_error", "invalid_api_key")
     resource.generate("a mug")
+    assert resource.models()
     told = [repr(resource), str(resource)]
     for prompt in ("two", "three"):
         with pytest.raises(ImageGenError) as caught:

@@ -198,7 +198,7 @@ class Pacer:
             return
         if wait:
             self._since_refusal = 0
-        if self._about_rate(slot, signal):
+        if self._about_rate(signal):
             self._refused_for_rate(slot, wait, now)
             return
         unexplained = self._climb.refused(
@@ -211,7 +211,7 @@ class Pacer:
         if unexplained and (self._climb.in_a_row >= IN_A_ROW or self._refuses_often(wait)):
             self._refused_for_rate(slot, wait, now)
 
-    def _about_rate(self, slot: Slot, signal: Signal) -> bool:
+    def _about_rate(self, signal: Signal) -> bool:
         if signal.names_concurrency or signal.remaining:
             return False
         if signal.remaining == 0 or (signal.wait_seconds or 0.0) > WAIT_SECONDS:

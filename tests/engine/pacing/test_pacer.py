@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import pytest
 
-from dagster_imagegen.engine.pacing.pacer import Pacer, PauseTooLong, Signal, Slot
+from dagster_imagegen.engine.pacing.pacer import NotWanted, Pacer, PauseTooLong, Signal, Slot
 from tests.virtual_time import run_virtual
 
 ACCEPTED = Signal(outcome="accepted")
@@ -667,3 +667,24 @@ def test_a_long_wait_that_is_over_leaves_no_pace_behind() -> None:
         return loop.time()
 
     assert run_virtual(main()) < 3601
+
+
+def test_who_wants_no_slot_any_more_holds_nobody_up() -> None:
+    """Behind fifty such waiters and a gap of 6 s between requests, the next slot is 6 s away."""
+
+    async def main() -> float:
+        clock = asyncio.get_running_loop().time
+        pacer = Pacer(max_concurrency=64, requests_per_minute=10, clock=clock)
+        wanted = True
+        first = await pacer.acquire()
+        stale = [asyncio.create_task(pacer.acquire(wanted=lambda: wanted)) for _ in range(50)]
+        await asyncio.sleep(1.0)
+        probe = asyncio.create_task(pacer.acquire())
+        wanted = False
+        slot = await probe
+        results = await asyncio.gather(*stale, return_exceptions=True)
+        assert {type(result) for result in results} == {NotWanted}
+        assert slot.number == first.number + 1, "no number was spent on what was not sent"
+        return clock()
+
+    assert run_virtual(main()) == pytest.approx(6.0)
