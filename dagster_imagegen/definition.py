@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeGuard, TypeVar, get_args, get_origin
@@ -11,20 +11,35 @@ from typing import Any, TypeAlias, TypeGuard, TypeVar, get_args, get_origin
 import dagster as dg
 from typing_extensions import Self
 
+from dagster_imagegen.asset_step import COMPLETE, materialize
 from dagster_imagegen.engine.attempt import OutcomeStatus
 from dagster_imagegen.engine.errors import ConfigurationError, did_you_mean
 from dagster_imagegen.engine.prompts.parameters import check_overrides, check_params
+from dagster_imagegen.engine.prompts.table import check_carry_prefix
+from dagster_imagegen.engine.publishing.names import Publication
 from dagster_imagegen.engine.request import ImageParams
-from dagster_imagegen.execution import StepEvents, TableOptions, materialize
+from dagster_imagegen.execution import TableOptions
 from dagster_imagegen.resource import ImageGenResource
-from dagster_imagegen.run_config import ImageRunConfig, own_config, with_run_config
+from dagster_imagegen.run_config import OURS, ImageRunConfig, own_config, with_run_config
+from dagster_imagegen.step import OnIncomplete, StepEvents, StepOptions
+from dagster_imagegen.table_types import TableType, check_table_type
 
 T = TypeVar("T")
 PromptFunction: TypeAlias = Callable[..., object]
 
 FAIL_ON: tuple[OutcomeStatus, ...] = ("failed", "unknown")
 CONTEXT_NAMES = ("context", "_context", "_", "context_")  # Dagster's own set.
-OUR_ARGUMENTS = ("definition", "fail_on", "overrides", "resource_key")
+OUR_ARGUMENTS = (
+    "carry_prefix",
+    "definition",
+    "fail_on",
+    "on_incomplete",
+    "overrides",
+    "publish",
+    "publish_stale",
+    "resource_key",
+    "table_type",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +102,9 @@ class ImageAssetDefinition:
     options: TableOptions
     """How the rows become requests: the request's parameters, template and overrides."""
     fail_on: tuple[str, ...] = FAIL_ON
+    on_incomplete: OnIncomplete = "fail"
+    table_type: TableType = "arrow"
+    publication: Publication | None = None
     resource_key: str = "imagegen"
     prompt_columns: Sequence[str] | None = None
     """Those of the upstream asset that make the prompt, without a function."""
@@ -108,23 +126,21 @@ class ImageAssetDefinition:
         Raises `ConfigurationError` for values that cannot work.
         """
         rest = {each: value for each, value in arguments.items() if each != "definition"}
-        params = {each: rest.pop(each) for each in ImageParams.__annotations__ if each in rest}
-        overrides = rest.pop("overrides", ())
         with named(name):
-            check_overrides(overrides)
-            options = TableOptions(
-                params=check_params(params), template=template, overrides=tuple(overrides)
-            )
-            fail_on = _fail_on(rest.pop("fail_on", FAIL_ON))
-            resource_key = _resource_key(rest.pop("resource_key", "imagegen"))
+            options = step_options(rest, template=template)
+            resource_key = take_resource_key(rest)
         return cls(
             name=name,
             source=source,
-            options=options,
-            fail_on=fail_on,
+            options=options.table,
+            fail_on=options.fail_on,
+            on_incomplete=options.on_incomplete,
+            table_type=options.table_type,
+            publication=options.publication,
             resource_key=resource_key,
             prompt_columns=prompt_columns,
-            asset_arguments={"kinds": {"image"}, **rest},
+            # A run of the plan alone, or of a part of the table, has no output.
+            asset_arguments={"kinds": {"image"}, "output_required": False, **rest},
         )
 
     # -- for users to override -----------------------------------------------------------------
@@ -154,20 +170,20 @@ class ImageAssetDefinition:
             config: The run config of the step.
 
         Yields:
-            The `dg.MaterializeResult` with the image table; a `dg.AssetObservation` if it stopped
-            early.
+            The `dg.MaterializeResult` with the image table; a `dg.AssetObservation` instead if
+            the table is not whole, and the results of checks then, if the asset has any.
         """
-        yield from materialize(
-            context,
-            imagegen,
-            prompts,
-            config,
-            options=self.options,
+        options = StepOptions(
+            table=self.options,
             fail_on=self.fail_on,
+            on_incomplete=self.on_incomplete,
+            table_type=self.table_type,
+            publication=self.publication,
             prompt_columns=self.prompt_columns,
             # One that overrides this method may return a table of another library.
             value_is_known=type(self).execute is ImageAssetDefinition.execute,
         )
+        yield from materialize(context, imagegen, prompts, config, options=options)
 
     # -- for Dagster ---------------------------------------------------------------------------
 
@@ -177,6 +193,8 @@ class ImageAssetDefinition:
         if self._takes_keys:
             keys = arguments["required_resource_keys"]
             arguments["required_resource_keys"] = {*keys, self.resource_key}
+        if self.on_incomplete == "materialize":
+            arguments["check_specs"] = [*arguments.get("check_specs", ()), self.complete_spec()]
         asset = dg.asset(**arguments)(self.step())
         (before,) = asset.specs
         spec = self.get_asset_spec(before)
@@ -188,6 +206,22 @@ class ImageAssetDefinition:
             return spec
 
         return asset.map_asset_specs(replaced)
+
+    @property
+    def key(self) -> dg.AssetKey:
+        """The asset's key as it was declared; it can be renamed afterwards."""
+        key, prefix = (self.asset_arguments.get(each) for each in ("key", "key_prefix"))
+        if key:
+            return key if isinstance(key, dg.AssetKey) else dg.AssetKey(key)
+        return dg.AssetKey([*([prefix] if isinstance(prefix, str) else prefix or []), self.name])
+
+    def complete_spec(self) -> dg.AssetCheckSpec:
+        """Our check, of an asset that materializes tables with rows that have no image."""
+        return dg.AssetCheckSpec(
+            COMPLETE,
+            asset=self.key,
+            description="Whether every row of the image table has an image.",
+        )
 
     @property
     def _takes_keys(self) -> bool:
@@ -250,7 +284,49 @@ class ImageAssetDefinition:
         return [context, *named, *rest]
 
 
-# -- checks of what users write --------------------------------------------------------------------
+# -- what users write ------------------------------------------------------------------------------
+
+
+def step_options(
+    arguments: dict[str, Any],
+    *,
+    template: str | None = None,
+    prompt_columns: Sequence[str] | None = None,
+) -> StepOptions:
+    """The options of a step with these arguments, out of which it takes those that are ours.
+
+    Raises `ConfigurationError` for values that cannot work.
+    """
+    names = ImageParams.__annotations__
+    params = {each: arguments.pop(each) for each in names if each in arguments}
+    overrides = arguments.pop("overrides", ())
+    check_overrides(overrides)
+    return StepOptions(
+        table=TableOptions(
+            params=check_params(params),
+            template=template,
+            overrides=tuple(overrides),
+            carry_prefix=check_carry_prefix(arguments.pop("carry_prefix", None)),
+        ),
+        fail_on=_fail_on(arguments.pop("fail_on", FAIL_ON)),
+        on_incomplete=_on_incomplete(arguments.pop("on_incomplete", "fail")),
+        table_type=check_table_type(arguments.pop("table_type", "arrow")),
+        publication=_publication(
+            arguments.pop("publish", None), arguments.pop("publish_stale", None)
+        ),
+        prompt_columns=prompt_columns,
+    )
+
+
+def take_resource_key(arguments: dict[str, Any]) -> str:
+    """The key of the resource, out of these arguments. Raises `ConfigurationError`."""
+    key: str = arguments.pop("resource_key", "imagegen")
+    if not key.isidentifier() or key in ("config", *CONTEXT_NAMES):
+        raise ConfigurationError(
+            f"resource_key must be a name that an argument can have beside context and config, got "
+            f'"{key}"; use e.g. imagegen'
+        )
+    return key
 
 
 @contextmanager
@@ -263,21 +339,33 @@ def named(asset: str) -> Generator[None]:
 
 
 @functools.cache
+def dagster_arguments(of: Callable[..., object] = dg.asset) -> frozenset[str]:
+    """What the installed `dg.asset` takes, or another decorator of Dagster's, by name."""
+    parameters = inspect.signature(of).parameters.values()
+    return frozenset(
+        each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY
+    )
+
+
+@functools.cache
 def argument_names() -> frozenset[str]:
     """What `image_asset` takes: the request's parameters, the installed `dg.asset`'s, and ours."""
-    dagster = inspect.signature(dg.asset).parameters.values()
-    named = {each.name for each in dagster if each.kind is inspect.Parameter.KEYWORD_ONLY}
-    return frozenset({*named, *ImageParams.__annotations__, *OUR_ARGUMENTS} - {"config_schema"})
+    dagster = dagster_arguments() - {"config_schema"}
+    return dagster.union(ImageParams.__annotations__, OUR_ARGUMENTS)
 
 
 def check_names(where: str, given: Mapping[str, object], *, without: Sequence[str] = ()) -> None:
-    """Raise `ConfigurationError` with the nearest name for an argument that there is not."""
+    """`check_known` of the arguments of `image_asset`, `without` some of them."""
     if "config_schema" in given:
         raise ConfigurationError(
             f"{where} has no config_schema; annotate an argument `config` of the function with a "
             "class derived from dg.Config"
         )
-    known = argument_names().difference(without)
+    check_known(where, given, argument_names().difference(without))
+
+
+def check_known(where: str, given: Mapping[str, object], known: Collection[str]) -> None:
+    """Raise `ConfigurationError` with the nearest name for an argument that there is not."""
     for name in given:
         if name not in known:
             raise ConfigurationError(
@@ -298,13 +386,22 @@ def _fail_on(statuses: Sequence[str]) -> tuple[str, ...]:
     return tuple(statuses)
 
 
-def _resource_key(key: str) -> str:
-    if not key.isidentifier() or key in ("config", *CONTEXT_NAMES):
-        raise ConfigurationError(
-            f"resource_key must be a name that an argument can have beside context and config, got "
-            f'"{key}"; use e.g. imagegen'
-        )
-    return key
+def _on_incomplete(what: str) -> OnIncomplete:
+    for known in get_args(OnIncomplete):
+        if what == known:
+            return known
+    raise ConfigurationError(f'on_incomplete must be "fail" or "materialize", got {what!r}')
+
+
+def _publication(template: object, stale: object) -> Publication | None:
+    if template is None:
+        if stale is not None:
+            raise ConfigurationError(
+                "publish_stale says what becomes of published files, and nothing is published; set "
+                "publish as well"
+            )
+        return None
+    return Publication.parse(template, stale="list" if stale is None else stale)
 
 
 def _config_class(asset: str, parameter: inspect.Parameter) -> type[dg.Config]:
@@ -317,7 +414,7 @@ def _config_class(asset: str, parameter: inspect.Parameter) -> type[dg.Config]:
     if not _is_subclass(annotation, dg.Config):
         raise ConfigurationError(
             f"{asset}: annotate its argument `config` with a class derived from dg.Config, or from "
-            "dg.PermissiveConfig to accept any field; max_usd and redo are added to its fields"
+            f"dg.PermissiveConfig to accept any field; {', '.join(OURS)} are added to its fields"
         )
     return annotation
 

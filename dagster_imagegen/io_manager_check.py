@@ -1,4 +1,4 @@
-"""Whether an asset's IO manager can store what the asset returns, before anything is paid for."""
+"""Whether a step's IO manager can store what the step returns, before anything is paid for."""
 
 import inspect
 import sys
@@ -7,44 +7,52 @@ from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, TypeGuard, Union, cast, get_args, get_origin, get_type_hints
 
 import dagster as dg
-import pyarrow as pa
 
 from dagster_imagegen.engine.errors import ConfigurationError
+from dagster_imagegen.table_types import TABLE_TYPES, TableType, table_class
 
 
 def check_io_manager(
-    context: dg.AssetExecutionContext, partitions: int, *, value_is_known: bool
+    context: dg.OpExecutionContext,
+    partitions: int,
+    *,
+    io_manager_key: str | None = None,
+    table_type: TableType,
+    value_is_known: bool,
 ) -> None:
     """Raise `ConfigurationError` if this run's IO manager cannot store the image table.
 
-    What is not known refuses nothing. With `value_is_known` False, the step may return something
-    else than the image table.
+    `io_manager_key` is that of another step, if that one returns the table. What is not known
+    refuses nothing. With `value_is_known` False, the step may return something else than an image
+    table of `table_type`.
     """
-    output = context.op_execution_context.op_def.output_defs[0]
-    key = output.io_manager_key
-    manager = getattr(context.op_execution_context.resources, key, None)
+    output = context.op_def.output_defs[0]
+    key = io_manager_key or output.io_manager_key
+    manager = getattr(context.resources, key, None)
     kind = getattr(manager, "_io_manager_name", type(manager).__name__)
     name = f'"{key}", {kind}'
     if partitions > 1 and _writes_one_value(manager):
         raise ConfigurationError(
             f"this run is over {partitions:,} partitions, and its IO manager ({name}) writes one "
             "at a time. Set backfill_policy=dg.BackfillPolicy.multi_run(), or an IO manager that "
-            "takes a dict of a table by partition. Nothing was sent"
+            "takes a dict of a table by partition, such as ParquetIOManager. Nothing was sent"
         )
     if not value_is_known:
         return
-    value = dict if partitions > 1 else pa.Table
-    words = "a dict of pyarrow tables by partition" if partitions > 1 else "a pyarrow table"
+    kind_of_table = table_class(table_type)
+    value = dict if partitions > 1 else kind_of_table
+    one = _type_name(kind_of_table)
+    words = f"a dict of {one} by partition" if partitions > 1 else f"a {one}"
     stored = stored_types(manager)
     if not any(_takes(each, value) for each in stored):
         raise ConfigurationError(
-            f"the value of an image asset is {words}, which its IO manager ({name}) cannot store: "
-            f"it stores {', '.join(_type_name(each) for each in stored)}. Set io_manager_key to "
-            "an IO manager that stores pyarrow tables. Nothing was sent"
+            f"the image table is {words}, which its IO manager ({name}) cannot store: "
+            f"it stores {', '.join(_type_name(each) for each in stored)}. {_remedy(stored)}. "
+            "Nothing was sent"
         )
-    if not _takes(output.dagster_type.typing_type, value):
+    if io_manager_key is None and not _takes(output.dagster_type.typing_type, value):
         raise ConfigurationError(
-            f"the value of an image asset is {words}, and its dagster_type is "
+            f"the image table is {words}, and its dagster_type is "
             f"{output.dagster_type.display_name}; leave out dagster_type. Nothing was sent"
         )
 
@@ -99,6 +107,13 @@ def _takes(annotation: Any, value: type) -> bool:
         return not isinstance(kind, type) or issubclass(value, kind)
     except TypeError:  # A protocol, say.
         return True
+
+
+def _remedy(stored: Sequence[object]) -> str:
+    modules = {getattr(each, "__module__", "").partition(".")[0] for each in stored}
+    alike = [name for name in TABLE_TYPES if name in modules]
+    other = "Set io_manager_key to an IO manager that stores such tables"
+    return f'Set table_type="{alike[0]}". {other}, otherwise' if alike else other
 
 
 def _type_name(annotation: object) -> str:

@@ -4,23 +4,29 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, cast
 
 import dagster as dg
 import pyarrow as pa
 
 from dagster_imagegen.engine.errors import ConfigurationError
+from dagster_imagegen.engine.image_table import OUR_COLUMNS
+from dagster_imagegen.engine.money.amounts import usd_text
+from dagster_imagegen.engine.prompts.table import PromptTable, name_before
 from dagster_imagegen.engine.run.plan import Plan
 from dagster_imagegen.engine.run.progress import Totals, cost_text
-from dagster_imagegen.previews import contact_sheet, pictures, strip
+from dagster_imagegen.event_size import cut, room, within
+from dagster_imagegen.previews import Picture, contact_sheet, samples, thumbnails
 
-TABLE_COLUMNS_MAX = 60
-"""A schema and a lineage show this many columns: those of a wide table would fill the event."""
+SCHEMA_BYTES = 16_000
+LINEAGE_BYTES = 10_000
+"""The columns of a wide table would fill the event: as many are shown as take these bytes of it."""
 
-TEXT_CHARACTERS = 200
-"""The longest name, type or description of a column that is shown; some are pages long."""
+SAMPLED = "image_uri"
+"""The column whose description has pictures."""
 
 TIME_TYPE = re.compile(r"\b(timestamp|duration|date\d\d|time\d\d)\[")
 """Arrow's types of times, in the text of a type."""
@@ -35,61 +41,120 @@ CONTENT_COLUMNS = (
     "image_fingerprint",
     "image_path",
     "image_sha256",
+    "image_published_uri",
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedPass:
-    """What a pass over one prompt table planned, made and spent.
+    """What a pass made of one prompt table, and spent on it.
 
     `retry_can_help` is whether a retry of the run would request any of what is missing.
+    `publishing` is the metadata of what was published.
     """
 
-    plan: Plan
+    prompts: PromptTable
     images: pa.Table
     totals: Totals
+    sandbox: bool
     retry_can_help: bool = False
+    publishing: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-def image_metadata(
-    done: FinishedPass,
+def result_metadata(
+    images: pa.Table,
+    totals: Totals,
+    small: Sequence[Picture],
     *,
+    sandbox: bool,
     uri: str,
-    read_image: Callable[[str], bytes],
-    upstream: dg.AssetKey | None = None,
-    prompt_columns: Sequence[str] = (),
     captions: bool = True,
+    first: Mapping[str, Any] | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Previews, counts by status, spending, row count, column schema and lineage, and the URI.
+    """Cost and pictures, then counts by status, spending and the URI.
 
-    `upstream` is the asset that is the prompt table, if one is, and its `prompt_columns` make the
-    prompt. Without `captions` no prompt is shown.
+    Dagster shows the entries in this order. The event also has what comes `first` and what is
+    `beside`, and the contact sheet takes the room that all others leave. Without `captions` no
+    prompt is shown.
     """
-    counts = count_values([done.images["image_status"]])
-    partial = partial_images(done.images)
-    small = pictures(done.images, read_image)
-    shown = {
-        "imagegen/thumbnails": strip(small),
-        "imagegen/preview": contact_sheet(small, captions=captions),
+    counts = count_values([images["image_status"]])
+    partial = partial_images(images)
+    spending = spending_metadata(totals, sandbox=sandbox)
+    thumbs = {
+        f"imagegen/thumbnail_{number}": dg.MetadataValue.md(text)
+        for number, text in enumerate(thumbnails(small), start=1)
     }
-    metadata: dict[str, Any] = {
-        **{name: dg.MetadataValue.md(text) for name, text in shown.items() if text},
-        "imagegen/images": done.images.num_rows,
+    leading = {
+        **(first or {}),
+        "imagegen/cost": spending.pop("imagegen/cost"),
+        "imagegen/images": images.num_rows,
+        **thumbs,
+    }
+    rest = {
         "imagegen/generated": counts.pop("generated", 0),
         "imagegen/reused": counts.pop("reused", 0),
         **{f"imagegen/{status}": count for status, count in sorted(counts.items())},
         **({"imagegen/partial_images": partial} if partial else {}),
-        **spending_metadata(done.totals, sandbox=done.plan.sandbox),
-        "dagster/row_count": done.images.num_rows,
-        "dagster/column_schema": column_schema(done.images.schema),
+        **spending,
         # Dagster shows the first on an asset's definition only, the second on a materialization.
         "dagster/uri": uri,
         "imagegen/storage": dg.MetadataValue.path(uri),
+        **(beside or {}),
+    }
+    left = room({**leading, **rest})
+    sheet = contact_sheet(small, captions=captions, max_bytes=left)
+    return {
+        **leading,
+        **({"imagegen/preview": dg.MetadataValue.md(sheet)} if sheet else {}),
+        **rest,
+    }
+
+
+def table_metadata(
+    done: FinishedPass,
+    small: Sequence[Picture] = (),
+    *,
+    upstream: dg.AssetKey | None = None,
+    prompt_columns: Sequence[str] = (),
+    carry_prefix: str | None = None,
+) -> dict[str, Any]:
+    """Row count, column schema and lineage of an image table that is stored.
+
+    `upstream` is the asset that is the prompt table, if one is, and its `prompt_columns` make the
+    prompt; those under `carry_prefix` have a name without it there.
+    """
+    metadata: dict[str, Any] = {
+        "dagster/row_count": done.images.num_rows,
+        "dagster/column_schema": _with_samples(column_schema(done.images.schema), small),
     }
     if upstream is not None:
-        carried = done.plan.prompts.carried.column_names
-        metadata["dagster/column_lineage"] = _column_lineage(carried, upstream, prompt_columns)
+        metadata["dagster/column_lineage"] = _column_lineage(
+            done.prompts.carried.column_names, upstream, prompt_columns, carry_prefix
+        )
     return metadata
+
+
+def plan_metadata(plan: Plan) -> dict[str, Any]:
+    """What a run would request, and what that would cost by the price list if it has a price."""
+    counts = {
+        "to_request": plan.to_send,
+        "retried": plan.retried,
+        "reused": plan.reused,
+        "duplicates": plan.duplicates,
+        "refused": plan.refused,
+        "unknown": plan.unknown,
+        "missing": plan.missing,
+    }
+    low, high = plan.cost_range_usd or (None, None)
+    return {
+        "imagegen/plan": plan.describe(),
+        "imagegen/rows": plan.rows,
+        "imagegen/images": plan.images,
+        **{f"imagegen/{name}": count for name, count in counts.items()},
+        **({} if low is None else {"imagegen/planned_usd_min": float(low)}),
+        **({} if high is None else {"imagegen/planned_usd_max": float(high)}),
+    }
 
 
 def spending_metadata(totals: Totals, *, sandbox: bool) -> dict[str, Any]:
@@ -125,15 +190,20 @@ def spending_metadata(totals: Totals, *, sandbox: bool) -> dict[str, Any]:
 def cost_by_basis(totals: Totals) -> str:
     """`$0.40 metered (38), $0.02 estimated (1), unknown (1)`: no sum over different bases."""
     parts = [
-        f"{f'${usd:,.4f} ' if usd or basis != 'unknown' else ''}{basis} ({requests:,})"
+        f"{f'{usd_text(usd)} ' if usd or basis != 'unknown' else ''}{basis} ({requests:,})"
         for basis, (requests, usd) in sorted(totals.by_basis.items())
     ]
-    return ", ".join(parts) or "$0.00, nothing was sent"
+    return ", ".join(parts) or f"{usd_text(Decimal(0))}, nothing was sent"
 
 
 def count_values(columns: "Iterable[pa.ChunkedArray[Any]]") -> Counter[str]:
     """How often each text occurs in the columns."""
     return Counter(str(value) for column in columns for value in column.to_pylist())
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """`2 generated, 1 failed`."""
+    return ", ".join(f"{count:,} {status}" for status, count in counts.items())
 
 
 def partial_images(images: pa.Table) -> int:
@@ -143,16 +213,28 @@ def partial_images(images: pa.Table) -> int:
 
 def column_schema(schema: pa.Schema) -> dg.TableSchema:
     """The columns as Dagster shows them, with the descriptions that Arrow fields carry."""
-    return dg.TableSchema(
-        columns=[
-            dg.TableColumn(
-                name=_cut(field.name),
-                type=_cut(str(field.type)),
-                description=_description(field),
-            )
-            for field in list(schema)[:TABLE_COLUMNS_MAX]
-        ]
+    columns = (
+        dg.TableColumn(
+            name=cut(field.name), type=cut(str(field.type)), description=_description(field)
+        )
+        for field in schema
     )
+    return dg.TableSchema(columns=[*within(columns, SCHEMA_BYTES)])
+
+
+def _with_samples(schema: dg.TableSchema, small: Sequence[Picture]) -> dg.TableSchema:
+    """The schema with pictures in the description of `image_uri`, which comes first.
+
+    An asset's page begins with its columns, so that this is where they are seen at once. The
+    metadata, in which they are as well, is below the last column.
+    """
+    pictured = samples(small)
+    if not pictured:
+        return schema
+    described = f"{pictured}\n\n{_description(OUR_COLUMNS.field(SAMPLED))}"
+    column = dg.TableColumn(name=SAMPLED, type="string", description=described)
+    rest = [each for each in schema.columns if each.name != SAMPLED]
+    return dg.TableSchema(columns=[column, *rest])
 
 
 def data_version(images: Sequence[pa.Table]) -> dg.DataVersion:
@@ -187,7 +269,7 @@ def check_carried(carried: pa.Table, *, show_values: bool = True) -> None:
         except Exception as error:  # noqa: BLE001  # raised again as ours
             why = f": {error}" if show_values else ""
             raise ConfigurationError(
-                f'column "{_cut(name)}" of the prompt table ({_cut(str(column.schema.types[0]))}) '
+                f'column "{cut(name)}" of the prompt table ({cut(str(column.schema.types[0]))}) '
                 f"cannot be carried into the image table{why}; convert it or leave it out"
             ) from (error if show_values else None)
 
@@ -238,19 +320,26 @@ def _content(value: object) -> str:
 
 def _description(field: "pa.Field[Any]") -> str | None:
     text = (field.metadata or {}).get(b"description", b"").decode(errors="replace")
-    return _cut(text) or None
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= TEXT_CHARACTERS else f"{text[: TEXT_CHARACTERS - 1]}…"
+    return cut(text) or None
 
 
 def _column_lineage(
-    carried: Sequence[str], upstream: dg.AssetKey, prompt_columns: Sequence[str]
+    carried: Sequence[str],
+    upstream: dg.AssetKey,
+    prompt_columns: Sequence[str],
+    carry_prefix: str | None,
 ) -> dg.TableColumnLineage:
     def column(name: str) -> dg.TableColumnDep:
-        return dg.TableColumnDep(asset_key=upstream, column_name=_cut(name))
+        return dg.TableColumnDep(
+            asset_key=upstream, column_name=cut(name_before(name, carry_prefix))
+        )
 
-    deps = {_cut(name): [column(name)] for name in list(carried)[:TABLE_COLUMNS_MAX]}
-    deps["prompt"] = [column(name) for name in prompt_columns]
-    return dg.TableColumnLineage(deps_by_column=deps)
+    prompt = [*within(map(column, prompt_columns), LINEAGE_BYTES // 2)]
+    each_alone = (dg.TableColumnLineage({cut(name): [column(name)]}) for name in carried)
+    deps = {
+        name: on
+        for each in within(each_alone, LINEAGE_BYTES // 2)
+        for name, on in each.deps_by_column.items()
+    }
+    # Last: a carried column `prompt` is not the one that is sent.
+    return dg.TableColumnLineage(deps_by_column={**deps, "prompt": prompt})

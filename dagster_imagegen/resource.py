@@ -1,11 +1,10 @@
 """`ImageGenResource`: an image endpoint, the storage that its images go to, and their limits."""
 
 import io
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from decimal import Decimal
-from typing import BinaryIO, TypeAlias
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, BinaryIO
 from uuid import uuid4
 
 import dagster as dg
@@ -14,42 +13,29 @@ from pydantic import PrivateAttr
 from typing_extensions import Unpack
 
 from dagster_imagegen import __version__
-from dagster_imagegen.engine.attempt import Identity, Outcome
-from dagster_imagegen.engine.endpoint.models import ListedModel
+from dagster_imagegen.calls import (
+    AssetKeyLike,
+    Begin,
+    StoredImage,
+    generate_one,
+    generate_table,
+    key_text,
+    partition_text,
+)
+from dagster_imagegen.engine.attempt import Identity
+from dagster_imagegen.engine.endpoint.response import OnPartial
 from dagster_imagegen.engine.engine import Engine
-from dagster_imagegen.engine.errors import ConfigurationError, NoImage
-from dagster_imagegen.engine.prompts.table import PromptTable
 from dagster_imagegen.engine.request import ImageParams
-from dagster_imagegen.engine.run.thread import Generation
-from dagster_imagegen.metadata import check_carried
+from dagster_imagegen.for_asset import AnyContext, AssetImages, Place
 from dagster_imagegen.resource_settings import ResourceSettings
+
+if TYPE_CHECKING:  # Loading it takes long.
+    from dagster_imagegen.engine.endpoint.models import ListedModel
+
 
 dg.DagsterLibraryRegistry.register(  # pyright: ignore[reportPrivateImportUsage]  # documented for libraries, but not marked as exported
     "dagster-imagegen", __version__, is_dagster_package=False
 )
-
-AssetKeyLike: TypeAlias = dg.AssetKey | str | Sequence[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredImage:
-    """The image that `generate` returns, made now (`generated`) or before (`reused`).
-
-    `data` is exactly what the provider sent. `cost_usd` is what the image cost when it was made.
-    """
-
-    status: str
-    data: bytes = field(repr=False)
-    uri: str
-    path: str
-    sha256: str
-    format: str
-    width: int | None
-    height: int | None
-    revised_prompt: str | None
-    cost_usd: Decimal | None
-    cost_basis: str
-    attempt_id: str
 
 
 class ImageGenResource(ResourceSettings):
@@ -75,12 +61,18 @@ class ImageGenResource(ResourceSettings):
         if context.run is not None:
             self._run_ids = (context.run.run_id, context.run.root_run_id or context.run.run_id)
 
+    @property
+    def run_ids(self) -> tuple[str, str]:
+        """The ids of the run and of its root, which usage rows name; outside a run, a stand-in."""
+        return self._run_ids or (self._outside_id, self._outside_id)
+
     def generate(
         self,
         prompt: str,
         *,
         asset_key: AssetKeyLike | None = None,
         partition_key: str | None = None,
+        on_partial: OnPartial | None = None,
         **params: Unpack[ImageParams],
     ) -> StoredImage:
         """The image of one prompt. One that is in storage already is not requested again.
@@ -94,6 +86,9 @@ class ImageGenResource(ResourceSettings):
             prompt: What to draw.
             asset_key: The asset that the usage row names.
             partition_key: The partition that it names.
+            on_partial: Called with the index and the bytes of each partial image as it comes, on
+                the thread that calls `generate`. It needs `stream=True` and `partial_images`. An
+                exception in it is logged, and does not lose the image.
             **params: The request's parameters (`quality`, `size`, …), without `n`.
 
         Raises:
@@ -102,22 +97,9 @@ class ImageGenResource(ResourceSettings):
             EndpointError: Every request would fail.
             BudgetExhausted: The remaining budget does not cover the request.
         """
-        n = params.get("n", 1)
-        if n != 1:
-            raise ConfigurationError(f"n must be 1 for generate(), got {n!r}; use generate_many()")
         with self.open_engine() as engine:
-            table = read_table(engine, [prompt], params=params)
-            generation = self._run(engine, table, asset_key, partition_key)
-            (outcome,) = generation.outcomes.values()
-            if outcome.status not in ("generated", "reused"):
-                asked = f" for {prompt!r}" if self.record_prompts else ""
-                told = outcome.error_message or outcome.error_code or "without a message"
-                raise NoImage(
-                    f"no image{asked}: {outcome.status}: {told}",
-                    status=outcome.status,
-                    code=outcome.error_code,
-                )
-            return _stored_image(engine, outcome)
+            begin = self._begin(engine, asset_key, partition_key)
+            return generate_one(engine, begin, prompt, params, on_partial=on_partial)
 
     def generate_many(
         self,
@@ -149,13 +131,51 @@ class ImageGenResource(ResourceSettings):
             BudgetExhausted: The remaining budget does not cover a request. Likewise.
         """
         with self.open_engine() as engine:
-            table = read_table(
-                engine, prompts, params=params, template=template, overrides=overrides
+            begin = self._begin(engine, asset_key, partition_key)
+            return generate_table(
+                engine, begin, prompts, params, template=template, overrides=overrides
             )
-            for warning in table.warnings:
-                dg.get_dagster_logger("dagster_imagegen").warning(warning)
-            generation = self._run(engine, table, asset_key, partition_key)
-            return engine.image_table(generation.plan, generation.outcomes)
+
+    @contextmanager
+    def for_asset(
+        self,
+        context: AnyContext,
+        *,
+        asset_key: AssetKeyLike | None = None,
+        partition_key: str | None = None,
+    ) -> Generator[AssetImages]:
+        """Images on behalf of whatever runs here, for a `with` block in an asset, op or check.
+
+            with imagegen.for_asset(context) as images:
+                mug = images.generate("a red mug", quality="low")
+                rest = images.generate_many(products, template="A photo of {name}")
+
+        The usage rows name the asset, the partition, the run and the step of the context. They are
+        published when the block ends, and before that if a request is sent when its journal is
+        full or five minutes old. Calls of the block take turns, and its end waits for them. Then
+        the materialization, or the output of an op, shows counts, cost, tokens and pictures;
+        where Dagster shows none, as of a check or a sensor, the log does.
+
+        Args:
+            context: Of an asset, op, asset check, sensor or schedule.
+            asset_key: The asset that is meant, in a step that makes several.
+            partition_key: The partition that is meant, in a run over several.
+
+        Raises:
+            ConfigurationError: For settings that cannot work, or if it is not clear which asset or
+                partition is meant.
+            StorageError: At the end, if the usage rows cannot be published. They are on record,
+                and the next run publishes them.
+        """
+        place = Place(context, asset_key=key_text(asset_key), partition_key=partition_key)
+        with self.open_engine() as engine:
+            images = AssetImages(engine, place.identity(self.run_ids))
+            try:
+                with images.block:
+                    yield images
+            finally:
+                context.log.info(images.summary())
+            place.add(images.metadata())
 
     def usage(self, asset_key: AssetKeyLike | None = None) -> pa.Table:
         """The usage rows of all runs, or those of one asset: one row for each request ever sent.
@@ -163,9 +183,9 @@ class ImageGenResource(ResourceSettings):
         imagegen.usage("hero").group_by("model").aggregate([("cost_usd", "sum")])
         """
         with self.open_engine() as engine:
-            return engine.usage(asset_key=_key_text(asset_key))
+            return engine.usage(asset_key=key_text(asset_key))
 
-    def models(self) -> tuple[ListedModel, ...]:
+    def models(self) -> "tuple[ListedModel, ...]":
         """The models that the account can use, as the endpoint lists them, and when each ends.
 
             [model.id for model in imagegen.models()]
@@ -186,72 +206,18 @@ class ImageGenResource(ResourceSettings):
             folder = engine.storage_uri.rstrip("/") + "/"
             return io.BytesIO(engine.read_image(path.removeprefix(folder)))
 
-    def _run(
+    def _begin(
         self,
         engine: Engine,
-        table: PromptTable,
         asset_key: AssetKeyLike | None,
         partition_key: str | None,
-    ) -> Generation:
-        """Wait for every outcome; on an interruption, only for the requests in flight."""
-        if partition_key is not None and not isinstance(partition_key, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # not everybody checks types
-            raise ConfigurationError(
-                f"partition_key must be text, got {type(partition_key).__name__} {partition_key!r}"
-            )
-        run_id, root_run_id = self._run_ids or (self._outside_id, self._outside_id)
+    ) -> Begin:
+        """What begins a pass on behalf of an asset."""
+        run_id, root_run_id = self.run_ids
         identity = Identity(
             run_id=run_id,
             root_run_id=root_run_id,
-            asset_key=_key_text(asset_key),
-            partition_key=partition_key,
+            asset_key=key_text(asset_key),
+            partition_key=partition_text(partition_key),
         )
-        with engine.generate(table, identity=identity) as generation:
-            warnings = generation.plan.warnings
-            for warning in (*warnings, *filter(None, [generation.warning])):
-                logging.getLogger(__name__).warning(warning)
-            for _ in generation:
-                pass
-        return generation
-
-
-def read_table(
-    engine: Engine,
-    source: object,
-    *,
-    params: ImageParams,
-    template: str | None = None,
-    overrides: Sequence[str] = (),
-) -> PromptTable:
-    """The requests of a prompt table, of an asset and of a call alike.
-
-    Raises `ConfigurationError` for one that cannot be sent, or become an image table.
-    """
-    table = engine.read_prompts(source, params=params, template=template, overrides=overrides)
-    check_carried(table.carried, show_values=engine.settings.record_prompts)
-    return table
-
-
-def _stored_image(engine: Engine, outcome: Outcome) -> StoredImage:
-    attempt, image = outcome.attempt, outcome.image
-    if attempt is None or attempt.result is None or image is None:
-        raise ValueError(f"an outcome without an image: {outcome}")
-    return StoredImage(
-        status=outcome.status,
-        data=engine.read_image(image.path),
-        uri=engine.image_uri(image.path),
-        path=image.path,
-        sha256=image.sha256 or "",
-        format=image.format or "",
-        width=image.width,
-        height=image.height,
-        revised_prompt=attempt.result.reply.revised_prompt,
-        cost_usd=attempt.result.cost.usd,
-        cost_basis=attempt.result.cost.basis,
-        attempt_id=attempt.attempt_id,
-    )
-
-
-def _key_text(key: AssetKeyLike | None) -> str | None:
-    if key is None:
-        return None
-    return (key if isinstance(key, dg.AssetKey) else dg.AssetKey(key)).to_user_string()
+        return partial(engine.generate, identity=identity)

@@ -1,14 +1,15 @@
 """The settings of `ImageGenResource`, and how they become those of the engine."""
 
+import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import dagster as dg
 from pydantic import ConfigDict, Field, model_validator
 
 from dagster_imagegen.engine.attempt import SANDBOX
-from dagster_imagegen.engine.endpoint.base_url import endpoint_name
 from dagster_imagegen.engine.endpoint.retries import RetryPolicy
 from dagster_imagegen.engine.engine import Engine
 from dagster_imagegen.engine.errors import ConfigurationError
@@ -156,7 +157,8 @@ class ResourceSettings(dg.ConfigurableResource):  # pyright: ignore[reportMissin
     )
     storage_uri: str = Field(
         description="Where images and records are stored: a folder, s3://…, gs://…, abfs://…. "
-        "What is there is not paid for again; another storage starts empty."
+        "What is there is not paid for again; another storage starts empty. The path of a folder "
+        "must be absolute, except with the sandbox."
     )
     storage_options: dict[str, Any] = Field(
         default_factory=dict,
@@ -169,6 +171,12 @@ class ResourceSettings(dg.ConfigurableResource):  # pyright: ignore[reportMissin
         description="Where the usage table and the journal are stored, by default in the storage. "
         "Set it if the images are public: usage rows hold prompts and costs. All who share the "
         "images must share it, or they pay twice.",
+    )
+    publish_storage_options: dict[str, Any] = Field(
+        default_factory=dict,
+        repr=False,
+        description="Those of the place that assets publish to, if they differ. By default "
+        "`storage_options` where both are of one kind (S3, say), and otherwise none.",
     )
     timeout_seconds: AboveZero = Field(
         default=Settings.timeout_seconds,
@@ -187,8 +195,8 @@ class ResourceSettings(dg.ConfigurableResource):  # pyright: ignore[reportMissin
     )
     requests_per_minute: AboveZero | None = Field(
         default=None,
-        description="The most requests per minute, for each step or call; by default only the "
-        "endpoint's own limits.",
+        description="The most requests per minute that one process sends to the endpoint with "
+        "one key, in all steps and calls; by default only the endpoint's own limits.",
     )
     retry: RetryConfig = Field(
         default_factory=RetryConfig, description="Which failed requests are sent again."
@@ -208,6 +216,7 @@ class ResourceSettings(dg.ConfigurableResource):  # pyright: ignore[reportMissin
     )
     extra_body: dict[str, Any] = Field(
         default_factory=dict,
+        repr=False,
         description="Further parameters in the body of every request. They are part of what "
         "identifies an image: if they change, images are paid for again. "
         '`{"env": "NAME"}` in it stands for the environment variable, as in all of Dagster.',
@@ -216,6 +225,11 @@ class ResourceSettings(dg.ConfigurableResource):  # pyright: ignore[reportMissin
         default=True,
         description="Whether the usage table, previews and errors show prompts. If not, the usage "
         "table still has their sha256. The image table always has them.",
+    )
+    previews: Flag = Field(
+        default=True,
+        description="Whether Dagster's events show small copies of the images. Switch it off for "
+        "private pictures: the event log keeps them, whoever may read the storage.",
     )
     drain_seconds: AtLeastZero = Field(
         default=Settings.drain_seconds,
@@ -234,7 +248,7 @@ class ResourceSettings(dg.ConfigurableResource):  # pyright: ignore[reportMissin
     if not TYPE_CHECKING:  # It would hide the types of the settings.
 
         def __init__(self, **given: Any) -> None:
-            for name in ("storage_options", "extra_body"):
+            for name in ("storage_options", "publish_storage_options", "extra_body"):
                 if name in given:
                     given[name] = as_written(given[name])
             super().__init__(**given)
@@ -260,6 +274,9 @@ class ResourceSettings(dg.ConfigurableResource):  # pyright: ignore[reportMissin
         for name in ("model", "storage_uri"):
             if not settings[name].strip():
                 raise ConfigurationError(f"{name} is empty; set it")
+        if given.base_url != SANDBOX:
+            _check_absolute("storage_uri", given.storage_uri)
+            _check_absolute("usage_uri", given.usage_uri)
         base_url, endpoint_id = _endpoint(given.base_url, given.endpoint_id)
         settings |= {
             "base_url": base_url,
@@ -279,6 +296,19 @@ class ResourceSettings(dg.ConfigurableResource):  # pyright: ignore[reportMissin
         return Engine(Settings(**settings))
 
 
+def _check_absolute(name: str, uri: str | None) -> None:
+    """Raise `ConfigurationError` for a folder that depends on the working directory."""
+    folder = re.sub("^(file|local)://", "", uri or "/")
+    # fsspec takes ~ for the home folder.
+    if "://" not in folder and not folder.startswith(("/", "~")):
+        raise ConfigurationError(
+            f"{name} must be absolute with a paid endpoint, got {uri!r}; use "
+            f"{str(Path(folder).absolute())!r}, or s3://…. From another working directory it would "
+            'be another folder, and all images would be paid for again. Only base_url "sandbox" '
+            "takes a relative one"
+        )
+
+
 def _endpoint(base_url: str, endpoint_id: str | None) -> tuple[str, str]:
     """The address to send to, and the name of the endpoint."""
     if endpoint_id is not None and (endpoint_id == SANDBOX) != (base_url == SANDBOX):
@@ -287,6 +317,10 @@ def _endpoint(base_url: str, endpoint_id: str | None) -> tuple[str, str]:
             f"else, got {endpoint_id!r}; leave it out"
         )
     if base_url != SANDBOX:
+        from dagster_imagegen.engine.endpoint.base_url import (  # noqa: PLC0415  # loads httpx
+            endpoint_name,
+        )
+
         name = endpoint_name(base_url)  # Raises for an address that cannot work.
         return base_url, endpoint_id or name
     try:

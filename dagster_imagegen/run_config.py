@@ -37,6 +37,25 @@ class ImageRunConfig(dg.Config):
         "requests of `unknown` outcome, which may then be paid for twice, and `missing` images, "
         "which were paid for and deleted.",
     )
+    limit: int | None = Field(
+        default=None,
+        description="Run only the first rows, this many. If that leaves out any row, the images "
+        "are made and observed, and nothing is materialized.",
+    )
+    plan_only: bool = Field(
+        default=False,
+        description="Send nothing: observe what a run would request and what it would cost. "
+        "Nothing is materialized.",
+    )
+
+    def row_limit(self) -> int | None:
+        """`limit`. Raises `ConfigurationError` unless it is at least 1."""
+        if self.limit is not None and self.limit < 1:
+            raise ConfigurationError(
+                f"limit in the run config must be at least 1, got {self.limit}; set plan_only to "
+                "send nothing. Nothing was sent"
+            )
+        return self.limit
 
     def limit_usd(self) -> Decimal | None:
         """`max_usd` as money. Raises `ConfigurationError` unless it is finite and at least 0."""

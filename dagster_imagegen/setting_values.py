@@ -1,5 +1,6 @@
 """The values of settings: plain ones, and names of environment variables in their place."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeGuard, TypeVar, cast
 
@@ -187,7 +188,11 @@ def _value_of(place: str, variable: Any) -> Any:
 
 
 def secret_free(pairs: Iterable[tuple[str | None, Any]]) -> Iterator[tuple[str | None, Any]]:
-    """The pairs of a repr with the query left out of `base_url`: it can contain a key."""
+    """The pairs of a repr without what can be a key in an address: its query, and a password."""
     for name, value in pairs:
-        known = name == "base_url" and isinstance(value, str) and not _names_variable(value)
-        yield name, value.partition("?")[0] if known else value
+        known = isinstance(value, str) and not _names_variable(value)
+        if known and name == "base_url":
+            value = value.partition("?")[0]  # noqa: PLW2901
+        elif known and name in ("uri", "storage_uri", "usage_uri"):
+            value = re.sub(r"(://[^/:@]*):[^/@]*@", r"\1:…@", value)  # noqa: PLW2901
+        yield name, value

@@ -2,8 +2,10 @@
 
 import logging
 import pickle
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,22 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from dagster_imagegen import ImageGenResource, image_asset
 from dagster_imagegen.sandbox import Sandbox
 
+# The same examples on every machine, and no limit of time: a slow machine is no failure.
+hypothesis_settings.register_profile(
+    "any_machine", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("any_machine")
+
 
 @dataclass
 class Project:
-    """Assets on an instance of their own, asking a sandbox of their own over HTTP."""
+    """Assets on an empty instance, asking a sandbox of their own over HTTP."""
 
     folder: Path
     instance: dg.DagsterInstance
@@ -67,10 +77,14 @@ class Project:
         self.sandbox.clear()
         return count
 
+    @property
+    def values(self) -> Path:
+        """The folder of the default IO manager."""
+        return Path(self.instance.storage_directory())
+
     def value(self, key: str) -> Any:
         """The value that the default IO manager stored for an asset."""
-        path = self.folder / "dagster" / "storage" / key
-        return pickle.loads(path.read_bytes())
+        return pickle.loads((self.values / key).read_bytes())
 
     def errors(self, result: dg.ExecuteInProcessResult) -> list[str]:
         """Description of every failed step, its causes after it."""
@@ -98,11 +112,19 @@ def sandbox() -> Iterator[Sandbox]:
         yield sandbox
 
 
+@cache
+def shared_instance() -> dg.DagsterInstance:
+    """One for all tests of this process: to make one takes as long as a run on it."""
+    return dg.DagsterInstance.ephemeral()
+
+
 @pytest.fixture
-def project(tmp_path: Path, sandbox: Sandbox) -> Iterator[Project]:
-    (tmp_path / "dagster").mkdir()
-    with dg.DagsterInstance.ephemeral(str(tmp_path / "dagster")) as instance:
-        yield Project(folder=tmp_path, instance=instance, sandbox=sandbox)
+def project(tmp_path: Path, sandbox: Sandbox) -> Project:
+    """A project whose instance knows of no run, partition or value of earlier tests."""
+    project = Project(folder=tmp_path, instance=shared_instance(), sandbox=sandbox)
+    project.instance.wipe()
+    shutil.rmtree(project.values, ignore_errors=True)
+    return project
 
 
 @pytest.fixture(scope="session")

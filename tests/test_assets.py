@@ -211,6 +211,34 @@ def test_automation_requests_it_as_one_asset(project: Project) -> None:
         assert state.get_num_requested(thumbs.key) == requested
 
 
+def test_automation_can_wait_for_other_prompts(project: Project) -> None:
+    """By the data version of the prompt table, which can be materialized as often as it likes."""
+    prompts: list[str] = []
+
+    @dg.asset
+    def products() -> dg.Output[list[str]]:
+        return dg.Output(list(prompts), data_version=dg.DataVersion(repr(prompts)))
+
+    changed = dg.AutomationCondition.data_version_changed()
+    condition = dg.AutomationCondition.eager().replace("newly_updated", changed)
+
+    @image_asset(automation_condition=condition)
+    def shots(products: list[str]) -> list[str]:
+        return products
+
+    assets = [products, shots]
+    definitions = dg.Definitions(assets=assets, resources={"imagegen": project.resource()})
+    state = dg.evaluate_automation_conditions(definitions, project.instance)
+    for more, requested in (["a mug"], 1), ([], 0), (["a pot"], 1):
+        prompts.extend(more)
+        project.run(products)
+        state = dg.evaluate_automation_conditions(
+            definitions, project.instance, cursor=state.cursor
+        )
+        assert state.get_num_requested(shots.key) == requested
+        project.run(*assets, select=["shots"])
+
+
 # -- what the function takes -----------------------------------------------------------------------
 
 

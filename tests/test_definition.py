@@ -13,14 +13,16 @@ from dagster_imagegen import (
     ImageGenError,
     ImageGenResource,
     build_image_asset,
+    build_image_checks,
+    build_sharded_image_asset,
     image_asset,
 )
 from dagster_imagegen.assets import FunctionAssetArguments
 from dagster_imagegen.definition import OUR_ARGUMENTS, argument_names
 from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.request import ImageParams
-from dagster_imagegen.execution import StepEvents
 from dagster_imagegen.run_config import ImageRunConfig
+from dagster_imagegen.step import StepEvents
 from tests.conftest import Project, Store, column, materialized, of_rows, table_asset
 
 # Dagster's own, of arguments that are passed on to it.
@@ -213,6 +215,8 @@ UNTYPED_BUILD: Any = build_image_asset
         (lambda: of_rows([], fail_on=["failled"]), 'did you mean "failed"'),
         (lambda: of_rows([], fail_on="failed"), 'fail_on=["failed"]'),
         (lambda: of_rows([], resource_key="my images"), "resource_key"),
+        (lambda: of_rows([], on_incomplete="warn"), '"fail" or "materialize"'),
+        (lambda: of_rows([], carry_prefix="image_"), "does not begin with"),
         (lambda: build_image_asset("a", prompt_table="b", prompt="{name.x}"), "whole columns"),
     ],
 )
@@ -256,3 +260,22 @@ def test_an_argument_named_like_the_resource_is_refused() -> None:
 
     with pytest.raises(ImageGenError, match="rename it"):
         image_asset(rows)
+
+
+MISSING = [
+    lambda: dg.Definitions(assets=[of_rows(["a mug"])]),
+    lambda: dg.Definitions(
+        assets=[build_sharded_image_asset("hero", prompt_table="products", shards=2)]
+    ),
+    lambda: dg.Definitions(asset_checks=build_image_checks("hero")),
+]
+
+
+@pytest.mark.parametrize("definitions", MISSING, ids=["asset", "shards", "checks"])
+def test_a_missing_resource_is_an_error_where_it_is_loaded(
+    definitions: Callable[[], dg.Definitions],
+) -> None:
+    """By Dagster, before anything runs: it names the key, what wants it, and what to do."""
+    wanted = "'imagegen' required by op .* was not provided. Please provide"
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match=wanted):
+        dg.Definitions.validate_loadable(definitions())

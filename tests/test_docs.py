@@ -12,7 +12,9 @@ from typing import Any, get_args
 import dagster as dg
 import pytest
 import yaml
+from dagster.components.testing import create_defs_folder_sandbox
 
+from dagster_imagegen import ImageGenComponent
 from dagster_imagegen.definition import OUR_ARGUMENTS
 from dagster_imagegen.run_config import ImageRunConfig
 from dagster_imagegen.sandbox import Sandbox
@@ -46,19 +48,18 @@ def test_a_page_is_short(page: Page) -> None:
 
 
 @each_page
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")  # Dagster's own, of backfill_policy.
 def test_its_code_runs(
     page: Page,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    imagegen_sandbox: Sandbox,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """All of it, in order, in one session, and it prints what the page shows.
 
-    Definitions and assets without upstream are materialized, tests are called.
+    Definitions and assets without upstream are materialized.
     """
     monkeypatch.chdir(tmp_path)
-    fixtures = {"imagegen_sandbox": imagegen_sandbox, "tmp_path": tmp_path / "test"}
     session: dict[str, Any] = {"__name__": "page"}
     with dg.DagsterInstance.ephemeral() as instance:
         for number, block in enumerate(page.blocks):
@@ -70,30 +71,40 @@ def test_its_code_runs(
             if block.output is not None:
                 assert capsys.readouterr().out == block.output
             new = {name: each for name, each in session.items() if before.get(name) is not each}
-            _use(new, session, instance=instance, fixtures=fixtures)
+            _use(new, session, instance=instance)
 
 
-def _use(
-    new: dict[str, Any],
-    session: dict[str, Any],
-    *,
-    instance: dg.DagsterInstance,
-    fixtures: dict[str, Any],
-) -> None:
+def _use(new: dict[str, Any], session: dict[str, Any], *, instance: dg.DagsterInstance) -> None:
     """Do with what a block defined what its reader would do with it."""
     defs = session.get("defs")
-    for name, each in new.items():
+    for each in new.values():
         if isinstance(each, dg.Definitions):
             job = each.resolve_implicit_global_asset_job_def()
             assert job.execute_in_process(instance=instance).success
         elif isinstance(each, dg.AssetsDefinition) and "defs" not in new and defs is not None:
-            if not each.dependency_keys:
-                result = dg.materialize([each], resources=defs.resources, instance=instance)
-                assert result.success
-        elif name.startswith("test_"):
-            each(
-                **{argument: fixtures[argument] for argument in inspect.signature(each).parameters}
-            )
+            if each.dependency_keys:
+                continue
+            result = dg.materialize([each], resources=defs.resources, instance=instance)
+            assert result.success
+
+
+@pytest.mark.parametrize("name", ["sandbox", "testing"])
+def test_the_tests_that_it_shows_pass(name: str, tmp_path: Path) -> None:
+    """The page is a test file, which pytest runs."""
+    code = page(name).code("python")
+    (tmp_path / "test_page.py").write_text("\n".join(code))
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    tests = sum(block.count("\ndef test_") for block in code)
+    assert tests >= 2
+    assert f"{tests} passed" in done.stdout, done.stdout
 
 
 @each_page
@@ -124,9 +135,36 @@ def test_its_links_lead_somewhere(page: Page) -> None:
 def test_its_run_config_exists(page: Page) -> None:
     """Fields that are no field of the run config would be errors in the Launchpad."""
     for code in page.code("yaml"):
-        for op in yaml.safe_load(code)["ops"].values():
+        for op in yaml.safe_load(code).get("ops", {}).values():
             assert set(op["config"]) <= set(ImageRunConfig.model_fields)
             ImageRunConfig(**op["config"])
+
+
+# Dagster's own: its reading of YAML, and what it calls beta.
+@pytest.mark.filterwarnings("ignore:`parse_obj_as` is deprecated")
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+@each_page
+def test_its_components_load(page: Page) -> None:
+    """All that it shows in YAML, in one project with the upstream asset that they name."""
+    shown = [code for code in page.code("yaml") if code.startswith("type: ")]
+    upstream = dg.Definitions(assets=[dg.AssetSpec("products")])
+    with create_defs_folder_sandbox() as folder:
+        for number, code in enumerate(shown):
+            path = folder.defs_folder_path / f"component_{number}"
+            path.mkdir()
+            (path / "defs.yaml").write_text(code)
+        if shown:
+            with folder.build_all_defs() as defs:
+                dg.Definitions.validate_loadable(dg.Definitions.merge(defs, upstream))
+
+
+def test_components_names_every_attribute() -> None:
+    """Of the image asset, and no other."""
+    section = page("components").section("The image asset")
+    rows = re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert named >= set(ImageGenComponent.model().model_fields) - set(OUR_ARGUMENTS)
+    assert named <= set(ImageGenComponent.model().model_fields)
 
 
 @each_page

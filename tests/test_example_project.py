@@ -77,6 +77,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
         for name in SETTINGS:
             patch.delenv(name, raising=False)
+        patch.setenv("IMAGEGEN_STORAGE_URI", str(folder / "output"))
         patch.chdir(folder)
         patch.syspath_prepend(EXAMPLE / "src")
         definitions = importlib.import_module("example_project.definitions").defs()
@@ -187,6 +188,7 @@ def test_three_lines_of_the_env_file_turn_it_to_a_real_endpoint(
     block = example.split(f"# {endpoint}\n")[1].split("\n\n")[0]
     lines = [line for line in block.splitlines() if line.startswith("# IMAGEGEN_")]
     assert len(lines) == 3
+    monkeypatch.delenv("IMAGEGEN_STORAGE_URI", raising=False)
     for line in lines:
         name, _, value = line.removeprefix("# ").partition("=")
         monkeypatch.setenv(name, value or "sk-secret")
@@ -197,6 +199,8 @@ def test_three_lines_of_the_env_file_turn_it_to_a_real_endpoint(
     assert resource.model == model
     assert isinstance(resource.api_key, dg.EnvVar)
     assert "sk-secret" not in repr(resource)
+    with resource.open_engine() as engine:  # A storage that a paid endpoint takes.
+        assert engine.storage_uri == str(EXAMPLE / "output")
 
 
 @pytest.fixture(scope="module")
@@ -206,14 +210,19 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
     shutil.copytree(EXAMPLE, project, ignore=LEFT_BEHIND)
     catalogue = project / "src/example_project/defs/catalogue.csv"
     catalogue.write_text("".join(catalogue.read_text().splitlines(keepends=True)[:5]))
+    return project, dg_tells(project, "launch", "--assets", "*").splitlines()
+
+
+def dg_tells(project: Path, *arguments: str) -> str:
+    """What a `dg` command prints, which must succeed."""
     environment = {
         **{name: value for name, value in os.environ.items() if name not in SETTINGS},
         "PYTHONPATH": str(project / "src"),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
     environment.pop("DAGSTER_HOME", None)
-    launch = subprocess.run(
-        ["dg", "launch", "--assets", "*"],
+    done = subprocess.run(
+        ["dg", *arguments],
         cwd=project,
         env=environment,
         stdout=subprocess.PIPE,
@@ -221,8 +230,17 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
         text=True,
         check=False,
     )
-    assert launch.returncode == 0, launch.stdout
-    return project, launch.stdout.splitlines()
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_dg_lists_and_checks_it_without_a_warning(launched: tuple[Path, list[str]]) -> None:
+    """`dg list defs` and `dg check defs`, as a newcomer runs them."""
+    project, _ = launched
+    listed = dg_tells(project, "list", "defs")
+    assert all(name in listed for name in ("catalogue", "hero", "contact_sheet", "nightly"))
+    told = listed + dg_tells(project, "check", "defs")
+    assert "warning" not in told.lower()
 
 
 def test_the_last_lines_say_where_all_is_and_what_it_cost(

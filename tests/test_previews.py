@@ -18,18 +18,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from dagster_imagegen.decoding import JPEG_SCANS_MAX, PIXELS_MAX, format_to_decode
 from dagster_imagegen.engine.image_header import read_header
+from dagster_imagegen.event_size import json_size
 from dagster_imagegen.previews import (
-    JPEG_SCANS_MAX,
-    PIXELS_MAX,
+    SAMPLE_BYTES,
     SHEET_BYTES,
-    STRIP_CHARACTERS,
+    THUMBNAIL_CHARACTERS,
     Picture,
-    _format_to_show,  # pyright: ignore[reportPrivateUsage]  # what is left out leaves no other trace
+    browser_address,
     contact_sheet,
     literal,
     pictures,
-    strip,
+    samples,
+    thumbnails,
 )
 from tests.test_metadata import image_table
 
@@ -48,10 +50,13 @@ def shown(markdown: str) -> list[Image.Image]:
     return [Image.open(io.BytesIO(base64.b64decode(each))) for each in found]
 
 
+LONG_ADDRESS = "https://storage.cloud.google.com/" + "a" * 200
+
+
 def noise() -> Picture:
     """A picture that takes as many bytes as any, with a prompt that does so too."""
     image = Image.effect_noise((224, 224), 80).convert("RGB")
-    return Picture(image=image, prompt="😀日本" * 400)
+    return Picture(image=image, name="😀日本" * 400, prompt="😀日本" * 400, address=LONG_ADDRESS)
 
 
 @pytest.mark.parametrize(
@@ -64,8 +69,11 @@ def test_every_usual_kind_of_image_is_shown_small(mode: str, form: str) -> None:
     found = pictures(image_table({}), lambda _: data)
     (small,) = shown(contact_sheet(found))
     assert small.size == (224, 149)
-    (small,) = shown(strip(found))
-    assert small.height == 48
+    (small,) = shown(samples(found))
+    assert small.size == (112, 75)
+    (thumbnail,) = thumbnails(found)
+    (small,) = shown(thumbnail)
+    assert small.width >= 56
 
 
 def test_a_sheet_fits_any_event_log() -> None:
@@ -80,14 +88,49 @@ def test_a_sheet_fits_any_event_log() -> None:
     assert contact_sheet(twelve, max_bytes=100) == ""
 
 
-def test_a_strip_is_short_enough_to_be_shown_at_once() -> None:
-    """One picture of several; of fewer and coarser ones where they are busy."""
-    plain = Picture(image=Image.new("RGB", (224, 149), "red"), prompt="red")
-    busy = strip([noise()] * 12)
-    assert len(busy) <= STRIP_CHARACTERS
-    assert len(shown(busy)) == len(shown(strip([plain] * 12))) == 1
-    assert shown(busy)[0].width < shown(strip([plain] * 12))[0].width
-    assert strip([plain], max_characters=50) == strip([]) == ""
+def test_thumbnails_are_short_enough_to_be_shown_at_once() -> None:
+    """Coarser ones where they are busy; each above the name of its row."""
+    plain = Image.new("RGB", (224, 149), "red")
+    red = Picture(image=plain, name="MUG-01", prompt="red")
+    for markdown in thumbnails([noise()] * 12):
+        assert len(shown(markdown)) == 1
+        assert len(markdown) <= THUMBNAIL_CHARACTERS
+    (markdown,) = thumbnails([red])
+    assert shown(markdown)[0].size == (144, 96)
+    assert markdown.endswith("`MUG-01`")
+    assert thumbnails([]) == []
+
+
+def test_a_column_is_described_by_a_few_pictures() -> None:
+    """However busy they are, they take little of the event."""
+    assert len(shown(samples([noise()] * 12))) == 4
+    assert json_size(samples([noise()] * 12)) <= SAMPLE_BYTES
+    assert samples([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("uri", "address"),
+    [
+        ("/srv/images/a.png", None),
+        ("file:///srv/images/a.png", None),
+        ("s3://bucket/a.png", None),
+        ("abfs://container/a.png", None),
+        (None, None),
+        (
+            "gs://bucket/my images/(1).png",
+            "https://storage.cloud.google.com/bucket/my%20images/%281%29.png",
+        ),
+        ("https://cdn.example/a.png?x=1)", "https://cdn.example/a.png?x=1%29"),
+    ],
+)
+def test_a_picture_links_to_its_image_where_a_browser_can_open_it(
+    uri: str | None, address: str | None
+) -> None:
+    """Nothing in an address ends the link before its end."""
+    assert browser_address(uri) == address
+    found = pictures(image_table({"image_uri": uri}), lambda _: picture())
+    for markdown in (contact_sheet(found), samples(found), *thumbnails(found)):
+        assert (f"]({address})" in markdown) is (address is not None)
 
 
 def test_new_images_are_shown_before_old_ones() -> None:
@@ -185,7 +228,7 @@ def test_a_picture_that_is_meant_to_hurt_is_not_decoded(bomb: str) -> None:
     data = BOMBS[bomb]()
     table = image_table({"image_size_bytes": len(data)})
     pictures(image_table({}), lambda _: picture())  # what is loaded once
-    assert (_format_to_show(data) is None) == (bomb not in PACKED)
+    assert (format_to_decode(data) is None) == (bomb not in PACKED)
     unpacking = _seconds(partial(zlib.decompress, zlib.compress(bytes(40 << 20))))
     tracemalloc.start()
     try:
@@ -223,7 +266,8 @@ import pyarrow as pa
 from dagster_imagegen.previews import pictures
 small, large = sys.stdin.buffer.read(int(sys.argv[1])), sys.stdin.buffer.read()
 images = pa.table(
-    {"image_path": ["a"], "image_status": ["generated"], "image_size_bytes": [1], "prompt": ["a"]}
+    {"image_path": ["a"], "image_status": ["generated"], "image_size_bytes": [1], "prompt": ["a"],
+     "prompt_id": ["a"], "image_uri": ["a"]}
 )
 assert len(pictures(images, lambda _: small)) == 1  # what is loaded once
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

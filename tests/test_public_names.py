@@ -14,9 +14,19 @@ def test_all_is_what_is_there() -> None:
     """Every public name loads, is where it says, and nothing else is public."""
     assert dagster_imagegen.__all__ == [
         "ImageAssetDefinition",
+        "ImageGenComponent",
         "ImageGenError",
         "ImageGenResource",
+        "ImageGenResourceComponent",
+        "ImageGenUsageComponent",
+        "ParquetIOManager",
+        "build_cost_report_asset",
+        "build_generate_images_op",
         "build_image_asset",
+        "build_image_checks",
+        "build_reconciliation_check",
+        "build_sharded_image_asset",
+        "build_usage_asset",
         "image_asset",
     ]
     for name in dagster_imagegen.__all__:
@@ -50,7 +60,11 @@ import dagster_imagegen
 import dagster_imagegen.engine
 from dagster_imagegen import ImageGenError
 from dagster_imagegen.sandbox import Sandbox
-import dagster_imagegen.cli
+import dagster_imagegen.sandbox.server
+import importlib
+from dagster_imagegen.cli.app import VERBS
+for verb in VERBS:
+    importlib.import_module(f"dagster_imagegen.cli.{verb}")
 assert "dagster" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True)

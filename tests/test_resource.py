@@ -490,7 +490,8 @@ def test_the_key_is_in_the_header_and_nowhere_else(
         seen.append(str(project.instance.get_job_snapshot(stored.job_snapshot_id or "")))
     seen.extend([repr(resource), caplog.text])
     assert not [text for text in seen if KEY in text]
-    files = [path for path in project.folder.rglob("*") if path.is_file()]
+    folders = (project.folder, project.values)
+    files = [path for each in folders for path in each.rglob("*") if path.is_file()]
     assert len(files) > 3
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
 
@@ -501,7 +502,7 @@ def test_a_literal_key_is_at_least_not_in_repr() -> None:
         base_url="https://example.com",
         api_key=KEY,
         model="m",
-        storage_uri="x",
+        storage_uri="memory://x",
         storage_options={"secret": KEY},
         extra_headers={"api-key": KEY},
     )
@@ -549,6 +550,7 @@ def test_generate_gives_one_image_and_records_it(project: Project) -> None:
     assert image.data == Path(image.uri).read_bytes() == again.data
     assert (image.format, again.status) == ("png", "reused")
     assert image.cost_usd == again.cost_usd
+    assert image.cost_usd_max == again.cost_usd_max == image.cost_usd
     assert image.cost_basis == "metered"
     (row,) = (
         resource.usage("shop/front").to_pylist()
@@ -587,7 +589,7 @@ def test_generate_raises_where_there_is_no_image(project: Project, fault: str, s
 
 def test_generate_makes_one() -> None:
     """Several variants are a table's."""
-    resource = ImageGenResource(base_url="https://example.com", model="m", storage_uri="x")
+    resource = ImageGenResource(base_url="https://example.com", model="m", storage_uri="memory://x")
     with pytest.raises(ConfigurationError, match=r"n must be 1 for generate\(\), got 2; use gen"):
         resource.generate("a mug", n=2)
 
@@ -662,6 +664,40 @@ def test_errors_do_not_repeat_what_may_be_a_prompt(project: Project) -> None:
     assert "SECRET" not in str(caught.value)
 
 
+def held_by(error: BaseException | None) -> str:
+    """All that an error and those behind it hold, also where no traceback shows it."""
+    texts: list[str] = []
+    while error is not None:
+        texts.append(f"{error!r} {vars(error)!r}")
+        error = error.__cause__ or error.__context__
+    return "\n".join(texts)
+
+
+def test_no_error_holds_what_a_row_holds(project: Project) -> None:
+    """Trackers of errors show the errors behind an error with all their attributes."""
+    with pytest.raises(ConfigurationError) as caught:
+        project.resource(record_prompts=False).generate_many(
+            [{"prompt": "SECRET words", "extra_body": '{"a": SECRET'}], overrides=["extra_body"]
+        )
+    assert "row 0" in str(caught.value)
+    assert "SECRET" not in held_by(caught.value)
+
+
+def test_no_error_holds_the_query_of_the_address() -> None:
+    for url in ("https://a.example/v1?sig=SECRET\x00", "https://[x/v1?sig=SECRET"):
+        with pytest.raises(ConfigurationError) as caught:
+            ImageGenResource(base_url=url, model="m", storage_uri="memory://x").generate("a mug")
+        assert "SECRET" not in held_by(caught.value)
+
+
+def test_extra_body_is_not_in_repr(project: Project) -> None:
+    """It can hold a secret: a token for a callback, say."""
+    resource = project.resource(extra_body={"webhook_token": "SECRET"})
+    assert "SECRET" not in repr(resource)
+    with resource.open_engine() as engine:
+        assert "SECRET" not in repr(engine.settings)
+
+
 def test_open_image_takes_a_path_or_a_uri(project: Project) -> None:
     """As the image table's columns have them."""
     resource = project.resource()
@@ -675,11 +711,49 @@ def test_open_image_takes_a_path_or_a_uri(project: Project) -> None:
 def test_a_relative_storage_is_below_the_working_directory(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And is told as an absolute path."""
+    """In the sandbox; it is told as an absolute path."""
     monkeypatch.chdir(project.folder)
-    image = project.resource(storage_uri="pictures").generate("a mug")
+    resource = project.resource(base_url="sandbox", storage_uri="pictures", usage_uri="records")
+    image = resource.generate("a mug")
     assert image.uri.startswith(str(project.folder / "pictures" / "images"))
     assert os.path.isabs(image.uri)  # noqa: PTH117  # the string itself is what is tested
+
+
+@pytest.mark.parametrize("name", ["storage_uri", "usage_uri"])
+@pytest.mark.parametrize("relative", ["pictures", "./pictures", "file://pictures"])
+def test_a_relative_storage_is_an_error_with_an_endpoint_that_is_paid(
+    project: Project, monkeypatch: pytest.MonkeyPatch, name: str, relative: str
+) -> None:
+    """From another working directory it would be empty, and everything would be bought again."""
+    monkeypatch.chdir(project.folder)
+    with pytest.raises(ConfigurationError) as caught:
+        project.resource(**{name: relative}).generate("a mug")
+    absolute = project.folder / "pictures"
+    assert str(caught.value).startswith(
+        f"{name} must be absolute with a paid endpoint, got {relative!r}; use {str(absolute)!r}, "
+        "or s3://…"
+    )
+    assert project.sent() == 0
+    assert not absolute.exists()
+    project.resource(**{name: str(absolute)}).generate("a mug")
+    assert project.sent() == 1
+
+
+@pytest.mark.parametrize("name", ["storage_uri", "usage_uri"])
+def test_a_key_in_an_address_is_refused_and_not_shown(name: str) -> None:
+    """Logs and image tables would show it."""
+    given: dict[str, Any] = {"storage_uri": "memory://x", name: f"s3://id:{KEY}@bucket/pictures"}
+    resource = ImageGenResource(base_url="https://e.com", model="m", **given)
+    assert KEY not in repr(resource)
+    with pytest.raises(ConfigurationError, match="set it in storage_options") as caught:
+        resource.open_engine()
+    assert KEY not in str(caught.value)
+
+
+def test_the_home_folder_and_addresses_are_absolute(tmp_path: Path) -> None:
+    """Whatever comes after them."""
+    for uri in ("~/pictures", f"file://{tmp_path}", "memory://x"):
+        assert opened(storage_uri=uri).storage_uri == uri
 
 
 def test_without_prompts_an_image_that_fails_still_says_why(project: Project) -> None:
@@ -691,5 +765,5 @@ def test_without_prompts_an_image_that_fails_still_says_why(project: Project) ->
     away = project.resource(
         base_url="http://127.0.0.1:9/v1", record_prompts=False, patience_seconds=0
     )
-    with pytest.raises(EndpointUnreachable, match=r"\(unreachable\): 127\.0\.0\.1: .*connect"):
+    with pytest.raises(EndpointUnreachable, match=r"\(unreachable\): 127\.0\.0\.1: .*[Cc]onnect"):
         away.generate("a mug")

@@ -165,6 +165,7 @@ class ImageFile:
     """A stored image: `path` is relative to the storage, width and height are pixels.
 
     `partial` is whether it is a partial image of a stream that brought no finished one.
+    `provenance` is what it says of its origin, as `provenance.provenance` finds it.
     """
 
     path: str
@@ -174,6 +175,7 @@ class ImageFile:
     width: int | None = None
     height: int | None = None
     partial: bool | None = None
+    provenance: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

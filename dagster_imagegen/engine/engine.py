@@ -1,45 +1,52 @@
-"""`Engine`: prompt tables in, images and usage rows out. The only place that wires the parts."""
+"""`Engine`: prompt tables in, images and usage rows out."""
 
-import asyncio
-import hashlib
 import random
-import secrets
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from decimal import Decimal
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-import httpx
 import pyarrow as pa
 import pyarrow.compute as pc
 from typing_extensions import Self
 
-from dagster_imagegen.engine.attempt import SANDBOX, Identity, Outcome
-from dagster_imagegen.engine.endpoint.client import ImageClient
-from dagster_imagegen.engine.endpoint.models import ListedModel
+from dagster_imagegen.engine.apart import run_apart
+from dagster_imagegen.engine.attempt import Identity, Outcome
+from dagster_imagegen.engine.endpoint.response import OnPartial
 from dagster_imagegen.engine.errors import PromptTableError
 from dagster_imagegen.engine.image_table import image_table
-from dagster_imagegen.engine.images import Images
-from dagster_imagegen.engine.machine import Share, Threads, take_share
-from dagster_imagegen.engine.money.budget import Budget, budgets_of
-from dagster_imagegen.engine.money.price_list import PriceList
-from dagster_imagegen.engine.pacing.pacer import Pacer
+from dagster_imagegen.engine.money.budget import budgets_of
 from dagster_imagegen.engine.prompts.table import PromptTable, read_prompts
-from dagster_imagegen.engine.record import Record, RecordWriter, read_record
-from dagster_imagegen.engine.record.parts import PARTS_FOLDER, read_rows
+from dagster_imagegen.engine.publishing.names import Names, Partition, Publication, names_of
+from dagster_imagegen.engine.publishing.publisher import Published
+from dagster_imagegen.engine.record import Record, read_record
+from dagster_imagegen.engine.record.parts import (
+    PARTS_AT_ONCE,
+    PARTS_FOLDER,
+    read_rows,
+    scan_rows,
+)
+from dagster_imagegen.engine.record.schema import SCHEMA
 from dagster_imagegen.engine.request import PARAMETERS, ImageParams
-from dagster_imagegen.engine.run.breaker import Breaker
-from dagster_imagegen.engine.run.context import PassContext, Stop
-from dagster_imagegen.engine.run.plan import Plan, make_plan, plan_as_writer
-from dagster_imagegen.engine.run.spending import remaining_usd
+from dagster_imagegen.engine.run.plan import Plan, make_plan
+from dagster_imagegen.engine.run.progress import PassTotals, Totals
+from dagster_imagegen.engine.run.recorded import run_totals
 from dagster_imagegen.engine.run.thread import Generation
 from dagster_imagegen.engine.run.verdict import Redo
-from dagster_imagegen.engine.run.workers import Pass
+from dagster_imagegen.engine.session import Block, Session
 from dagster_imagegen.engine.settings import Settings
 from dagster_imagegen.engine.storage import Storage
+from dagster_imagegen.engine.upkeep import Upkeep
+from dagster_imagegen.engine.wiring import Wiring
+
+if TYPE_CHECKING:  # Loading it takes long.
+    import httpx
+    import pyarrow.dataset as ds
+
+    from dagster_imagegen.engine.endpoint.models import ListedModel
+
 
 T = TypeVar("T")
 
@@ -50,7 +57,7 @@ REFERENCE_HOST = "inference.do-ai.run"
 class Engine:
     """Prompt tables in, images and usage rows out, with these settings.
 
-    Raises `ConfigurationError` at once for settings that cannot work. `transport`, `now` and
+    Raises `ConfigurationError` at once for settings that cannot work. `now`, `transport` and
     `rng` are seams for tests.
     """
 
@@ -58,41 +65,18 @@ class Engine:
         self,
         settings: Settings,
         *,
-        transport: httpx.AsyncBaseTransport | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+        transport: "httpx.AsyncBaseTransport | None" = None,
         rng: random.Random | None = None,
     ) -> None:
         self.settings = settings
-        self._transport = transport
-        self._now = now
-        self._rng = rng or random.Random()  # noqa: S311  # spreads retries; not a secret
-        self._prices = PriceList.default().with_overrides(settings.prices)
-        self._storage = Storage(settings.storage_uri, settings.storage_options)
-        # With threads of its own, also in the same place: a heartbeat must not wait for uploads.
-        self._usage = Storage(settings.usage_uri or settings.storage_uri, settings.storage_options)
-        # One folder for each storage: what is spilled from one must not be restored to another.
-        place = f"{settings.storage_options.get('endpoint_url', '')} {self._storage.uri('')}"
-        digest = hashlib.sha256(place.encode()).hexdigest()[:16]
-        self._spill = Storage(str(Path(settings.spill_folder) / digest))
-        self._images = Images(
-            self._storage,
-            spill=self._spill,
-            prices=self._prices,
-            now=self._now,
-            patience=settings.limits.patience,
-        )
-
-    def close(self) -> None:
-        """Release threads; whatever was reported is durable long before."""
-        self._storage.close()
-        self._usage.close()
-        self._spill.close()
+        self._wiring = Wiring(settings, now=now, transport=transport, rng=rng)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self.close()
+        """Nothing is held open but idle threads, which end with the engine."""
 
     # -- a pass --------------------------------------------------------------------------------
 
@@ -103,6 +87,7 @@ class Engine:
         params: ImageParams,
         template: str | None = None,
         overrides: Sequence[str] = (),
+        carry_prefix: str | None = None,
     ) -> PromptTable:
         """The requests of a prompt table. Raises `PromptTableError` naming every bad row.
 
@@ -115,6 +100,7 @@ class Engine:
                 source,
                 template=template,
                 overrides=overrides,
+                carry_prefix=carry_prefix,
                 params=params,
                 endpoint_id=settings.endpoint_id,
                 model=settings.model,
@@ -125,7 +111,9 @@ class Engine:
             if settings.record_prompts:
                 raise
             shown = {name for name in overrides if not PARAMETERS[name].repeats_prompt}
-            raise error.without_values(except_of=shown) from None
+            without_values = error.without_values(except_of=shown)
+        # Outside of the block: the first error, which holds the values, must not come along.
+        raise without_values
 
     def plan(
         self, prompts: PromptTable, *, identity: Identity, redo: Collection[Redo] = ()
@@ -134,9 +122,28 @@ class Engine:
         plan_of = self._planner(prompts, identity, redo)
 
         async def plan() -> Plan:
-            return await plan_of(await read_record(self._usage))
+            return await plan_of(await read_record(self._wiring.usage))
 
-        return _run_apart(plan)
+        return run_apart(plan)
+
+    def review(
+        self, prompts: PromptTable, *, identity: Identity, redo: Collection[Redo] = ()
+    ) -> tuple[Plan, Totals]:
+        """`plan` when a run has done its work, and all that the run has caused.
+
+        The totals are of all passes of the run and its retries for the asset and the partition of
+        `identity`. Sends and writes nothing.
+        """
+        plan_of = self._planner(prompts, identity, redo)
+
+        async def review() -> tuple[Plan, Totals]:
+            record = await read_record(self._wiring.usage)
+            totals = run_totals(
+                record, identity, storage=self._wiring.usage, prices=self._wiring.prices
+            )
+            return await plan_of(record), totals
+
+        return run_apart(review)
 
     def generate(
         self,
@@ -145,162 +152,204 @@ class Engine:
         identity: Identity,
         redo: Collection[Redo] = (),
         max_usd: Decimal | None = None,
+        on_partial: OnPartial | None = None,
     ) -> Generation:
         """Begin a pass: what is on record is not requested again, the rest is sent and recorded.
 
-        `max_usd` tightens the budget for this run.
+        `max_usd` tightens the budget for this run. `on_partial` gets the index and the bytes of
+        each partial image, on the thread that iterates over the pass.
         """
-        budgets = budgets_of(self.settings.budget, max_usd=max_usd)
+        plan_of = self._planner(prompts, identity, redo)
 
         async def run(generation: Generation) -> None:
-            share = take_share(
-                self.settings.max_concurrency,
-                # The sandbox is in this process, which has both ends of each connection.
-                files_per_request=2 if self.settings.endpoint_id == SANDBOX else 1,
-            )
-            generation.warning = share.warning
-            context = self._context(budgets, identity, generation, share)
-            try:
-                await self._images.restore_spilled()
-                plan = await plan_as_writer(
-                    context.record,
-                    self._usage,
-                    self._planner(prompts, identity, redo),
-                    priced=bool(budgets),
-                )
-                work = Pass(context, report=generation.report)
-                generation.begin(work, plan)
-                # Twice as many as may be in flight: saving and waiting hold no slot.
-                await work.run(plan, workers=2 * share.max_concurrency)
-            finally:
-                await context.endpoint.aclose()
+            totals = generation.pass_totals
+            async with self._session(identity, totals=totals, max_usd=max_usd) as session:
+                await session.run(generation, plan_of, last=True)
 
-        return Generation(run)
+        return Generation(run, on_partial=on_partial)
 
-    def _context(
-        self,
-        budgets: Sequence[Budget],
-        identity: Identity,
-        generation: Generation,
-        share: Share,
-    ) -> PassContext:
-        settings = self.settings
-        stop = Stop()
-        pacer = Pacer(
-            max_concurrency=share.max_concurrency,
-            requests_per_minute=settings.requests_per_minute,
-            max_pause_seconds=settings.retry.max_wait_seconds,
-            clock=asyncio.get_running_loop().time,
-            sleep=asyncio.sleep,
-        )
-        return PassContext(
-            record=RecordWriter(
-                store=self._usage,
-                images=self._images,
-                identity=identity,
-                now=self._now,
-                token=lambda: secrets.token_hex(4),
-                limits=settings.limits,
-            ),
-            images=self._images,
-            endpoint=self._client(),
-            pacer=pacer,
-            breaker=Breaker(
-                patience_seconds=settings.patience_seconds,
-                in_flight=lambda: pacer.in_flight,
-                end=stop.fail,
-                rng=self._rng,
-                with_messages=settings.record_prompts,
-            ),
-            prices=self._prices,
-            identity=identity,
-            retry=settings.retry,
-            record_prompts=settings.record_prompts,
-            sandbox=settings.endpoint_id == SANDBOX,
-            drain_seconds=settings.drain_seconds,
-            now=self._now,
-            rng=self._rng,
-            totals=generation.totals,
-            stop=stop,
-            remaining=(
-                lambda record: remaining_usd(
-                    budgets, record, identity, storage=self._usage, now=self._now()
-                )
-            )
-            if budgets
-            else None,
-            defers=bool(budgets) and budgets[0].when_exhausted == "defer",
-            strict=any(budget.strict for budget in budgets),
-        )
+    def block(self, identity: Identity) -> Block:
+        """Passes on behalf of `identity` that share one writer, for a `with` block."""
+        session = self._session(identity, totals=PassTotals())
+        return Block(session, planner=lambda prompts: self._planner(prompts, identity, ()))
 
-    def _client(self) -> ImageClient:
-        settings = self.settings
-        return ImageClient(
-            base_url=settings.base_url,
-            api_key=settings.api_key,
-            timeout_seconds=settings.timeout_seconds,
-            extra_headers=settings.extra_headers,
-            transport=self._transport,
-        )
+    def _session(
+        self, identity: Identity, *, totals: PassTotals, max_usd: Decimal | None = None
+    ) -> Session:
+        budgets = budgets_of(self.settings.budget, max_usd=max_usd)
+        return Session(self._wiring, self.settings, identity, budgets=budgets, totals=totals)
 
     def _planner(
         self, prompts: PromptTable, identity: Identity, redo: Collection[Redo]
     ) -> Callable[[Record], Coroutine[Any, Any, Plan]]:
+        settings, wiring = self.settings, self._wiring
         return partial(
             make_plan,
             prompts,
-            storage=self._usage,
-            images=self._images,
-            prices=self._prices,
-            today=self._now().date(),
+            storage=wiring.usage,
+            images=wiring.images,
+            prices=wiring.prices,
+            today=wiring.now().date(),
             root_run_id=identity.root_run_id,
             redo=redo,
-            resend_unknown=self.settings.retry.resend_unknown,
-            had_query=bool(urlsplit(self.settings.base_url).query),
+            resend_unknown=settings.retry.resend_unknown,
+            had_query=bool(urlsplit(settings.base_url).query),
         )
+
+    # -- published images ----------------------------------------------------------------------
+
+    def claim_names(
+        self,
+        publication: Publication,
+        tables: Mapping[Partition, PromptTable],
+        *,
+        asset: str,
+        keep: bool = True,
+    ) -> Names:
+        """The names that the images of an asset's prompt tables are published under.
+
+        With `keep` they are claimed, so that no other asset takes one. Raises
+        `ConfigurationError` for names that cannot be; without `record_prompts` it shows none.
+        """
+        publisher = self._wiring.publisher(publication, asset=asset)
+        try:
+            names = {key: names_of(publication, each, key) for key, each in tables.items()}
+            run_apart(lambda: publisher.claims.claim(names, keep=keep))
+        except PromptTableError as error:
+            if self.settings.record_prompts:
+                raise
+            without_values = error.without_values(except_of=())
+        else:
+            return names
+        raise without_values
+
+    def publish(
+        self,
+        publication: Publication,
+        names: Names,
+        images: Mapping[Partition, pa.Table],
+        *,
+        asset: str,
+    ) -> dict[Partition, Published]:
+        """Publish the images of image tables under the names that were claimed for them.
+
+        Raises `StorageError`. An interruption stops it at once, and the next call goes on.
+        """
+        publisher = self._wiring.publisher(publication, asset=asset)
+        return run_apart(lambda: publisher.publish(names, images))
+
+    @property
+    def upkeep(self) -> Upkeep:
+        """Verification, repair and adoption of what is stored."""
+        return Upkeep(self._wiring, self.settings)
+
+    def read_published(self, address: str) -> bytes:
+        """The bytes of a published copy. Raises `FileNotFoundError`."""
+        folder, _, name = address.rpartition("/")
+        return self._wiring.target(folder).get_now(name)
 
     # -- what is there -------------------------------------------------------------------------
 
     @property
     def storage_uri(self) -> str:
         """The root of the storage, absolute."""
-        return self._storage.uri("")
+        return self._wiring.storage.uri("")
 
     @property
     def usage_uri(self) -> str:
         """The folder of the usage table's parts, absolute."""
-        return self._usage.uri(PARTS_FOLDER)
+        return self._wiring.usage.uri(PARTS_FOLDER)
+
+    @property
+    def image_storage(self) -> Storage:
+        """The storage of the images, for what belongs beside them."""
+        return self._wiring.storage
+
+    @property
+    def usage_storage(self) -> Storage:
+        """The storage of the usage table, for what belongs beside it."""
+        return self._wiring.usage
 
     def image_uri(self, path: str) -> str:
         """The absolute address of an image whose path is relative to the storage."""
-        return self._storage.uri(path)
+        return self._wiring.storage.uri(path)
 
     def read_image(self, path: str) -> bytes:
         """The stored bytes. Raises `FileNotFoundError`."""
-        return self._storage.get_now(path)
+        return self._wiring.storage.get_now(path)
 
-    def image_table(self, plan: Plan, outcomes: Mapping[str, Outcome]) -> pa.Table:
-        """The image table: one row for each prompt row and variant."""
-        return image_table(plan, outcomes, uri=self.image_uri)
+    def image_table(
+        self, plan: Plan, outcomes: Mapping[str, Outcome], *, prompts: PromptTable | None = None
+    ) -> pa.Table:
+        """The image table: one row for each prompt row and variant.
 
-    def models(self) -> tuple[ListedModel, ...]:
+        Of a plan that is joined of several partitions, `prompts` is the table of one.
+        """
+        return image_table(prompts or plan.prompts, outcomes, uri=self.image_uri)
+
+    def models(self) -> "tuple[ListedModel, ...]":
         """The endpoint's list of models. Raises `EndpointError` if it answers none."""
 
-        async def models() -> tuple[ListedModel, ...]:
-            async with self._client() as client:
+        async def models() -> "tuple[ListedModel, ...]":
+            async with self._wiring.client() as client:
                 return await client.models()
 
-        return _run_apart(models)
+        return run_apart(models)
 
-    def usage(self, *, asset_key: str | None = None) -> pa.Table:
-        """Every row on record, published or not yet; with `asset_key` of that asset only."""
-        record = _run_apart(lambda: read_record(self._usage))
+    def usage(
+        self,
+        *,
+        asset_key: str | None = None,
+        columns: Sequence[str] = SCHEMA.names,
+        where: pc.Expression | None = None,
+    ) -> pa.Table:
+        """Every row on record, published or not yet; with `asset_key` of that asset only.
+
+        With `where`, the rows for which it is true; `columns` must have all that it names.
+        """
+        record = run_apart(lambda: read_record(self._wiring.usage, indexed=False))
         settled = [each for each in record.open_attempts if each.result is not None]
-        rows = read_rows(record.parts, settled, storage=self._usage)
-        return rows if asset_key is None else rows.filter(pc.field("asset_key") == asset_key)
+        if asset_key is not None:
+            of_asset = pc.field("asset_key") == asset_key
+            where = of_asset if where is None else where & of_asset
+        rows = read_rows(
+            record.parts,
+            settled,
+            storage=self._wiring.usage,
+            columns=list(dict.fromkeys([*columns, *([] if asset_key is None else ["asset_key"])])),
+            where=where,
+        )
+        # The dataset has filtered the parts, and not the rest.
+        return rows.filter(where).select(list(columns)) if where is not None else rows
 
+    def scan_usage(self, scan: "Callable[[ds.Dataset], T]") -> T:
+        """What `scan` makes of a dataset of the rows that `usage` returns.
 
-def _run_apart(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine to its end on a thread of its own: the caller may be inside a loop."""
-    with Threads(1, name="imagegen-apart") as pool:
-        return pool.submit(lambda: asyncio.run(work())).result()
+        For more rows than fit into memory: `scan` reads a batch at a time.
+        """
+        record = run_apart(lambda: read_record(self._wiring.usage, indexed=False))
+        settled = [each for each in record.open_attempts if each.result is not None]
+        return scan_rows(record.parts, settled, storage=self._wiring.usage, scan=scan)
+
+    def usage_backwards(
+        self, *, asset_key: str | None = None, columns: Sequence[str] = SCHEMA.names
+    ) -> Iterator[pa.Table]:
+        """The rows of `usage`, a few parts at a time, those of the newest journals first.
+
+        A table as large as the whole usage table is never in memory. `columns` must have
+        `asset_key` if it is given.
+        """
+        record = run_apart(lambda: read_record(self._wiring.usage, indexed=False))
+        where = None if asset_key is None else pc.field("asset_key") == asset_key
+        settled = [each for each in record.open_attempts if each.result is not None]
+        parts = sorted(record.parts, key=lambda path: path.rpartition("/")[2], reverse=True)
+        starts = range(0, len(parts), PARTS_AT_ONCE)
+        for some in ([], *(parts[at : at + PARTS_AT_ONCE] for at in starts)):
+            rows = read_rows(
+                some,
+                () if some else settled,
+                storage=self._wiring.usage,
+                columns=columns,
+                where=where,
+            )
+            yield rows if where is None else rows.filter(where)

@@ -12,12 +12,16 @@ ImageGenError
 ├── BudgetExhausted          the remaining budget does not cover the next request
 └── StorageError             images or records cannot be written or read
     ├── StoreInconsistent    the store does not list a file just written to it
+    ├── DamagedJournal       an object of a journal is not what was written there
     └── Fenced               another writer declared this one dead and closed its journal
 """
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+
+_PROBLEMS_SHOWN = 20
+_VALUE_LENGTH = 80
 
 
 class ImageGenError(Exception):
@@ -79,13 +83,13 @@ class RowProblem:
 class PromptTableError(ConfigurationError):
     """All problems of all rows that cannot be sent. Positions count from 0.
 
-    `problems` has all of them, the message the first `shown`.
+    `problems` has all of them, the message the first 20.
     """
 
-    def __init__(self, problems: Sequence[RowProblem], *, shown: int = 20) -> None:
-        lines = [f"prompt table {problem}" for problem in problems[:shown]]
-        if len(problems) > shown:
-            lines.append(f"and {len(problems) - shown} more")
+    def __init__(self, problems: Sequence[RowProblem]) -> None:
+        lines = [f"prompt table {problem}" for problem in problems[:_PROBLEMS_SHOWN]]
+        if len(problems) > _PROBLEMS_SHOWN:
+            lines.append(f"and {len(problems) - _PROBLEMS_SHOWN} more")
         noun = "problem" if len(problems) == 1 else "problems"
         super().__init__(f"{len(problems)} {noun} in the prompt table:\n" + "\n".join(lines))
         self.problems = tuple(problems)
@@ -160,23 +164,34 @@ class BudgetExhausted(ImageGenError):
 
 
 class StorageError(ImageGenError):
-    """Images or records cannot be written or read; the message names the place."""
+    """Images or records cannot be written or read; the message names the place.
+
+    `can_pass` is whether the same call can succeed later, without anybody changing anything.
+    """
+
+    def __init__(self, message: str, *, can_pass: bool = True) -> None:
+        super().__init__(message)
+        self.can_pass = can_pass
 
 
 class StoreInconsistent(StorageError):
     """The store does not list a file just written to it, so its records prove nothing."""
 
 
+class DamagedJournal(StorageError):
+    """An object of a journal is not what was written there; the message names the remedy."""
+
+
 class Fenced(StorageError):
     """Another writer declared this one dead and closed its journal. Nothing more is sent."""
 
 
-def abbreviate(value: object, *, length: int = 80) -> str:
-    """`repr` of a value for messages, cut in the middle to `length` characters."""
+def abbreviate(value: object) -> str:
+    """`repr` of a value for messages, cut in the middle to 80 characters."""
     text = repr(value)
-    if len(text) <= length:
+    if len(text) <= _VALUE_LENGTH:
         return text
-    half = (length - 1) // 2
+    half = (_VALUE_LENGTH - 1) // 2
     return f"{text[:half]}…{text[-half:]}"
 
 

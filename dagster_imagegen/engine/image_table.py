@@ -1,13 +1,13 @@
 """The image table: what the prompt table asked for, and what became of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from dagster_imagegen.engine.attempt import Outcome
+from dagster_imagegen.engine.prompts.table import PromptTable
 from dagster_imagegen.engine.record.schema import MONEY, TIME
-from dagster_imagegen.engine.run.plan import Plan
 
 SCHEMA_METADATA: dict[bytes | str, bytes | str] = {"dagster_imagegen.image_table_schema": "1"}
 
@@ -34,6 +34,11 @@ OUR_COLUMNS: pa.Schema = pa.schema(
             ("image_height", pa.int32(), "pixels"),
             ("image_revised_prompt", pa.string(), "as answered"),
             ("image_partial", pa.bool_(), "whether it is a partial image of a broken stream"),
+            (
+                "image_provenance",
+                pa.string(),
+                "marks of origin: none, c2pa, iptc:<type>; null: not looked for, or before 0.2",
+            ),
             ("image_cost_usd", MONEY, "what the request behind it cost, whenever it was sent"),
             ("image_cost_usd_max", MONEY, "the most that may have been charged for it"),
             ("image_cost_basis", pa.string(), "where the cost comes from"),
@@ -45,9 +50,16 @@ OUR_COLUMNS: pa.Schema = pa.schema(
     ],
 )
 
+PUBLISHED_URI = pa.field(
+    "image_published_uri",
+    pa.string(),
+    metadata={"description": "where the image is published; null without an image"},
+)
+"""The last column of an asset that publishes its images."""
+
 
 def image_table(
-    plan: Plan, outcomes: Mapping[str, Outcome], *, uri: Callable[[str], str]
+    prompts: PromptTable, outcomes: Mapping[str, Outcome], *, uri: Callable[[str], str]
 ) -> pa.Table:
     """One row for each prompt row and variant, in the prompt table's order.
 
@@ -56,7 +68,7 @@ def image_table(
     """
     positions: list[int] = []
     ours: list[dict[str, Any]] = []
-    for index, row in enumerate(plan.prompts.rows):
+    for index, row in enumerate(prompts.rows):
         for request in row.requests:
             positions.append(index)
             ours.append(
@@ -69,12 +81,17 @@ def image_table(
                     **_outcome_columns(outcomes[request.fingerprint], uri=uri),
                 }
             )
-    carried = plan.prompts.carried.take(pa.array(positions, pa.int64()))
+    carried = prompts.carried.take(pa.array(positions, pa.int64()))
     table = pa.Table.from_pylist(ours, schema=OUR_COLUMNS)
     fields = pa.schema([*carried.schema, *OUR_COLUMNS])
     return pa.Table.from_arrays(
         [*carried.columns, *table.columns], schema=fields.with_metadata(SCHEMA_METADATA)
     )
+
+
+def with_published(images: pa.Table, addresses: Sequence[str | None]) -> pa.Table:
+    """The image table with the column `image_published_uri`."""
+    return images.append_column(PUBLISHED_URI, pa.array(addresses, pa.string()))
 
 
 def _outcome_columns(outcome: Outcome, *, uri: Callable[[str], str]) -> dict[str, Any]:

@@ -3,11 +3,15 @@
 import asyncio
 import contextlib
 import hashlib
+import re
 import secrets
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TypeAlias
+from weakref import WeakKeyDictionary
 
+from dagster_imagegen.engine.adopted import AdoptedImages
 from dagster_imagegen.engine.attempt import (
     NO_IDENTITY,
     OUTCOME_LOST,
@@ -22,9 +26,27 @@ from dagster_imagegen.engine.endpoint.response import GeneratedImage
 from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.image_header import ImageHeader, read_header
 from dagster_imagegen.engine.money.price_list import PriceList
-from dagster_imagegen.engine.storage import TEMPORARY_FOLDER, Patience, PatientStore, Storage
+from dagster_imagegen.engine.patience import Patience, PatientStore
+from dagster_imagegen.engine.provenance import provenance
+from dagster_imagegen.engine.storage import TEMPORARY_FOLDER, Storage
 
 FOLDER = "images"
+BROUGHT = "adopted-"
+"""What the names of images from elsewhere have in the place of an attempt."""
+HELD_BYTES_MAX = 256 * 1024 * 1024
+"""How much waits in memory for a storage that is away."""
+
+_IMAGE = re.compile(rf"{FOLDER}/([0-9a-f]{{2}})/\1[0-9a-f]{{62}}\.[^./]+\.[a-z]+")
+
+
+@dataclass(eq=False, kw_only=True)
+class UnsavedImage:
+    """An image that is paid for and not yet stored. `data` is None once it is spilled."""
+
+    file: ImageFile
+    path: str
+    data: bytes | None
+    held_bytes: int = 0
 
 
 class Images:
@@ -48,32 +70,83 @@ class Images:
         patience: Patience,
     ) -> None:
         self._storage = PatientStore(storage, patience)
+        self._images_uri = storage.uri
+        self._finding = _Finding(storage, self._storage)
+        self._adopted = AdoptedImages(self._storage)
         self._spill = spill
-        self._until_files_are_free = replace(patience, attempts=1).call
+        self._aside = PatientStore(spill, replace(patience, attempts=1, seconds=0.0))
         self._prices = prices
         self._now = now
+        self._held_bytes = 0
+        """Of images that wait in memory because the storage failed to take them."""
 
-    async def save(self, image: GeneratedImage, *, fingerprint: str, attempt_id: str) -> ImageFile:
-        """Store the exact bytes. Raises `StorageError` when patience with the storage ends."""
+    @property
+    def paused(self) -> str | None:
+        """`waiting for the storage for 45 s`, while it takes no image."""
+        return self._storage.describe()
+
+    def uri(self, path: str) -> str:
+        """The absolute address of an image."""
+        return self._images_uri(path)
+
+    def unsaved(
+        self, image: GeneratedImage, *, fingerprint: str, attempt_id: str
+    ) -> "UnsavedImage":
+        """An image that arrived, for `save`. Keep no other reference to its bytes."""
         path = _path(fingerprint, attempt_id, image.format)
-        await self._storage.put(path, image.data)
-        return _image_file(path, image.data, image)
+        return UnsavedImage(file=_image_file(path, image.data, image), path=path, data=image.data)
 
-    async def spill(self, image: GeneratedImage, *, fingerprint: str, attempt_id: str) -> str:
+    async def save(
+        self, image: "UnsavedImage", *, failed: Callable[[], None] = lambda: None
+    ) -> ImageFile:
+        """Store the exact bytes. Raises `StorageError` when patience with the storage ends.
+
+        `failed` is called after each failure that is followed by another try. Until the storage
+        takes them, images wait in memory, and beyond `HELD_BYTES_MAX` on this machine's disk.
+        """
+        try:
+            await self._storage.repeat(lambda: self._try_to_save(image), failed=failed)
+        finally:
+            self._held_bytes -= image.held_bytes
+            image.held_bytes = 0
+        if image.data is None:
+            await self._aside.delete([image.path])
+        return image.file
+
+    async def _try_to_save(self, image: "UnsavedImage") -> None:
+        if self._held_bytes > HELD_BYTES_MAX and image.held_bytes:
+            await self.spill(image)
+        data = image.data
+        try:
+            if data is None:
+                data = await self._aside.get(image.path)
+            await self._storage.once.put(image.path, data)
+        except FileNotFoundError:
+            return  # Another pass on this machine has stored what was spilled.
+        except StorageError:
+            if image.data is not None and not image.held_bytes:
+                image.held_bytes = len(image.data)
+                self._held_bytes += image.held_bytes
+            raise
+
+    async def spill(self, image: "UnsavedImage") -> str:
         """Keep an image that the storage does not take on this machine; returns where."""
-        path = _path(fingerprint, attempt_id, image.format)
-        # Out of files, it waits: there is no third place.
-        await self._until_files_are_free(lambda: self._spill.put(path, image.data))
-        return self._spill.uri(path)
+        if image.data is not None:
+            # Out of files, it waits: there is no third place.
+            await self._aside.put(image.path, image.data)
+            image.data = None
+            self._held_bytes -= image.held_bytes
+            image.held_bytes = 0
+        return self._spill.uri(image.path)
 
     async def restore_spilled(self) -> int:
         """Store what earlier passes on this machine spilled; returns how many images that were."""
-        waiting = await self._spill.list(FOLDER)
+        waiting = await self._aside.list(FOLDER)
         for path in waiting:
             # Not found: another pass on this machine has stored it in the meantime.
             with contextlib.suppress(FileNotFoundError):
-                await self._storage.put(path, await self._spill.get(path))
-                await self._spill.delete([path])
+                await self._storage.put(path, await self._aside.get(path))
+                await self._aside.delete([path])
         return len(waiting)
 
     async def check_writable(self) -> None:
@@ -84,8 +157,7 @@ class Images:
 
     async def find(self, fingerprint: str) -> Mapping[str, str]:
         """The paths of a fingerprint's images, by the attempt that each came from."""
-        listed = await self._storage.list(_folder(fingerprint), prefix=f"{fingerprint}.")
-        return {_attempt_of(path): path for path in listed}
+        return await self._finding.find(fingerprint)
 
     async def missing(self, paths: Collection[str]) -> set[str]:
         """Those of the paths where there is no image any more; one listing for each folder."""
@@ -94,24 +166,74 @@ class Images:
         there = {path for listing in listed for path in listing}
         return {path for path in paths if path not in there}
 
+    async def adopted(self) -> set[str]:
+        """The fingerprints of the images that were adopted so far."""
+        return {_fingerprint_of(path) for path in await self._adopted.load()}
+
+    async def adopted_files(self) -> Mapping[str, ImageFile]:
+        """What was read of the images that were adopted so far, by path."""
+        paths = await self._adopted.load()
+        return {path: file for path in paths if (file := self._adopted.get(path)) is not None}
+
+    async def spilled(self) -> Collection[str]:
+        """The paths of images that earlier passes on this machine spilled."""
+        return (await self._aside.list(FOLDER)).keys()
+
+    async def note_brought(self) -> set[str]:
+        """The fingerprints of all images that are stored.
+
+        Of what `bring` stored, what an interruption kept from being noted is noted, for
+        `keep_adopted`. What cannot be read is left to a verification.
+        """
+        paths = await self._storage.list(FOLDER)
+        known = await self._adopted.load()
+        for path in paths:
+            if f".{BROUGHT}" in path and path not in known:
+                with contextlib.suppress(StorageError):
+                    await self._read_to_adopt(path)
+        return {_fingerprint_of(path) for path in paths}
+
+    async def bring(self, fingerprint: str, data: bytes) -> None:
+        """Store and adopt an image from elsewhere; call `keep_adopted` after the last one.
+
+        Raises `StorageError` for bytes that are no image.
+        """
+        header = read_header(data)
+        if header is None:
+            raise StorageError("it is not an image of a known format", can_pass=False)
+        # The same image has the same name again, so that a repetition changes nothing.
+        name = f"{BROUGHT}{hashlib.sha256(data).hexdigest()[:16]}"
+        path = _path(fingerprint, name, header.format)
+        await self._storage.put(path, data)
+        self._adopted.add(_image_file(path, data, header))
+
+    async def keep_adopted(self) -> None:
+        """Keep what was read of adopted images, so that no later pass reads them."""
+        await self._adopted.save()
+
     async def adopt(self, attempt_id: str, path: str, attempt: Attempt | None) -> Attempt:
         """The attempt of an image that is stored, as succeeded, whatever is on record of it.
 
         Its save ended after its process was given up, or it was spilled and restored. Raises
         `StorageError` if there is no image to read.
         """
+        image = self._adopted.get(path) or await self._read_to_adopt(path)
+        if attempt is None:
+            request = RequestRecord(fingerprint=_fingerprint_of(path))
+            attempt = Attempt(attempt_id=attempt_id, identity=NO_IDENTITY, request=request)
+        result = attempt.result or Result(status="succeeded")
+        made = replace(result, status="succeeded", error_code=None, error_message=None, image=image)
+        return replace(attempt, result=made)
+
+    async def _read_to_adopt(self, path: str) -> ImageFile:
         try:
             image = _read_image_file(path, await self._storage.get(path))
         except FileNotFoundError as error:
             raise StorageError(f"{path} was deleted while it was read") from error
         if image is None:
             raise StorageError(f"{path} is not an image of a known format")
-        if attempt is None:
-            request = RequestRecord(fingerprint=path.rpartition("/")[2].split(".")[0])
-            attempt = Attempt(attempt_id=attempt_id, identity=NO_IDENTITY, request=request)
-        result = attempt.result or Result(status="succeeded")
-        made = replace(result, status="succeeded", error_code=None, error_message=None, image=image)
-        return replace(attempt, result=made)
+        self._adopted.add(image)
+        return image
 
     async def recover(self, attempt: Attempt, path: str) -> Result:
         """The result of an attempt whose image is stored and whose answer was lost.
@@ -153,6 +275,60 @@ class Images:
         )
 
 
+_Asked: TypeAlias = dict[str, "asyncio.Future[Mapping[str, str]]"]
+"""The fingerprints that are asked for, and who waits for the answer."""
+
+
+class _Finding:
+    """Looks for the images of several fingerprints at once: all that are asked for at a time.
+
+    After a commit each of its intents asks, and a call of its own for each takes a thread.
+    """
+
+    def __init__(self, storage: Storage, patient: PatientStore) -> None:
+        self._storage = storage
+        self._patient = patient
+        self._waiting: WeakKeyDictionary[asyncio.AbstractEventLoop, _Asked] = WeakKeyDictionary()
+        """By event loop: passes on other threads have their own, and a future is of one loop."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def find(self, fingerprint: str) -> Mapping[str, str]:
+        """The paths of a fingerprint's images, by attempt."""
+        loop = asyncio.get_running_loop()
+        asked = self._waiting.get(loop)
+        if asked is None:
+            asked = self._waiting[loop] = {}
+            task = asyncio.create_task(self._find_all())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        found = asked.get(fingerprint)
+        if found is None:
+            found = asked[fingerprint] = loop.create_future()
+        return await asyncio.shield(found)
+
+    async def _find_all(self) -> None:
+        waiting = self._waiting.pop(asyncio.get_running_loop())
+        wanted = [(_folder(each), f"{each}.") for each in waiting]
+        try:
+            listings = await self._patient.repeat(lambda: self._storage.list_each(wanted))
+        except asyncio.CancelledError:
+            for found in waiting.values():
+                found.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001  # handed to whoever waits
+            for found in waiting.values():
+                found.set_exception(error)
+                found.exception()  # They may have been cancelled.
+            return
+        for found, listing in zip(waiting.values(), listings, strict=True):
+            found.set_result({_attempt_of(path): path for path in listing})
+
+
+def is_image_path(path: str) -> bool:
+    """Whether an image can be there. Another path in a row may lead anywhere: it is not opened."""
+    return _IMAGE.fullmatch(path) is not None
+
+
 def _read_image_file(path: str, data: bytes) -> ImageFile | None:
     header = read_header(data)
     return None if header is None else _image_file(path, data, header)
@@ -167,6 +343,7 @@ def _image_file(path: str, data: bytes, header: ImageHeader | GeneratedImage) ->
         width=header.width,
         height=header.height,
         partial=header.partial if isinstance(header, GeneratedImage) else None,
+        provenance=provenance(data),
     )
 
 
@@ -176,6 +353,10 @@ def _path(fingerprint: str, attempt_id: str, image_format: str) -> str:
 
 def _folder(fingerprint: str) -> str:
     return f"{FOLDER}/{fingerprint[:2]}"
+
+
+def _fingerprint_of(path: str) -> str:
+    return path.rpartition("/")[2].split(".")[0]
 
 
 def _attempt_of(path: str) -> str:

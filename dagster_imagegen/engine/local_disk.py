@@ -26,21 +26,26 @@ class FileLock:
 
 
 def write_whole(
-    path: Path, data: bytes, *, temporaries: Path, locked: bool = False
+    path: Path, data: bytes, *, temporaries: Path, locked: bool = False, within: Path | None = None
 ) -> FileLock | None:
     """Temporary, fsync, rename, fsync of the folder: the file is there whole, or not at all.
 
     Temporaries are in a folder of their own, because some readers take every file of a folder
-    for a part. A folder that another writer deletes just now, empty, is made again.
+    for a part. A folder that another writer deletes just now, empty, is made again; not so the
+    folder `within`, without which `FileNotFoundError` is raised.
     """
+
+    def write() -> FileLock | None:
+        _make_folder(path.parent, within=within)
+        return _write_once(path, data, temporaries=temporaries, locked=locked)
+
     try:
-        return _write_once(path, data, temporaries=temporaries, locked=locked)
+        return write()
     except FileNotFoundError:
-        return _write_once(path, data, temporaries=temporaries, locked=locked)
+        return write()
 
 
 def _write_once(path: Path, data: bytes, *, temporaries: Path, locked: bool) -> FileLock | None:
-    _make_folder(path.parent)
     temporaries.mkdir(exist_ok=True)
     temporary = temporaries / f"{path.name}.{secrets.token_hex(4)}.tmp"
     lock = None
@@ -97,10 +102,10 @@ def list_files(root: Path, folder: str, prefix: str = "") -> dict[str, os.stat_r
     return found
 
 
-def _make_folder(folder: Path) -> None:
-    if folder.is_dir():
+def _make_folder(folder: Path, *, within: Path | None) -> None:
+    if folder == within or folder.is_dir():
         return
-    _make_folder(folder.parent)
+    _make_folder(folder.parent, within=within)
     folder.mkdir(exist_ok=True)
     _sync_folder(folder.parent)
 

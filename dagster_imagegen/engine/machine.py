@@ -32,6 +32,7 @@ OUT_OF_FILES = (
 )
 _FILES_FOR_EACH_THREAD = 16
 _USUALLY_OPEN = 32
+_STORAGES = 2
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 
 
@@ -39,11 +40,13 @@ _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 class Share:
     """What one pass may have of the machine, for as long as the object lives.
 
-    `warning` says why `max_concurrency` is lower than what was wanted, and what to do about it.
+    `others` is how many files were open that belong to no pass when it was taken. `warning` says
+    why `max_concurrency` is lower than what was wanted, and what to do about it.
     """
 
     max_concurrency: int
     files: int
+    others: int
     warning: str | None = None
 
 
@@ -51,31 +54,33 @@ _lock = threading.Lock()
 _shares: "weakref.WeakSet[Share]" = weakref.WeakSet()
 
 
-def take_share(max_concurrency: int, *, files_per_request: int = 1, stores: int = 2) -> Share:
+def take_share(max_concurrency: int, *, files_per_request: int = 1) -> Share:
     """As many requests in flight as open files allow, at least one.
 
-    Files are kept back for `stores` storages at work, for records and for Dagster's databases. The
-    process's own (soft) limit is raised to what is needed, up to what the system (the hard limit)
-    allows. Passes at the same time get shares of what is left.
+    Files are kept back for two storages at work, images and records, and for Dagster's databases.
+    The process's own (soft) limit is raised to what is needed, up to what the system (the hard
+    limit) allows. Passes at the same time get shares of what is left.
     """
-    kept = stores * storage_threads() + OTHER_FILES
+    kept = _STORAGES * storage_threads() + OTHER_FILES
     files = max_concurrency * files_per_request + kept
     with _lock:
         taken = sum(share.files for share in _shares)
-        used = _open_files() + taken
+        # What passes have opened so far is open, and is a part of their shares as well.
+        others = max([_open_files() - taken, *(share.others for share in _shares)])
+        used = others + taken
         limit = _raise_limit(used + files)
         possible = max_concurrency if limit is None else (limit - used - kept) // files_per_request
         allowed = max(1, min(max_concurrency, possible))
         warning = None
         if limit is not None and allowed < max_concurrency:
-            others = f", {taken:,} belong to other passes" if taken else ""
+            shared = f", {taken:,} belong to other passes" if taken else ""
             warning = (
                 f"max_concurrency lowered from {max_concurrency:,} to {allowed:,}: this process "
-                f"may open {limit:,} files, {used - taken:,} are open{others} and {kept:,} are "
+                f"may open {limit:,} files, {others:,} are open{shared} and {kept:,} are "
                 "kept for images, records and databases; raise `ulimit -n` to "
                 f"{used + files:,}"
             )
-        share = Share(allowed, allowed * files_per_request + kept, warning)
+        share = Share(allowed, allowed * files_per_request + kept, others, warning)
         _shares.add(share)
     return share
 

@@ -8,9 +8,10 @@ prompt tables all follow from it. A new parameter is one such field, and one lin
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
+from operator import attrgetter
 from typing import Annotated, Any, Literal, TypeAlias, TypedDict, get_type_hints
 
 from dagster_imagegen.engine.errors import InvalidRequest
@@ -199,18 +200,10 @@ class ImageRequest:
 
         `user`, `moderation`, streaming, run and row ids are left out: they do not decide it.
         """
-        identity = {
-            "endpoint_id": self.endpoint_id,
-            "prompt": self.prompt,
-            "variant": self.variant,
-            **{
-                each.name: value
-                for each, value in self._values()
-                if each.fingerprint == "always"
-                or (each.fingerprint == "when_set" and each.is_set(value))
-            },
-        }
-        return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
+        head, tail = _around_prompt(
+            type(self), self.endpoint_id, self.variant, *_values_of(type(self))(self)
+        )
+        return hashlib.sha256(f"{head}{canonical_json(self.prompt)}{tail}".encode()).hexdigest()
 
     def body(self) -> dict[str, Any]:
         """The JSON body: `prompt`, `model`, `n`, and the parameters that are set."""
@@ -289,6 +282,34 @@ def parameters_of(request: type[ImageRequest]) -> tuple[Parameter, ...]:
     )
 
 
+@cache
+def _values_of(request: type[ImageRequest]) -> Callable[[ImageRequest], tuple[Any, ...]]:
+    return attrgetter(*(each.name for each in parameters_of(request)))
+
+
+@lru_cache(maxsize=4_096, typed=True)  # Typed: True and 1 are equal, and differ in JSON.
+def _around_prompt(
+    request: type[ImageRequest], endpoint_id: str, variant: int, *values: Any
+) -> tuple[str, str]:
+    """What precedes and what follows the prompt in the canonical JSON of what decides the image.
+
+    A million rows have few different parameters: this is made once for each set of them.
+    """
+    identity = {
+        "endpoint_id": endpoint_id,
+        "variant": variant,
+        **{
+            each.name: value
+            for each, value in zip(parameters_of(request), values, strict=True)
+            if each.fingerprint == "always"
+            or (each.fingerprint == "when_set" and each.is_set(value))
+        },
+    }
+    before = {name: value for name, value in identity.items() if name < "prompt"}
+    after = {name: value for name, value in identity.items() if name > "prompt"}
+    return f'{canonical_json(before)[:-1]},"prompt":', f",{canonical_json(after)[1:]}"
+
+
 N = Parameter("integer", name="n", nullable=False, minimum=1, maximum=N_MAX, column=None)
 """The number of images of a prompt row. Each is a request of its own, whose body has n = 1."""
 
@@ -310,6 +331,10 @@ def canonical_json(value: object) -> str:
         TypeError: JSON cannot hold a value of this type.
         ValueError: A number is NaN or infinite.
     """
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-    )
+    return _CANONICAL.encode(value)
+
+
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+)
+"""Made once: a new encoder takes longer than a prompt."""

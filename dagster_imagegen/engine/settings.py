@@ -38,6 +38,7 @@ class Settings:
     api_key: str | None = field(default=None, repr=False)
     storage_options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     usage_uri: str | None = None
+    publish_storage_options: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     timeout_seconds: float = 600.0
     patience_seconds: float = 600.0
     max_concurrency: int = 64
@@ -47,8 +48,9 @@ class Settings:
         default_factory=dict[str, "ModelPrice | Mapping[str, object]"]
     )
     extra_headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    extra_body: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    extra_body: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     record_prompts: bool = True
+    previews: bool = True
     budget: Budget | None = None
     drain_seconds: float = 20.0  # Kubernetes kills after 30 s, and publishing takes some.
     spill_folder: str = field(default_factory=spill_folder)

@@ -2,73 +2,50 @@
 
 import asyncio
 import contextlib
-import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
-from fsspec.core import url_to_fs  # pyright: ignore[reportUnknownVariableType]  # fsspec has no types
 from fsspec.implementations.local import LocalFileSystem
 
-from dagster_imagegen.engine.errors import ConfigurationError, StorageError
-from dagster_imagegen.engine.local_disk import HAS_LOCKS, is_locked, list_files, write_whole
-from dagster_imagegen.engine.machine import (
-    Threads,
-    explaining_threads,
-    is_out_of_files,
-    storage_threads,
+from dagster_imagegen.engine.deadlines import Deadlines, Late
+from dagster_imagegen.engine.errors import StorageError
+from dagster_imagegen.engine.filesystems import (
+    EXTRAS,
+    NARROWS,
+    FileSystem,
+    open_filesystem,
+    protocols_of,
 )
+from dagster_imagegen.engine.local_disk import HAS_LOCKS, is_locked, list_files, write_whole
+from dagster_imagegen.engine.machine import explaining_threads
 
 T = TypeVar("T")
 
-EXTRAS = {
-    "s3": "s3",
-    "s3a": "s3",
-    "gs": "gcs",
-    "gcs": "gcs",
-    "abfs": "azure",
-    "abfss": "azure",
-    "az": "azure",
-    "adl": "azure",
-}
 TEMPORARY_FOLDER = "_tmp"
+DEADLINE_SECONDS = 30.0
+LASTING = (
+    FileExistsError,
+    PermissionError,
+    FileNotFoundError,
+    NotADirectoryError,
+    IsADirectoryError,
+    NotImplementedError,
+    TypeError,
+)
+"""Errors of a store that waiting does not help against."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StoredObject:
     """What a listing says of one object; `modified` is the store's own time, in Unix seconds."""
 
     path: str
     size_bytes: int
     modified: float | None
-
-
-class FileSystem(Protocol):
-    """The part of fsspec's interface that is used here; fsspec itself carries no types."""
-
-    protocol: str | tuple[str, ...]
-
-    def pipe_file(self, path: str, value: bytes) -> None:
-        """Write a file."""
-        ...
-
-    def cat_file(self, path: str) -> bytes:
-        """Read a file."""
-        ...
-
-    def find(self, path: str, *, detail: bool, **options: Any) -> dict[str, dict[str, Any]]:
-        """List files, recursively."""
-        ...
-
-    def rm_file(self, path: str) -> None:
-        """Delete a file."""
-        ...
-
-    def unstrip_protocol(self, name: str) -> str:
-        """A path with its scheme."""
-        ...
 
 
 class WriterLock(Protocol):
@@ -106,83 +83,28 @@ class ObjectStore(Protocol):
         `folder` begins with it."""
         ...
 
+    async def folders(self, folder: str) -> Sequence[str]:
+        """The names of the folders in `folder`, without looking into them."""
+        ...
+
     async def delete(self, paths: Iterable[str]) -> None:
         """Delete objects, in the order given; one that is not there is no error."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How often a failing call of a store is repeated, and the first wait, which then doubles.
-
-    Calls that fail because this process has too many files open are repeated for as long as
-    `scarce_seconds`: its own requests are what keeps them open, and those end.
-    """
-
-    attempts: int = 6
-    backoff_seconds: float = 0.25
-    scarce_seconds: float = 600.0
-
-    async def call(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a call that is safe to repeat; raises the last `StorageError`."""
-        failed, waited, wait = 0, 0.0, self.backoff_seconds
-        while True:
-            try:
-                return await call()
-            except StorageError as error:
-                if is_out_of_files(error) and waited < self.scarce_seconds:
-                    pause = self.backoff_seconds
-                    waited += pause
-                else:
-                    failed += 1
-                    if failed >= self.attempts:
-                        raise
-                    pause, wait = wait, 2 * wait
-            await asyncio.sleep(pause)
-
-
-class PatientStore:
-    """An `ObjectStore` that repeats each failing call of another one.
-
-    Also `put` is repeated: with the same bytes, so that it does not matter whether an earlier try
-    took effect.
-    """
-
-    def __init__(self, store: ObjectStore, patience: Patience) -> None:
-        self._store = store
-        self._call = patience.call
-
-    async def put(self, path: str, data: bytes) -> None:
-        """`ObjectStore.put`, repeated."""
-        await self._call(lambda: self._store.put(path, data))
-
-    async def put_locked(self, path: str, data: bytes) -> WriterLock | None:
-        """`ObjectStore.put_locked`, repeated."""
-        return await self._call(lambda: self._store.put_locked(path, data))
-
-    async def is_locked(self, path: str) -> bool | None:
-        """`ObjectStore.is_locked`, repeated."""
-        return await self._call(lambda: self._store.is_locked(path))
-
-    async def get(self, path: str) -> bytes:
-        """`ObjectStore.get`, repeated."""
-        return await self._call(lambda: self._store.get(path))
-
-    async def list(self, folder: str, *, prefix: str = "") -> dict[str, StoredObject]:
-        """`ObjectStore.list`, repeated."""
-        return await self._call(lambda: self._store.list(folder, prefix=prefix))
-
-    async def delete(self, paths: Iterable[str]) -> None:
-        """`ObjectStore.delete`, repeated."""
-        doomed = tuple(paths)
-        await self._call(lambda: self._store.delete(doomed))
 
 
 class Storage:
     """An `ObjectStore` on any filesystem that fsspec has.
 
     Calls of the filesystem run on threads, so that waiting for one does not hold up the others.
-    Raises `ConfigurationError` at once for a scheme that nothing here can serve.
+    A call that has not ended after `deadline_seconds` fails as late; what it does may still take
+    effect. Raises `ConfigurationError` at once for a scheme that nothing here can serve.
+
+    Args:
+        uri: A folder, or an address that fsspec knows.
+        storage_options: What fsspec's filesystem is opened with.
+        deadline_seconds: How long a call may take. For a call that was late it doubles each time
+            that the call is repeated, so that a slow line gets there as well.
+        apart: Open connections of its own, which no other `Storage` can use up.
     """
 
     def __init__(
@@ -190,46 +112,87 @@ class Storage:
         uri: str,
         storage_options: Mapping[str, Any] | None = None,
         *,
-        threads: int | None = None,
+        deadline_seconds: float = DEADLINE_SECONDS,
+        apart: bool = False,
     ) -> None:
         with explaining_threads():  # Some filesystems start one.
-            self.filesystem, self.root = _open_filesystem(uri, storage_options or {})
+            self.filesystem, self.root = open_filesystem(uri, storage_options or {}, apart=apart)
         self.is_local = isinstance(self.filesystem, LocalFileSystem)
         if self.is_local:
             self.root = str(Path(self.root).absolute())
-        self._pool = Threads(threads or storage_threads(), name="imagegen-storage")
-
-    def close(self) -> None:
-        """Release the threads."""
-        self._pool.shutdown(wait=False)
+        self._deadlines = Deadlines(deadline_seconds)
+        self._passes = 0
+        self._had_root = False
+        """Whether a pass has written something here."""
 
     def uri(self, path: str) -> str:
         """The absolute address of an object, ready to open with fsspec; a plain path if local."""
         full = self.full_path(path)
         return full if self.is_local else self.filesystem.unstrip_protocol(full)
 
-    def put_now(self, path: str, data: bytes) -> None:
-        """`put`, on the calling thread."""
-        if self.is_local:
-            write_whole(Path(self.full_path(path)), data, temporaries=self._temporaries)
-        else:
-            self.filesystem.pipe_file(self.full_path(path), data)
+    @contextlib.contextmanager
+    def during_a_pass(self) -> Generator[None]:
+        """Until it ends, a local folder that was written to and is gone is not made again.
+
+        It would look like a new one, without what the pass has stored there.
+        """
+        if not self._passes:
+            self._had_root = False
+        self._passes += 1
+        try:
+            yield
+        finally:
+            self._passes -= 1
+
+    def put_now(self, path: str, data: bytes, *, media_type: str | None = None) -> None:
+        """`put`, for a thread that waits; with the media type that S3 and GCS then serve it as."""
+        options = _put_options(self.filesystem, media_type)
+        self.run_now("write", path, lambda: self._put(path, data, **options))
 
     def get_now(self, path: str) -> bytes:
-        """`get`, on the calling thread."""
-        return self.filesystem.cat_file(self.full_path(path))
+        """`get`, for a thread that waits."""
+        return self.run_now("read", path, lambda: self._get(path))
 
     def list_now(self, folder: str, *, prefix: str = "") -> dict[str, StoredObject]:
-        """`list`, on the calling thread."""
+        """`list`, for a thread that waits."""
+        return self.run_now("list", folder, lambda: self._list(folder, prefix=prefix))
+
+    def delete_now(self, paths: Iterable[str]) -> None:
+        """`delete`, for a thread that waits."""
+        for path in paths:
+            self.run_now("delete", path, partial(self._delete, [path]))
+
+    def run_now(self, verb: str, path: str, call: Callable[[], T], *, times: float = 1) -> T:
+        """Wait for what reads or writes this storage, for `times` the deadline of one call.
+
+        Raises `StorageError`, naming the path, and `FileNotFoundError` where it was to be read.
+        """
+        with self._explaining(verb, path):
+            return self._deadlines.run_now(verb, path, call, times=times)
+
+    def _put(self, path: str, data: bytes, **options: Any) -> None:
         if self.is_local:
+            self._write_whole(path, data)
+        else:
+            options |= self._timeout("write", path)
+            self.filesystem.pipe_file(self.full_path(path), data, **options)
+
+    def _get(self, path: str) -> bytes:
+        return self.filesystem.cat_file(self.full_path(path), **self._timeout("read", path))
+
+    def _list(self, folder: str, *, prefix: str = "") -> dict[str, StoredObject]:
+        base = self.full_path(folder)
+        if self.is_local:
+            self._check_root()
             return {
                 path: StoredObject(path=path, size_bytes=facts.st_size, modified=facts.st_mtime)
                 for path, facts in list_files(Path(self.root), folder, prefix).items()
             }
-        base = self.full_path(folder)
-        narrowed = {"prefix": prefix} if prefix and _narrows(self.filesystem) else {}
+        options: dict[str, Any] = self._timeout("list", folder)
+        if prefix and not NARROWS.isdisjoint(protocols_of(self.filesystem)):
+            options["prefix"] = prefix
         try:
-            found = self.filesystem.find(base, detail=True, **narrowed)
+            found = self.filesystem.find(base, detail=True, **options)
         except FileNotFoundError:
             return {}
         start = len(self.full_path("")) + 1
@@ -242,12 +205,35 @@ class Storage:
         wanted = f"{folder}/{prefix}"
         return {path: entry for path, entry in listed.items() if path.startswith(wanted)}
 
-    def delete_now(self, paths: Iterable[str]) -> None:
-        """`delete`, on the calling thread."""
+    def _folders(self, folder: str) -> Sequence[str]:
+        full = self.full_path(folder)
+        if self.is_local:
+            self._check_root()
+        try:
+            found = self.filesystem.ls(full, detail=True, **self._timeout("list", folder))
+        except FileNotFoundError:
+            return []
+        return [
+            str(each["name"]).rstrip("/").rpartition("/")[2]
+            for each in found
+            if each["type"] == "directory"
+        ]
+
+    def _sizes(self, folder: str) -> dict[str, int]:
+        options: dict[str, Any] = self._timeout("list", folder)
+        try:
+            found = self.filesystem.ls(self.full_path(folder), detail=True, **options)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        start = len(self.full_path("")) + 1
+        files = (info for info in found if info.get("type") == "file")
+        return {info["name"][start:]: int(info.get("size") or 0) for info in files}
+
+    def _delete(self, paths: Iterable[str]) -> None:
         doomed = tuple(paths)
         for path in doomed:
             with contextlib.suppress(FileNotFoundError):
-                self.filesystem.rm_file(self.full_path(path))
+                self.filesystem.rm_file(self.full_path(path), **self._timeout("delete", path))
         if self.is_local:
             for folder in {Path(self.full_path(path)).parent for path in doomed}:
                 with contextlib.suppress(OSError):  # Not empty, or gone already.
@@ -255,19 +241,14 @@ class Storage:
 
     async def put(self, path: str, data: bytes) -> None:
         """Write one object whole."""
-        await self._run("write", path, lambda: self.put_now(path, data))
+        await self._run("write", path, lambda: self._put(path, data))
 
     async def put_locked(self, path: str, data: bytes) -> WriterLock | None:
         """`put`; on a local disk with a lock that the process holds."""
         if not self.is_local or not HAS_LOCKS:
             await self.put(path, data)
             return None
-        full = Path(self.full_path(path))
-        return await self._run(
-            "write",
-            path,
-            lambda: write_whole(full, data, temporaries=self._temporaries, locked=True),
-        )
+        return await self._run("write", path, lambda: self._write_whole(path, data, locked=True))
 
     async def is_locked(self, path: str) -> bool | None:
         """Whether the writer of a locked object lives; None where nobody can tell."""
@@ -278,20 +259,83 @@ class Storage:
 
     async def get(self, path: str) -> bytes:
         """The bytes of an object. Raises `FileNotFoundError`."""
-        return await self._run("read", path, lambda: self.get_now(path))
+        return await self._run("read", path, lambda: self._get(path))
 
     async def list(self, folder: str, *, prefix: str = "") -> dict[str, StoredObject]:
         """Every object below `folder` whose path begins with `prefix`."""
-        return await self._run("list", folder, lambda: self.list_now(folder, prefix=prefix))
+        return await self._run("list", folder, lambda: self._list(folder, prefix=prefix))
+
+    async def folders(self, folder: str) -> Sequence[str]:
+        """The names of the folders in `folder`."""
+        return await self._run("list", folder, lambda: self._folders(folder))
+
+    async def list_each(self, wanted: Sequence[tuple[str, str]]) -> "list[dict[str, StoredObject]]":
+        """`list` for each folder and prefix; on a local disk all of them in one call."""
+        if not self.is_local:
+            return [
+                *await asyncio.gather(*(self.list(each, prefix=start) for each, start in wanted))
+            ]
+        return await self._run(
+            "list",
+            wanted[0][0],
+            lambda: [self._list(each, prefix=start) for each, start in wanted],
+        )
+
+    async def sizes(self, folder: str) -> dict[str, int]:
+        """The files in a folder itself, with their sizes; none if there is no such folder."""
+        return await self._run("list", folder, lambda: self._sizes(folder))
+
+    async def copy(
+        self, source: "Storage", source_path: str, path: str, *, media_type: str
+    ) -> None:
+        """`put` with the bytes of an object of `source`; S3 keeps their media type.
+
+        Between places of one object store it is the store that copies. Raises `FileNotFoundError`
+        if there is no such object.
+        """
+        options = _media_options(self.filesystem, media_type)
+        if source.filesystem is self.filesystem and self._is_object_store:
+            replaces = {"MetadataDirective": "REPLACE"} if options else {}
+            full, target = source.full_path(source_path), self.full_path(path)
+            options |= replaces | self._timeout("write", path)
+            await self._run("write", path, lambda: self.filesystem.cp_file(full, target, **options))
+            return
+        data = await source.get(source_path)
+        await self._run("write", path, lambda: self._put(path, data, **options))
 
     async def delete(self, paths: Iterable[str]) -> None:
         """Delete objects; one that is not there is no error."""
         doomed = tuple(paths)
-        await self._run("delete", doomed[0] if doomed else "", lambda: self.delete_now(doomed))
+        await self._run("delete", doomed[0] if doomed else "", lambda: self._delete(doomed))
+
+    def _write_whole(self, path: str, data: bytes, *, locked: bool = False) -> WriterLock | None:
+        root = Path(self.root)
+        try:
+            lock = write_whole(
+                Path(self.full_path(path)),
+                data,
+                temporaries=root / TEMPORARY_FOLDER,
+                locked=locked,
+                within=root if self._keeps_root else None,
+            )
+        except FileNotFoundError:
+            self._check_root()
+            raise
+        self._had_root = True
+        return lock
 
     @property
-    def _temporaries(self) -> Path:
-        return Path(self.root) / TEMPORARY_FOLDER
+    def _keeps_root(self) -> bool:
+        return self._passes > 0 and self._had_root
+
+    def _check_root(self) -> None:
+        if self._keeps_root and not Path(self.root).is_dir():
+            raise StorageError(
+                f"the folder {self.root} is gone while a run uses it: it was deleted, with what "
+                "the run had stored there, or its volume was unmounted. Restore or mount it if you "
+                "can, and run again: only what is not there is requested",
+                can_pass=False,
+            )
 
     def full_path(self, path: str) -> str:
         """The path that the filesystem itself knows."""
@@ -299,66 +343,49 @@ class Storage:
             raise StorageError(f"{path!r} is not a path below {self.root}")
         return f"{self.root.rstrip('/')}/{path}".rstrip("/")
 
+    def _timeout(self, verb: str, path: str) -> dict[str, float]:
+        """For a filesystem that can take back what it waits for: a late call frees its connection.
+
+        All of fsspec's asynchronous filesystems understand it.
+        """
+        if not self._is_object_store:
+            return {}
+        return {"timeout": self._deadlines.seconds(verb, path)}
+
+    @property
+    def _is_object_store(self) -> bool:
+        return not EXTRAS.keys().isdisjoint(protocols_of(self.filesystem))
+
     async def _run(self, verb: str, path: str, call: Callable[[], T]) -> T:
-        loop = asyncio.get_running_loop()
+        with self._explaining(verb, path):
+            return await self._deadlines.run(verb, path, call)
+
+    @contextlib.contextmanager
+    def _explaining(self, verb: str, path: str) -> Generator[None]:
         try:
-            return await loop.run_in_executor(self._pool, call)
+            yield
         except StorageError:
             raise
         except Exception as error:
             if isinstance(error, FileNotFoundError) and verb == "read":
                 raise
             # fsspec passes on whatever its hundred backends raise.
+            said = str(error) if isinstance(error, Late) else f"{type(error).__name__}: {error}"
             raise StorageError(
-                f"cannot {verb} {self.uri(path)}: {type(error).__name__}: {error}"
+                f"cannot {verb} {self.uri(path)}: {said}", can_pass=not isinstance(error, LASTING)
             ) from error
 
 
-def _open_filesystem(uri: str, options: Mapping[str, Any]) -> tuple[FileSystem, str]:
-    scheme = uri.split("://", 1)[0] if "://" in uri else "file"
-    try:
-        if scheme in ("s3", "s3a"):
-            options = _checksums_when_required(options)
-        # A cached listing would hide what another writer wrote.
-        opened: Any = url_to_fs(uri, **{"use_listings_cache": False, **options})
-        return cast("tuple[FileSystem, str]", opened)
-    except ImportError as error:
-        extra = EXTRAS.get(scheme)
-        install = (
-            f"pip install 'dagster-imagegen[{extra}]'"
-            if extra
-            else f"install the fsspec implementation of {scheme}://"
-        )
-        raise ConfigurationError(f"storage {uri!r} needs a package: {install} ({error})") from error
-    except ValueError as error:
-        raise ConfigurationError(
-            f"storage {uri!r}: no filesystem serves {scheme}://; use a folder, s3://, gs://, "
-            f"abfs:// or another scheme of fsspec ({error})"
-        ) from error
+def _put_options(filesystem: FileSystem, media_type: str | None) -> dict[str, Any]:
+    if media_type is None:
+        return {}
+    if not {"gs", "gcs"}.isdisjoint(protocols_of(filesystem)):
+        return {"content_type": media_type}
+    return _media_options(filesystem, media_type)
 
 
-def _checksums_when_required(options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """For a store with an address of its own: no checksums but those that S3's protocol requires.
-
-    botocore sends CRCs with every upload since 1.36, which stores other than AWS's, DigitalOcean
-    Spaces among them, did not all understand. What the user sets takes precedence.
-    """
-    client: Mapping[str, Any] = options.get("client_kwargs") or {}
-    named = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"))
-    if not any((options.get("endpoint_url"), client.get("endpoint_url"), *named)):
-        return options
-    from botocore.config import Config  # noqa: PLC0415  # comes with s3fs, which is an extra
-
-    names = ("request_checksum_calculation", "response_checksum_validation")
-    known = {name: "when_required" for name in names if name in Config.OPTION_DEFAULTS}
-    return {**options, "config_kwargs": {**known, **(options.get("config_kwargs") or {})}}
-
-
-def _narrows(filesystem: FileSystem) -> bool:
-    """Whether `find` can leave the rest of a folder out of its listing, as s3fs and gcsfs do."""
-    protocols = filesystem.protocol
-    names = (protocols,) if isinstance(protocols, str) else protocols
-    return not {"s3", "gs", "gcs"}.isdisjoint(names)
+def _media_options(filesystem: FileSystem, media_type: str) -> dict[str, Any]:
+    return {"ContentType": media_type} if "s3" in protocols_of(filesystem) else {}
 
 
 def _modified(info: Mapping[str, Any]) -> float | None:

@@ -69,7 +69,7 @@ def body_in(shape: Shape, done: Done) -> dict[str, Any]:
             return {**created, "id": "sandbox", "data": _entries(done), "usage": zeroed(counts)}
         case _:
             entries = _entries(done, revised_prompt=f"Sandbox picture: {order.prompt}")
-            answer = {**created, "data": entries, **resolved(order), "usage": counts}
+            answer = {**created, "data": entries, **resolved_fields(order), "usage": counts}
             if order.output_format == "svg":
                 answer["svg_usage"] = svg_usage(done)
             return answer if shape != "litellm" else {**answer, "usage": zeroed(counts)}
@@ -112,7 +112,7 @@ def encoded(image: bytes) -> str:
     return base64.b64encode(image).decode("ascii")
 
 
-def resolved(order: ImageOrder) -> dict[str, str]:
+def resolved_fields(order: ImageOrder) -> dict[str, str]:
     """The settings that the answer reports: what each `auto` turned into."""
     return {
         "background": order.background,
@@ -164,7 +164,7 @@ def _payload(order: ImageOrder, image: bytes, event: str, created: int) -> dict[
         "type": f"image_generation.{event}",
         "b64_json": encoded(image),
         "created_at": created,
-        **resolved(order),
+        **resolved_fields(order),
     }
 
 

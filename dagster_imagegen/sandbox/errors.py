@@ -27,6 +27,7 @@ class ApiError(Exception):
         param: The request's parameter that is at fault.
         headers: Sent with the answer.
         extra: Further fields of the error body.
+        body: The whole body instead, whatever the dialect.
         billed: The work was done before it failed.
     """
 
@@ -37,12 +38,15 @@ class ApiError(Exception):
     param: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    body: Mapping[str, Any] | None = None
     billed: bool = False
 
 
 def render(error: ApiError, *, dialect: Dialect, request_id: str) -> tuple[int, bytes, str]:
     """Status, body and content type of `error` as a server of that dialect writes it."""
     status = error.status
+    if error.body is not None:
+        return status, json.dumps(error.body).encode(), "application/json"
     if dialect == "empty":
         return status, b"", "text/plain"
     if dialect == "html":

@@ -9,6 +9,7 @@ import random
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from dagster_imagegen.sandbox.errors import ApiError
 
@@ -29,6 +30,11 @@ def _refused(code: str, *, status: int = 400, stage: str | None = None) -> ApiEr
     return ApiError(status, code, message, "image_generation_user_error", extra=extra)
 
 
+def _verbatim(status: int, body: Mapping[str, Any], *, billed: bool = False) -> ApiError:
+    return ApiError(status, None, "", body=body, billed=billed)
+
+
+_BLOCKED = "The request was not completed."
 STATUS_FAULTS = {
     # not accepted
     "rate_limited": ApiError(
@@ -44,13 +50,13 @@ STATUS_FAULTS = {
     "unavailable": replace(
         _server(503, "The server is overloaded. Please try again."), headers={"retry-after": "1"}
     ),
+    "unavailable_unannounced": _server(503, "Service unavailable"),
     # server errors
     "server_error": _server(500, "The server had an error while processing your request."),
     "image_generation_failed": ApiError(
         500, "image_generation_failed", "Image generation failed.", "image_generation_server_error"
     ),
     "bad_gateway": _server(502, "Bad gateway"),
-    "unavailable_unannounced": _server(503, "Service unavailable"),
     # lost answers
     "request_timeout": _server(408, "Request timeout", billed=True),
     "gateway_timeout": _server(504, "Gateway timeout", billed=True),
@@ -62,6 +68,31 @@ STATUS_FAULTS = {
     "content_filter": _refused("content_filter"),
     "responsible_ai_policy_violation": _refused("ResponsibleAIPolicyViolation"),
     "legal_reasons": _refused("unavailable_for_legal_reasons", status=451),
+    # refused prompts, told otherwise than by a code: OpenAI, fal, OpenRouter, proxies, xAI
+    "refused_by_type": ApiError(400, None, _BLOCKED, "image_generation_user_error"),
+    "refused_by_detail": _verbatim(
+        422,
+        {
+            "detail": [
+                {"loc": ["body", "prompt"], "msg": _BLOCKED, "type": "content_policy_violation"}
+            ]
+        },
+    ),
+    "refused_by_reasons": _verbatim(
+        403, {"error": {"code": 403, "message": _BLOCKED, "metadata": {"reasons": ["violence"]}}}
+    ),
+    "refused_by_text": ApiError(
+        400, None, "Your request was rejected as a result of our safety system."
+    ),
+    "refused_in_200": _verbatim(200, {"data": [], "flagged": True}, billed=True),
+    "refused_with_bill": _verbatim(  # a fee for the refusal, not the price of an image
+        400,
+        {
+            "code": "imagine:content-moderated",
+            "error": _BLOCKED,
+            "usage": {"cost_in_usd_ticks": 50_000_000},
+        },
+    ),
     # rejected requests and misconfiguration
     "invalid_value": ApiError(400, "invalid_value", "Invalid value."),
     "unknown_parameter": ApiError(400, "unknown_parameter", "Unknown parameter."),
@@ -87,6 +118,17 @@ STATUS_FAULTS = {
     "organization_usage_limit_exceeded": _no_credit("organization_usage_limit_exceeded"),
     "billing_hard_limit_reached": _no_credit(
         "billing_hard_limit_reached", 400, "billing_limit_user_error"
+    ),
+    "no_credit_by_text": ApiError(400, None, "Your credit balance is too low."),
+    "no_credit_as_429": _verbatim(
+        429,
+        {
+            "error": {
+                "code": 429,
+                "status": "RESOURCE_EXHAUSTED",
+                "message": "Your prepayment credits are depleted.",
+            }
+        },
     ),
 }
 

@@ -25,8 +25,8 @@ SMALLEST_SIDE, LARGEST_SIDE = 16, 4096
 MOST_IMAGES = 10
 # More may be asked for; like OpenAI, the sandbox then sends fewer.
 MOST_PARTIALS = 3
-FORMATS = ("png", "webp", "jpeg", "gif", "svg")
-DIGITALOCEAN_FORMATS = FORMATS[:3]
+ALL_FORMATS = ("png", "webp", "jpeg", "gif", "svg")
+DIGITALOCEAN_FORMATS = ALL_FORMATS[:3]
 COMPLEXITIES = ("low", "medium", "high")
 FRAMES, FRAME_MS = 9, 200  # unless told
 
@@ -105,7 +105,7 @@ def read_order(
         raise _invalid("partial_images", "must be greater than 0 when stream is true")
     width, height = _read_size(body, model, prompt, shape=shape, strict=strict_sizes)
     default_format = "jpeg" if shape in JPEG_BY_DEFAULT else "png"
-    formats = DIGITALOCEAN_FORMATS if reference else FORMATS
+    formats = DIGITALOCEAN_FORMATS if reference else ALL_FORMATS
     output_format = _choice(body, "output_format", formats) or default_format
     frames, frame_ms = _read_frames(body, output_format, moving=stream or bool(partials))
     n = _read_count(body, model, stream=stream, reference=reference)

@@ -11,6 +11,7 @@ from html import escape
 from io import BytesIO
 from typing import TYPE_CHECKING, cast
 
+from dagster_imagegen.sandbox.credentials import with_credentials
 from dagster_imagegen.sandbox.orders import ImageOrder
 
 if TYPE_CHECKING:
@@ -29,10 +30,12 @@ class Pictures:
     Args:
         paint: False makes images of eight pixels whose colours follow from the order, for tests in
             which nobody looks at them.
+        credentials: Whether they have content credentials, see `credentials.py`.
     """
 
-    def __init__(self, *, paint: bool) -> None:
+    def __init__(self, *, paint: bool, credentials: bool = False) -> None:
         self._paint = paint
+        self._credentials = credentials
         self._threads = ThreadPoolExecutor(
             max_workers=os.cpu_count() or 1, thread_name_prefix="imagegen-sandbox-painter"
         )
@@ -42,7 +45,7 @@ class Pictures:
 
     async def final(self, order: ImageOrder, index: int = 0) -> bytes:
         """Image number `index` of an order for `n` images."""
-        return await self._once(_key(order, index), lambda: self._make(order, index))
+        return await self._once(_key(order, index), lambda: self._finished(order, index))
 
     async def partial(self, order: ImageOrder, step: int) -> bytes:
         """The image before it was sharp; step 0 is the least so."""
@@ -75,6 +78,10 @@ class Pictures:
         while self._kept_bytes > CACHE_BYTES and len(self._made) > 1:
             self._kept_bytes -= len(self._made.popitem(last=False)[1])
         return data
+
+    def _finished(self, order: ImageOrder, index: int) -> bytes:
+        image = self._make(order, index)
+        return with_credentials(image) if self._credentials else image
 
     def _make(self, order: ImageOrder, index: int) -> bytes:
         from PIL import Image  # noqa: PLC0415  # slow to import

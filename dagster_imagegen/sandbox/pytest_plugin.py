@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker, so that `--strict-markers` accepts it."""
     config.addinivalue_line(
         "markers", "imagegen_sandbox(**options): arguments of Sandbox for imagegen_sandbox"
     )

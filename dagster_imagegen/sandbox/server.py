@@ -51,6 +51,8 @@ class Sandbox:
         fault_rates: Random faults, by kind.
         seed: For random latencies and faults.
         paint: False makes images of a few pixels at once, for tests.
+        credentials: True puts marks of origin into png, jpeg and webp: unsigned content credentials
+            (C2PA) and IPTC's digital source type.
         clock: The time in Unix seconds.
 
     Example:
@@ -76,10 +78,11 @@ class Sandbox:
         fault_rates: Mapping[str, float] | None = None,
         seed: int = 0,
         paint: bool = True,
+        credentials: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._port = port
-        self._paint = paint
+        self._make_pictures = partial(Pictures, paint=paint, credentials=credentials)
         self._log = RequestLog()
         self._faults = FaultPlan(faults, rates=fault_rates, seed=seed)
         gate = Gate(
@@ -152,7 +155,7 @@ class Sandbox:
             raise RuntimeError("the sandbox is already running")
         listener = _listen(self._port)
         self._port = listener.getsockname()[1]
-        self._running = _Running(listener, self._make_app, paint=self._paint)
+        self._running = _Running(listener, self._make_app, self._make_pictures())
         self._running.wait_until_started()
         return self
 
@@ -173,11 +176,11 @@ class _Running:
     """A uvicorn server in a thread of its own, from one start to its stop."""
 
     def __init__(
-        self, listener: socket.socket, make_app: Callable[..., SandboxApp], *, paint: bool
+        self, listener: socket.socket, make_app: Callable[..., SandboxApp], pictures: Pictures
     ) -> None:
         self._listener = listener
         self._pid = os.getpid()
-        self._pictures = Pictures(paint=paint)
+        self._pictures = pictures
         self._app = make_app(
             pictures=self._pictures,
             close=partial(self._cut, reset=False),

@@ -10,11 +10,11 @@ import pytest
 
 from dagster_imagegen.engine.attempt import Identity
 from dagster_imagegen.engine.engine import Engine
+from dagster_imagegen.engine.patience import Patience
 from dagster_imagegen.engine.record import Limits
 from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.engine.run.thread import Generation
 from dagster_imagegen.engine.settings import Settings
-from dagster_imagegen.engine.storage import Patience
 from dagster_imagegen.sandbox import Sandbox
 
 

@@ -1,6 +1,7 @@
 """Models that end: the warning before a run, the error after the end, and the endpoint's list."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import date, datetime, timezone
 from decimal import Decimal
 from typing import Any
@@ -9,7 +10,7 @@ import httpx
 import pytest
 
 from dagster_imagegen.engine.attempt import Identity
-from dagster_imagegen.engine.endpoint.models import ListedModel, models_url, read_models
+from dagster_imagegen.engine.endpoint.models import models_url, read_models
 from dagster_imagegen.engine.engine import Engine
 from dagster_imagegen.engine.errors import (
     ConfigurationError,
@@ -45,17 +46,19 @@ def test_a_plan_names_each_model_that_ends_once(imagegen_sandbox: Sandbox, tmp_p
         for model in ("gpt-image-1-mini", "gpt-image-2.5-flare", "gpt-image-1.5")
         for number in range(2)
     ]
-    with engine_on(imagegen_sandbox, tmp_path, "2026-11-25") as engine:
-        prompts = engine.read_prompts(rows, params={}, overrides=["model"])
-        one, other = engine.plan(prompts, identity=IDENTITY).warnings
-        assert one.startswith("model 'gpt-image-1-mini': OpenAI shuts it down on 2026-12-01")
-        assert other.startswith("model 'gpt-image-1.5': OpenAI shuts it down on 2026-12-01")
-    with engine_on(imagegen_sandbox, tmp_path, "2026-12-01") as engine:
-        one, _ = engine.plan(prompts, identity=IDENTITY).warnings
-        assert "OpenAI shut it down on 2026-12-01" in one
-    with engine_on(imagegen_sandbox, tmp_path, "2026-11-25", endpoint_id="sandbox") as engine:
-        prompts = engine.read_prompts(rows, params={}, overrides=["model"])
-        assert engine.plan(prompts, identity=IDENTITY).warnings == ()
+
+    def warnings(day: str, **changes: Any) -> tuple[str, ...]:
+        with engine_on(imagegen_sandbox, tmp_path / day, day, **changes) as engine:
+            prompts = engine.read_prompts(rows, params={}, overrides=["model"])
+            with engine.generate(prompts, identity=IDENTITY) as generation:
+                return generation.plan.warnings
+
+    one, other = warnings("2026-11-25")
+    assert one.startswith("model 'gpt-image-1-mini': OpenAI shuts it down on 2026-12-01")
+    assert other.startswith("model 'gpt-image-1.5': OpenAI shuts it down on 2026-12-01")
+    one, _ = warnings("2026-12-01")
+    assert "OpenAI shut it down on 2026-12-01" in one
+    assert warnings("2026-11-25", endpoint_id="sandbox") == ()
 
 
 def test_a_pass_that_asks_for_nothing_warns_of_nothing(run: Run):
@@ -152,11 +155,10 @@ def test_an_endpoint_without_a_list_is_one_error(
 )
 def test_lists_of_models(body: str, models: list[tuple[str, date | None]] | None):
     """Dates as text and as Unix times; what is no list is none."""
-    read = read_models(body.encode())
-    expected = (
-        None if models is None else tuple(ListedModel(id=i, shutdown_on=d) for i, d in models)
-    )
-    assert read == expected
+    told = pytest.raises(EndpointMisconfigured, match="no list of models")
+    with told if models is None else nullcontext():
+        read = read_models(body.encode(), http_status=200, place="https://a.example/v1/models")
+        assert [(each.id, each.shutdown_on) for each in read] == models
 
 
 def test_the_list_lies_beside_the_images():

@@ -23,7 +23,7 @@ PAID = [
     {"prompt_id": "twice", "prompt": "the same mug in the snow, café ☃", "sku": "A-3"},
     {"prompt_id": "refused", "prompt": "a forbidden picture", "sku": "A-4"},
 ]
-ADDED_SINCE = ["image_partial", "image_cost_usd_max"]
+ADDED_SINCE = ["image_partial", "image_provenance", "image_cost_usd_max"]
 SIZES = ["1024x1024", None, None, None]
 VARIANTS = {
     "prompt_id": "lamp",

@@ -46,6 +46,11 @@ def test_the_body_has_nothing_that_was_not_set():
     }
 
 
+def test_equal_values_of_different_types_keep_different_fingerprints():
+    """JSON writes True and 1 differently, and what is made once for many requests must too."""
+    assert a_request(revision=1).fingerprint != a_request(revision=True).fingerprint
+
+
 def test_variants_differ_in_their_fingerprint_alone():
     """The endpoint is asked the same thing n times; storage tells the answers apart."""
     first, second = a_request(variant=0), a_request(variant=1)

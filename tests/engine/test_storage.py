@@ -6,14 +6,18 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.spec import AbstractFileSystem
 
 from dagster_imagegen.engine.errors import ConfigurationError, StorageError
+from dagster_imagegen.engine.record.parts import part_path, read_rows
 from dagster_imagegen.engine.storage import Storage, WriterLock
 
 HOLD_A_LOCK = """
@@ -27,12 +31,10 @@ sys.stdin.read()
 
 
 @pytest.fixture(params=["local", "memory"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     """One storage of each kind, at an address with a space and an accent in it."""
     uri = str(tmp_path / "my café") if request.param == "local" else f"memory://{tmp_path.name} é"
-    opened = Storage(uri)
-    yield opened
-    opened.close()
+    return Storage(uri)
 
 
 def files(folder: Path) -> list[str]:
@@ -234,7 +236,70 @@ def test_other_stores_get_no_checksums_that_they_may_not_know(
         }
         storage = Storage("s3://pictures/shop", options)
         asyncio.run(storage.put("images/a.png", b"bytes"))
-        storage.close()
         server.shutdown()
     (headers,) = received
     assert any("checksum" in name for name in headers) == sent
+
+
+class Stalled(AbstractFileSystem):
+    """A store that takes a call and never answers, until the test is over."""
+
+    protocol = "stalled"
+    cachable = False
+    over = threading.Event()
+
+    def _never(self, *_args: Any, **_options: Any) -> Any:
+        self.over.wait()
+        raise OSError("the test is over")
+
+    cat_file = find = pipe_file = open = info = _never
+
+
+@pytest.fixture
+def stalled() -> Iterator[Storage]:
+    fsspec.register_implementation("stalled", Stalled, clobber=True)
+    Stalled.over.clear()
+    yield Storage("stalled://bucket/shop", deadline_seconds=0.05)
+    Stalled.over.set()
+
+
+CALLS: dict[str, Callable[[Storage], object]] = {
+    "get": lambda storage: storage.get_now("images/a.png"),
+    "put": lambda storage: storage.put_now("images/a.png", b"x"),
+    "list": lambda storage: storage.list_now("images"),
+    "read_rows": lambda storage: read_rows([part_path("20261122T1-a")], [], storage=storage),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_no_reader_waits_for_good(stalled: Storage, call: Callable[[Storage], object]):
+    """Calls of a thread that waits have a deadline as well, and so has the usage table."""
+    with pytest.raises(StorageError, match=r"stalled://bucket/shop/.*no answer in 0\.05"):
+        call(stalled)
+
+
+class Strict(MemoryFileSystem):
+    """Hands all that it is given to its client, as fsspec's `sftp://` does."""
+
+    protocol = "strict"
+    cachable = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.user = _connect(**options)
+
+
+def _connect(*, user: str) -> str:
+    return user
+
+
+def test_a_client_that_knows_no_listings_cache_is_given_none():
+    """What the user sets gets there; what it does not understand is named."""
+    fsspec.register_implementation("strict", Strict, clobber=True)
+    storage = Storage("strict://shop", {"user": "anna"})
+    assert storage.filesystem.user == "anna"  # pyright: ignore[reportAttributeAccessIssue]  # ours
+    asyncio.run(storage.put("images/a.png", b"x"))
+    assert asyncio.run(storage.get("images/a.png")) == b"x"
+    assert list(asyncio.run(storage.list("images"))) == ["images/a.png"]
+    with pytest.raises(TypeError, match="passwort"):
+        Storage("strict://shop", {"user": "anna", "passwort": "x"})

@@ -14,11 +14,11 @@ from upath import UPath
 
 from dagster_imagegen.engine.attempt import Identity
 from dagster_imagegen.engine.engine import Engine
+from dagster_imagegen.engine.patience import Patience
 from dagster_imagegen.engine.record import Limits
 from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.engine.run.thread import Generation
 from dagster_imagegen.engine.settings import Settings
-from dagster_imagegen.engine.storage import Patience
 from dagster_imagegen.sandbox import Sandbox
 from tests.fire.writer import Work, Writer
 
@@ -106,7 +106,7 @@ class Passes:
         self._count += 1
         work = {
             name: options.pop(name)
-            for name in ("dies_before", "params", "root_run_id", "signals_itself")
+            for name in ("dies_before", "in_a_block", "params", "root_run_id", "signals_itself")
             if name in options
         }
         writer = Writer(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from typing_extensions import Self
 
-Break = Literal["unavailable", "torn upload", "lost answer", "timeout"]
+Break = Literal["unavailable", "torn upload", "lost answer", "timeout", "stopped"]
 BREAKS: tuple[Break, ...] = ("unavailable", "torn upload", "lost answer", "timeout")
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
 RESET = struct.pack("ii", 1, 0)
@@ -24,7 +24,8 @@ class Proxy:
 
     unavailable: 503, and nothing is done. torn upload: the connection is reset when half of the
     body is read, and nothing is done. lost answer: it is done, and the connection is reset.
-    timeout: it is done, and no answer comes until the client gives up.
+    timeout: it is done, and no answer comes until the client gives up. stopped: the connection is
+    reset at once.
     """
 
     def __init__(self, target: str) -> None:
@@ -41,6 +42,9 @@ class Proxy:
             def pass_on(self) -> None:
                 length = int(self.headers.get("content-length") or 0)
                 how = proxy.befalls(self.command, self.path, upload=length > 0)
+                if how == "stopped":
+                    self.reset()
+                    return
                 if how == "torn upload":
                     self.rfile.read(length // 2)
                     self.reset()
@@ -135,6 +139,37 @@ class BreakingProxy(Proxy):
                 return None
             self.broken.append(how)
             return how
+
+
+class StoppableProxy(Proxy):
+    """A server that can be stopped, or stalled: then it takes requests, and answers them later."""
+
+    def __init__(self, target: str) -> None:
+        self._is_stopped = False
+        self._goes_on = threading.Event()
+        self._goes_on.set()
+        self.held_up = 0
+        """Requests that met a server that was stopped or stalled."""
+        super().__init__(target)
+
+    def stop(self) -> None:
+        self._is_stopped = True
+
+    def stall(self) -> None:
+        self._goes_on.clear()
+
+    def go_on(self) -> None:
+        self._is_stopped = False
+        self._goes_on.set()
+
+    def befalls(self, method: str, path: str, *, upload: bool) -> Break | None:
+        if self._is_stopped:
+            self.held_up += 1
+            return "stopped"
+        if not self._goes_on.is_set():
+            self.held_up += 1
+            self._goes_on.wait()
+        return None
 
 
 class StrikingProxy(Proxy):

@@ -1,5 +1,6 @@
 """An object store whose requests fail as a test says, as a filesystem of fsspec's."""
 
+import contextlib
 import errno
 import io
 import os
@@ -126,6 +127,8 @@ class Bucket:
     weather: Weather = fair
     objects: dict[str, tuple[bytes, float]] = field(default_factory=dict[str, tuple[bytes, float]])
     lock: threading.Lock = field(default_factory=threading.Lock)
+    one_at_a_time: bool = True
+    """Whether requests wait for one another, so that a test can count on their order."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -154,8 +157,14 @@ class ShakyFileSystem(AbstractFileSystem):
         self._bucket = bucket
 
     def _request(self, verb: Verb, path: str, effect: Callable[[], Any]) -> Any:
-        with self._bucket.lock:
-            return _befallen(self._bucket.weather, verb, path, effect)
+        bucket = self._bucket
+
+        def done() -> Any:
+            with contextlib.nullcontext() if bucket.one_at_a_time else bucket.lock:
+                return effect()
+
+        with bucket.lock if bucket.one_at_a_time else contextlib.nullcontext():
+            return _befallen(bucket.weather, verb, path, done)
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
         objects = self._bucket.objects

@@ -95,6 +95,9 @@ MADE_AND_NOT_COUNTED = Expected(
 NOT_FETCHED = Expected(
     outcome="failed", status="failed", billing="billed", basis="metered", cost="the price"
 )
+REFUSED_WITH_BILL = Expected(
+    outcome="refused", status="refused", billing="billed", basis="reported", cost="the price"
+)
 
 FAULTS: dict[str, Expected] = {
     "rate_limited": RATE_LIMITED,
@@ -113,6 +116,12 @@ FAULTS: dict[str, Expected] = {
     "content_filter": REFUSED,
     "responsible_ai_policy_violation": REFUSED,
     "legal_reasons": REFUSED,
+    "refused_by_type": REFUSED,
+    "refused_by_detail": REFUSED,
+    "refused_by_reasons": REFUSED,
+    "refused_by_text": REFUSED,
+    "refused_in_200": REFUSED_WHEN_MADE,
+    "refused_with_bill": REFUSED_WITH_BILL,
     "invalid_value": REJECTED,
     "unknown_parameter": MISCONFIGURED,
     "invalid_api_key": MISCONFIGURED,
@@ -128,6 +137,8 @@ FAULTS: dict[str, Expected] = {
     "project_spend_limit_exceeded": NO_CREDIT,
     "organization_usage_limit_exceeded": NO_CREDIT,
     "billing_hard_limit_reached": NO_CREDIT,
+    "no_credit_by_text": NO_CREDIT,
+    "no_credit_as_429": NO_CREDIT,
     "closed": AMBIGUOUS,
     "reset": AMBIGUOUS,
     "truncated": AMBIGUOUS,
@@ -263,6 +274,8 @@ def test_faults(passes: Passes, kind: str, streamed: bool) -> None:
         # A short timeout only where there never is an answer: no other request can reach it.
         timeout_seconds = 0.3 if kind == "hang" else 60.0
         ask(passes, sandbox, expected, params, timeout_seconds=timeout_seconds)
+    if kind == "refused_in_200":  # a flag and no code
+        return
     for row in rows_in(passes.storage):  # In some dialects an error has no code; here each has one.
         assert (row["error_code"] is None) == (row["status"] == "succeeded")
 

@@ -196,6 +196,25 @@ def test_passes_at_once_share_what_there_is() -> None:
     assert re.search(r"may open 128 files, \d+ are open, \d+ belong to other passes", warning)
 
 
+def a_pass_that_has_opened_its_files(end: Connection) -> None:
+    may_open(128)
+    first = take_share(16)
+    before = take_share(64).max_concurrency
+    opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(16)]
+    told: Told = {"first": first.max_concurrency, "before": before}
+    told["after"] = take_share(64).max_concurrency
+    for each in opened:
+        os.close(each)
+    end.send(told)
+
+
+def test_files_of_a_pass_are_counted_once() -> None:
+    """Whether it has opened them yet or not, the next pass gets the same."""
+    told = told_by(a_pass_that_has_opened_its_files)
+    assert told["first"] == 16
+    assert 1 < told["after"] == told["before"]
+
+
 def with_the_resource(base_url: str, storage: str, end: Connection) -> None:
     """`generate_many`, and an asset of the same, each with what it logged."""
     logged = io.StringIO()

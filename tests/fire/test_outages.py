@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from dagster_imagegen.engine.endpoint.retries import RetryPolicy
 from dagster_imagegen.engine.money.budget import Budget
 from dagster_imagegen.engine.run.thread import Generation
 from dagster_imagegen.engine.run.verdict import RESENDS_MAX
@@ -59,10 +58,8 @@ def test_an_endpoint_that_is_away_for_two_minutes(passes: Passes) -> None:
 
 
 def run_while_all_fails(passes: Passes, sandbox: Sandbox) -> Generation:
-    # The first three failures of a streak count, and one row can meet several of them.
-    retry = RetryPolicy(max_attempts=8)
-    options: dict[str, Any] = {**PATIENT, "max_concurrency": 8, "retry": retry}
-    with passes.begin(sandbox, prompts(60), **options) as generation:
+    settings: dict[str, Any] = {**PATIENT, "max_concurrency": 8}
+    with passes.begin(sandbox, prompts(60), **settings) as generation:
         for _ in generation:
             pass
     return generation

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from dagster_imagegen.engine.patience import Patience
 from dagster_imagegen.engine.record import Limits
-from dagster_imagegen.engine.storage import Patience
 from dagster_imagegen.sandbox import Sandbox
 from tests.fire.conftest import OpenPasses, Passes, until
 from tests.fire.record_checks import (

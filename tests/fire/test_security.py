@@ -84,8 +84,10 @@ def test_names_stay_inside_the_storage(passes: Passes, sandbox: Sandbox, tmp_pat
         r"deep/in/here/storage/(images/[0-9a-f]{2}/[0-9a-f]{64}\.[0-9TZ]+-[0-9a-f]+-\d+\.png"
         r"|usage/date=\d{4}-\d\d-\d\d/[0-9TZ]+-[0-9a-f]+\.parquet)"
     )
-    assert [path for path in files_below(tmp_path) if not ours.fullmatch(path)] == []
-    assert len(files_below(tmp_path)) == 3 * len(NAMES) - 1
+    index = re.compile(r"deep/in/here/storage/_index/1/[0-9TZ]+-[0-9a-f]+\.(rows|parts)\.parquet")
+    files = [path for path in files_below(tmp_path) if not index.fullmatch(path)]
+    assert [path for path in files if not ours.fullmatch(path)] == []
+    assert len(files) == 3 * len(NAMES) - 1
 
 
 # -- texts -----------------------------------------------------------------------------------------
@@ -247,7 +249,9 @@ def test_prompts_are_inert_in_what_dagster_shows(project: Project) -> None:
                 assert_inert(value.value or "")
             elif not isinstance(value, dg.TableSchemaMetadataValue):
                 assert "alert" not in str(value)
-    assert seen == ["imagegen/thumbnails", "imagegen/preview"]
+            else:
+                assert_inert(value.schema.columns[0].description or "")
+    assert seen == [*(f"imagegen/thumbnail_{number}" for number in (1, 2, 3)), "imagegen/preview"]
 
 
 def assert_inert(markdown: str) -> None:

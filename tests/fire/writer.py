@@ -42,6 +42,7 @@ class Work:
 
     dies_before: a folder of the storage and a number: it kills itself before it makes, moves or
         removes something there for the nth time. `removal` counts what is removed from journals.
+    in_a_block: one pass for each prompt, all of one block.
     signals_itself: a number and a signal: it gets that when it has noted down so many outcomes,
         however late anybody else would notice.
     """
@@ -54,6 +55,7 @@ class Work:
     params: Mapping[str, Any] = field(default_factory=lambda: {"quality": "low"})
     dies_before: tuple[str, int] | None = None
     signals_itself: tuple[int, signal.Signals] | None = None
+    in_a_block: bool = False
 
 
 class Fork:
@@ -150,6 +152,9 @@ def _write(work: Work) -> None:
     )
     if work.dies_before is not None:
         _die_before(*work.dies_before, storage=settings.storage_uri)
+    if work.in_a_block:
+        _write_block(work, Engine(settings), identity, log)
+        return
     with Engine(settings) as engine:
         prompts = engine.read_prompts(work.prompts, params=dict(work.params))  # pyright: ignore[reportArgumentType]  # a TypedDict's items
         generation = engine.generate(prompts, identity=identity)
@@ -169,6 +174,16 @@ def _write(work: Work) -> None:
     os.write(log, b"# done\n")
 
 
+def _write_block(work: Work, engine: Engine, identity: Identity, log: int) -> None:
+    with engine.block(identity) as block:
+        for prompt in work.prompts:
+            read = engine.read_prompts([prompt], params=dict(work.params))  # pyright: ignore[reportArgumentType]  # a TypedDict's items
+            with block.generate(read) as generation:
+                for outcome in generation:
+                    os.write(log, f"{outcome.fingerprint} {outcome.status}\n".encode())
+    os.write(log, b"# done\n")
+
+
 def _interrupted(number: int, frame: FrameType | None) -> None:
     """As Dagster does it: a signal comes out of whatever the main thread waits in."""
     raise KeyboardInterrupt
@@ -176,6 +191,14 @@ def _interrupted(number: int, frame: FrameType | None) -> None:
 
 def _die_before(folder: str, nth: int, *, storage: str) -> None:
     """Kill this process before its nth change of that kind, whichever thread makes it."""
+    if folder == "removal":
+        die_before(f"{storage}/_journal", nth, removing=True)
+    else:
+        die_before(f"{storage}/{folder}", nth)
+
+
+def die_before(place: str, nth: int, *, removing: bool = False) -> None:
+    """Kill this process before it makes or moves something there for the nth time, or removes."""
     count = 0
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
@@ -183,10 +206,7 @@ def _die_before(folder: str, nth: int, *, storage: str) -> None:
         if event not in _CHANGES:
             return
         changed = str(args[1] if event == "os.rename" else args[0])
-        place = "_journal" if folder == "removal" else folder
-        if changed.startswith(f"{storage}/{place}") and (event == "os.remove") == (
-            folder == "removal"
-        ):
+        if changed.startswith(place) and (event == "os.remove") == removing:
             count += 1
             if count == nth:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -64,13 +64,11 @@ def endpoint_url(base_url: str) -> httpx.URL:
     Raises ConfigurationError if `base_url` is not an http(s) URL, or contains a user or password.
     """
     base, mark, query = base_url.strip().partition("#")[0].partition("?")
-    try:
-        url = httpx.URL(base.rstrip("/") + PATH + mark + query)
-        url.host  # noqa: B018  # httpx decodes it here, and raises if it cannot
-    except (httpx.InvalidURL, UnicodeError) as error:
+    url, told = _parsed(base.rstrip("/") + PATH + mark + query)
+    if url is None:
         # Not the error of a query, nor that of its decoding: they can repeat it.
-        told = "its query is invalid" if mark and _is_url(base) else str(error)
-        raise ConfigurationError(f"base_url must be a URL: {told}") from None
+        told = "its query is invalid" if mark and _parsed(base)[0] is not None else told
+        raise ConfigurationError(f"base_url must be a URL: {told}")
     if url.userinfo:
         raise ConfigurationError(
             "base_url must not contain a user or password; set api_key, or a header in "
@@ -84,11 +82,14 @@ def endpoint_url(base_url: str) -> httpx.URL:
     return url
 
 
-def _is_url(base: str) -> bool:
+def _parsed(text: str) -> tuple[httpx.URL | None, str]:
+    """The URL; or None, and what is wrong with it."""
     try:
-        return bool(httpx.URL(base).host)
-    except (httpx.InvalidURL, UnicodeError):
-        return False
+        url = httpx.URL(text)
+        url.host  # noqa: B018  # httpx decodes it here, and raises if it cannot
+    except (httpx.InvalidURL, UnicodeError) as error:
+        return None, str(error)
+    return url, ""
 
 
 def endpoint_name(base_url: str) -> str:
@@ -100,11 +101,11 @@ def endpoint_name(base_url: str) -> str:
     Raises ConfigurationError for what `endpoint_url` does not take, and for ports beyond TCP's.
     """
     endpoint_url(base_url)
-    parts = urlsplit(base_url.strip())
     try:
+        parts = urlsplit(base_url.strip())
         port = "" if parts.port in (None, DEFAULT_PORTS.get(parts.scheme)) else f":{parts.port}"
-    except ValueError as error:  # httpx accepts ports that TCP does not have.
-        raise ConfigurationError(f"base_url has no such port: {error}") from None
+    except ValueError as error:  # httpx accepts ports that TCP does not have, and half an IPv6.
+        raise ConfigurationError(f"base_url has no such port or host: {error}") from None
     host = parts.hostname or ""
     if ":" in host:
         host = f"[{host}]"

@@ -9,18 +9,19 @@ import zlib
 from collections.abc import AsyncGenerator, Mapping
 
 import httpx
+import pybase64
 
 from dagster_imagegen.engine.endpoint.error_body import read_error
 from dagster_imagegen.engine.endpoint.events import EventReader, as_partial
 from dagster_imagegen.engine.endpoint.failures import AnswerHead, Failure, classify
 from dagster_imagegen.engine.endpoint.image_json import Found, image_in_broken_json
-from dagster_imagegen.engine.endpoint.image_text import spells_image
+from dagster_imagegen.engine.endpoint.image_text import SAMPLE_CHARACTERS, spells_image
 from dagster_imagegen.engine.endpoint.kinds import FailureKind
 from dagster_imagegen.engine.endpoint.response import (
+    AnswerContent,
     AnswerFacts,
     GeneratedImage,
     ImageLink,
-    Result,
     ambiguous,
     image_of,
     read_answer,
@@ -33,6 +34,8 @@ PIECE_BYTES = 262_144  # how much of a compressed body is unpacked at once
 # What unpacks to more than this, and to more than so many times its size, is no image but a bomb.
 UNPACKED_BYTES = 4_000_000
 UNPACKED_RATIO = 50
+BASE64 = re.compile(rb'"b64_json"\s{0,20}:\s{0,20}"')
+LARGE_CHARACTERS = 4 * SAMPLE_CHARACTERS
 SPACE = b" \t\r\n"
 LINK = re.compile(r"https?://\S{1,4000}", re.IGNORECASE)
 WEB_PAGE_TYPES = ("text/html", "application/xhtml+xml")
@@ -88,12 +91,37 @@ def _window_bits(coding: str, start: bytes) -> int:
     raise httpx.DecodingError(f"content-encoding must be gzip or deflate, got {coding[:40]!r}")
 
 
-def read_body(body: bytes | bytearray, head: AnswerHead) -> Result:
+def read_body(body: bytes | bytearray, head: AnswerHead) -> AnswerContent:
     """What the whole body of an answer holds."""
     if not head.is_success:
         return classify(body, head)
     if read_header(body):
         return image_of(bytes(body), AnswerFacts())
+    return _of_large_base64(body, head) or _read_whole(body, head)
+
+
+def _of_large_base64(body: bytes | bytearray, head: AnswerHead) -> GeneratedImage | None:
+    """The image of JSON that holds it as long base64; None for `_read_whole` to find out.
+
+    Nearly all of such an answer is base64. It is decoded where it is, and only the rest is read as
+    JSON, with the beginning of the base64 in its place.
+    """
+    named = BASE64.search(body)
+    end = -1 if named is None else body.find(b'"', named.end())
+    if named is None or end - named.end() < LARGE_CHARACTERS:
+        return None
+    start, kept = named.end(), named.end() + SAMPLE_CHARACTERS
+    try:
+        with memoryview(body) as view:
+            data = pybase64.b64decode(view[start:end], validate=True)
+        rest = load_json(bytes(body[:kept]) + bytes(body[end:]))
+    except ValueError:
+        return None
+    result = read_answer(rest, head, decoded={body[start:kept].decode(): data})
+    return result if isinstance(result, GeneratedImage) else None
+
+
+def _read_whole(body: bytes | bytearray, head: AnswerHead) -> AnswerContent:
     try:
         return read_answer(load_json(body), head)
     except ValueError as error:
@@ -104,7 +132,7 @@ def read_body(body: bytes | bytearray, head: AnswerHead) -> Result:
         )
 
 
-def read_cut_off(body: bytes | bytearray, head: AnswerHead) -> Result | None:
+def read_cut_off(body: bytes | bytearray, head: AnswerHead) -> AnswerContent | None:
     """What a body holds whose end may be missing; None unless that is JSON that is whole."""
     try:
         return read_answer(load_json(body), head) if _is_closed(body) else None
@@ -116,7 +144,7 @@ def _is_closed(body: bytes | bytearray) -> bool:
     return body.rstrip(SPACE).endswith((b"}", b"]"))
 
 
-def _of_broken_json(body: bytes | bytearray, head: AnswerHead) -> Result | None:
+def _of_broken_json(body: bytes | bytearray, head: AnswerHead) -> AnswerContent | None:
     """The result of JSON lines, or of the image in JSON that is broken or too deep elsewhere."""
     if not body.lstrip(b"\xef\xbb\xbf" + SPACE).startswith((b"{", b"[")):
         return None
@@ -139,7 +167,7 @@ def _of_broken_json(body: bytes | bytearray, head: AnswerHead) -> Result | None:
     return image
 
 
-def _of_text(body: bytes | bytearray) -> Result | None:
+def _of_text(body: bytes | bytearray) -> AnswerContent | None:
     """The image that a text is or links to; None if it is any other text."""
     text = decode(body).strip()
     if LINK.fullmatch(text):

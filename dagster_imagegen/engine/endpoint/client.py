@@ -11,23 +11,24 @@ import json
 import os
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, TypeVar
+from typing import Any
+from urllib.request import getproxies
 
 import httpx
 from typing_extensions import Self
 
 from dagster_imagegen.engine.endpoint.base_url import (
-    QuietURL,
     Secrets,
     endpoint_url,
     is_local,
     request_headers,
 )
-from dagster_imagegen.engine.endpoint.body import read_body, read_cut_off, unpacked
-from dagster_imagegen.engine.endpoint.connections import LIMITS, Connections, has_more, keep_alive
+from dagster_imagegen.engine.endpoint.body import read_body, read_cut_off
+from dagster_imagegen.engine.endpoint.connections import LIMITS, Connections, has_more
+from dagster_imagegen.engine.endpoint.delivery import Delivery, TooLarge
 from dagster_imagegen.engine.endpoint.download import (
     HomeNetworks,
     ImageDownloader,
@@ -39,26 +40,26 @@ from dagster_imagegen.engine.endpoint.events import begins_events, read_stream
 from dagster_imagegen.engine.endpoint.failures import CONNECTION_LOST, AnswerHead, Failure
 from dagster_imagegen.engine.endpoint.kinds import FailureKind
 from dagster_imagegen.engine.endpoint.models import ListedModel, models_url, read_models
+from dagster_imagegen.engine.endpoint.network import DirectTransport
 from dagster_imagegen.engine.endpoint.response import (
     Answer,
+    AnswerContent,
     GeneratedImage,
     ImageLink,
-    Result,
+    OnPartial,
     ambiguous,
     with_bill,
 )
 from dagster_imagegen.engine.endpoint.waits import read_headroom
 from dagster_imagegen.engine.endpoint.wire import message_of
-from dagster_imagegen.engine.errors import EndpointMisconfigured, EndpointUnreachable
+from dagster_imagegen.engine.errors import EndpointUnreachable
 from dagster_imagegen.engine.machine import OUT_OF_FILES, SCARCE_SECONDS, is_out_of_files
 from dagster_imagegen.engine.request import ImageRequest
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
-MAX_ERROR_BYTES = 1024 * 1024
 CONNECT_SECONDS = 10.0
 WRITE_SECONDS = 60.0
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid")
-T = TypeVar("T")
 
 
 class ImageClient:
@@ -104,10 +105,11 @@ class ImageClient:
         self._sleep = sleep
         trust_env = not is_local(self._url)
         certificates = [os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
+        tls = _tls(*certificates)
         connect = functools.partial(
-            httpx.AsyncClient,
-            transport=transport and _SharedTransport(transport),
-            verify=_tls(*certificates),
+            _client,
+            transport=transport,
+            verify=tls,
             # No cookies: one goes to every port of a host, whoever answers there.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             timeout=httpx.Timeout(
@@ -130,13 +132,8 @@ class ImageClient:
             sleep=sleep,
         )
 
-    @property
-    def url(self) -> str:
-        """The address of requests without the query, which can contain a secret."""
-        return shown(self._url)
-
     def __repr__(self) -> str:
-        return f"<ImageClient {self.url}>"
+        return f"<ImageClient {shown(self._url)}>"
 
     async def __aenter__(self) -> Self:
         return self
@@ -152,14 +149,16 @@ class ImageClient:
         if self._transport is not None:
             await self._transport.aclose()
 
-    async def send(self, request: ImageRequest) -> Answer:
+    async def send(self, request: ImageRequest, *, on_partial: OnPartial | None = None) -> Answer:
         """Send one POST, and fetch the image where the answer is a link to it.
+
+        `on_partial` gets the partial images of a stream.
 
         Whatever goes wrong at the endpoint or in the network is a `Failure` in the answer, never
         an exception.
         """
         self._home.look_up()
-        answered = await self._answered(request)
+        answered = await self._answered(request, on_partial)
         if isinstance(answered, Failure):
             return Answer(result=self._without_secrets(answered))
         head, result = answered
@@ -175,38 +174,29 @@ class ImageClient:
         Raises `EndpointUnreachable`, or `EndpointMisconfigured` if it answers something else.
         """
         url = models_url(self._url)
-        delivery = _Delivery(self._timeout_seconds)
-        body = bytearray()
+        delivery = self._delivery()
         try:
-            async with self._connections.client() as http:
-                asked = http.build_request(
-                    "GET", url, headers=self._headers, extensions={"trace": delivery.trace}
-                )
-                asked.url = QuietURL(asked.url)
-                response = await delivery.in_time(http.send(asked, stream=True))
-                try:
-                    async for chunk in self._chunks(response, delivery):
-                        body += chunk
-                finally:
-                    await response.aclose()
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, _TooLarge) as error:
+            async with (
+                self._connections.client() as http,
+                delivery.send(http, "GET", url, headers=self._headers) as response,
+            ):
+                body = b"".join([chunk async for chunk in delivery.chunks(response)])
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, TooLarge) as error:
             raise EndpointUnreachable(f"{shown(url)}: {self._text_of(error)}") from error
-        models = read_models(bytes(body)) if response.is_success else None
-        if models is None:
-            raise EndpointMisconfigured(
-                f"{shown(url)} answered {response.status_code} and no list of models; check "
-                "base_url and api_key, or look the models up on the provider's own pages",
-                http_status=response.status_code,
-            )
-        return models
+        return read_models(body, http_status=response.status_code, place=shown(url))
 
-    async def _answered(self, request: ImageRequest) -> tuple[AnswerHead, Result] | Failure:
+    def _delivery(self) -> Delivery:
+        return Delivery(timeout_seconds=self._timeout_seconds, max_body_bytes=self._max_body_bytes)
+
+    async def _answered(
+        self, request: ImageRequest, on_partial: OnPartial | None
+    ) -> tuple[AnswerHead, AnswerContent] | Failure:
         """The answer to a request that is sent once: when this process can open a connection."""
         left_seconds = self._timeout_seconds
         while True:
-            delivery = _Delivery(self._timeout_seconds)
+            delivery = self._delivery()
             try:
-                return await self._exchange(request, delivery)
+                return await self._exchange(request, delivery, on_partial)
             except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
                 if left_seconds <= 0 or not (
                     isinstance(error, httpx.ConnectError) and is_out_of_files(error)
@@ -217,29 +207,21 @@ class ImageClient:
             await self._sleep(SCARCE_SECONDS)
 
     async def _exchange(
-        self, request: ImageRequest, delivery: "_Delivery"
-    ) -> tuple[AnswerHead, Result]:
+        self, request: ImageRequest, delivery: Delivery, on_partial: OnPartial | None
+    ) -> tuple[AnswerHead, AnswerContent]:
         """Send a request and read its answer. Raises what httpx raises if no head comes."""
+        content = json.dumps(request.body(), separators=(",", ":")).encode()
         async with self._connections.client() as http:
-            sent = http.build_request(
-                "POST",
-                self._url,
-                content=json.dumps(request.body(), separators=(",", ":")).encode(),
-                headers=self._headers,
-                extensions={"trace": delivery.trace},
-            )
-            sent.url = QuietURL(sent.url)
-            # A head can come in drips too, each of them in time.
-            response = await delivery.in_time(http.send(sent, stream=True))
-            try:
+            async with delivery.send(
+                http, "POST", self._url, headers=self._headers, content=content
+            ) as response:
+                self._home.answered()
                 head = AnswerHead(
                     http_status=response.status_code,
                     headers=response.headers,
                     now=self._wall_clock(),
                 )
-                result = await self._result(response, head, delivery)
-            finally:
-                await response.aclose()
+                result = await self._result(response, head, delivery, on_partial)
             if has_more(response):
                 await http.aclose()
             return head, result
@@ -258,39 +240,29 @@ class ImageClient:
         )
 
     async def _result(
-        self, response: httpx.Response, head: AnswerHead, delivery: "_Delivery"
-    ) -> Result:
+        self,
+        response: httpx.Response,
+        head: AnswerHead,
+        delivery: Delivery,
+        on_partial: OnPartial | None,
+    ) -> AnswerContent:
         body = bytearray()
         content_type = head.headers.get("content-type", "")
         try:
-            async with contextlib.aclosing(self._chunks(response, delivery)) as chunks:
+            async with contextlib.aclosing(delivery.chunks(response)) as chunks:
                 async for chunk in chunks:
                     # What is sent before an answer to keep its connection open is not kept.
                     body += chunk if body else chunk.lstrip()
                     if head.is_success and begins_events(body, content_type):
-                        return await read_stream(_with_start(body, chunks), head)
-        except _TooLarge as error:
+                        events = _with_start(body, chunks)
+                        return await read_stream(events, head, on_partial=on_partial)
+        except TooLarge as error:
             if head.is_success:
                 return read_cut_off(body, head) or ambiguous("body_too_large", str(error))
         except (httpx.HTTPError, OSError) as error:
             if head.is_success:
                 return read_cut_off(body, head) or self._cut_off(error)
         return read_body(body, head)  # An error is read although the connection was cut.
-
-    async def _chunks(
-        self, response: httpx.Response, delivery: "_Delivery"
-    ) -> AsyncGenerator[bytes, None]:
-        """The body, up to a size and a time; `_TooLarge` or `ReadTimeout` beyond them."""
-        limit = self._max_body_bytes if response.is_success else MAX_ERROR_BYTES
-        seen = 0
-        async with contextlib.aclosing(unpacked(response)) as chunks:
-            with contextlib.suppress(StopAsyncIteration):
-                while True:
-                    chunk = await delivery.in_time(anext(chunks))
-                    seen += len(chunk)
-                    if seen > limit:
-                        raise _TooLarge(f"the answer is larger than {limit:,} bytes")
-                    yield chunk
 
     def _cut_off(self, error: Exception) -> Failure:
         """The failure of a connection that broke after the request was sent."""
@@ -304,7 +276,7 @@ class ImageClient:
             CONNECTION_LOST, f"the connection was lost: {own}", detail=f"{repeated}{sent}"
         )
 
-    def _without_answer(self, error: Exception, delivery: "_Delivery") -> Failure:
+    def _without_answer(self, error: Exception, delivery: Delivery) -> Failure:
         """The failure for an exception that came before any answer."""
         if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
             kind, code = FailureKind.MISCONFIGURED, "cannot_be_sent"
@@ -353,6 +325,26 @@ UNDELIVERED = (
 )
 
 
+def _client(
+    *,
+    transport: httpx.AsyncBaseTransport | None,
+    verify: ssl.SSLContext,
+    limits: httpx.Limits,
+    trust_env: bool = True,
+    **settings: Any,
+) -> httpx.AsyncClient:
+    """A client of httpx; through a proxy, where the environment names any, with its own transport.
+
+    With a transport of ours httpx would not look for proxies.
+    """
+    own = transport and _SharedTransport(transport)
+    if own is None and not (trust_env and getproxies()):
+        own = DirectTransport(tls=verify, limits=limits)
+    return httpx.AsyncClient(
+        transport=own, verify=verify, limits=limits, trust_env=trust_env, **settings
+    )
+
+
 class _SharedTransport(httpx.AsyncBaseTransport):
     """The caller's transport, which stays open when a client that uses it is closed."""
 
@@ -361,54 +353,3 @@ class _SharedTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         return await self._transport.handle_async_request(request)
-
-
-class _TooLarge(Exception):
-    """The body is longer than allowed."""
-
-
-class _Delivery:
-    """How far a request has got: whether it was sent completely, and how long its answer may take.
-
-    When writing fails, httpx still tries to read an answer and raises an error of reading, after
-    which the request could have been billed.
-    """
-
-    def __init__(self, timeout_seconds: float) -> None:
-        self.failed = False
-        self._timeout_seconds = timeout_seconds
-        self._clock = asyncio.get_running_loop().time
-        self._connecting = False  # for which httpx has a limit
-        self._connected_at = self._clock()
-
-    async def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """What httpcore calls before and after each of its steps."""
-        if event.endswith(("send_request_headers.failed", "send_request_body.failed")):
-            self.failed = True
-        if event.endswith("connect_tcp.complete"):
-            keep_alive(info["return_value"])
-        self._connecting = event.startswith(("connection.", "proxy.", "socks."))
-        if self._connecting:
-            self._connected_at = self._clock()
-
-    async def in_time(self, work: Awaitable[T]) -> T:
-        """The result of `work`; `ReadTimeout` if the time for the whole answer is over before.
-
-        Before Python 3.12 `asyncio.wait_for` can swallow the cancellation of its caller.
-        """
-        task = asyncio.ensure_future(work)
-        try:
-            while not task.done() and (seconds := self._remaining()) > 0:
-                await asyncio.wait({task}, timeout=seconds)
-        finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task})
-        if task.cancelled():
-            raise httpx.ReadTimeout("the answer did not end in time")
-        return task.result()
-
-    def _remaining(self) -> float:
-        if self._connecting:
-            return self._timeout_seconds
-        return self._connected_at + self._timeout_seconds - self._clock()

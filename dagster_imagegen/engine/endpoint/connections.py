@@ -118,7 +118,7 @@ def has_more(response: httpx.Response) -> bool:
     layer: Any = response.stream
     for name in ("_stream", "_httpcore_stream", "_stream", "_connection", "_h11_state"):
         layer = getattr(layer, name, None)
-    if layer is None or layer.trailing_data[0]:
+    if layer is None or layer.trailing_data[0] or stream.get_extra_info("is_readable"):
         return True
     tls = stream.get_extra_info("ssl_object")
     try:

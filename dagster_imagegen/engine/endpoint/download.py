@@ -17,6 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
+from dagster_imagegen.engine.endpoint.base_url import QuietURL
 from dagster_imagegen.engine.endpoint.body import unpacked
 from dagster_imagegen.engine.endpoint.connections import Connections, has_more
 from dagster_imagegen.engine.endpoint.failures import Failure
@@ -32,6 +33,7 @@ Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 WAITS_SECONDS = (0.5, 1.0, 2.0, 4.0)  # a new image can be a moment late
+LOOK_UP_WAITS_SECONDS = (0.5, 1.0, 2.0)
 MAX_REDIRECTS = 5
 ADDRESSES_MAX = 6  # of one host, tried one after the other
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
@@ -123,20 +125,20 @@ class ImageDownloader:
         raise _NotThereYet(f"{type(problem).__name__} {problem}".strip()) from problem
 
     async def _ask(self, route: "_Route", url: httpx.URL) -> bytes | httpx.URL:
-        async with (
-            route.connections.client() as http,
-            http.stream(
+        async with route.connections.client() as http:
+            asked = http.build_request(
                 "GET",
                 route.url,
                 headers=route.headers,
-                auth=None,
                 timeout=TIMEOUT,
-                extensions=route.extensions,
-            ) as response,
-        ):
-            if response.has_redirect_location:
-                return url.join(response.headers["location"])
-            data = await self._body(response)
+                extensions=dict(route.extensions),
+            )
+            asked.url = QuietURL(asked.url)  # Who has a signed link has the image.
+            response = await http.send(asked, stream=True, auth=None)
+            async with contextlib.aclosing(response):
+                if response.has_redirect_location:
+                    return url.join(response.headers["location"])
+                data = await self._body(response)
             if has_more(response):
                 await http.aclose()
             return data
@@ -198,20 +200,24 @@ class HomeNetworks:
     def __init__(self, endpoint: httpx.URL, resolve: Resolve) -> None:
         self._endpoint = endpoint
         self._resolve = resolve
-        self._look_up: asyncio.Task[frozenset[str | None]] | None = None
+        self._has_answered = False
+        self._look_up: asyncio.Task[frozenset[str | None] | None] | None = None
 
     def look_up(self) -> None:
-        """Begin to look the endpoint up, the first time."""
-        self._begun()
-
-    def _begun(self) -> "asyncio.Task[frozenset[str | None]]":
-        if self._look_up is None:
+        """Begin to look the endpoint up, unless that has succeeded or an answer has come."""
+        task = self._look_up
+        failed = task is None or (task.done() and task.result() is None)
+        if failed and not self._has_answered:
             self._look_up = asyncio.create_task(self._networks())
-        return self._look_up
+
+    def answered(self) -> None:
+        """Begin no more look-ups: somebody has answered."""
+        self._has_answered = True
 
     async def networks(self) -> frozenset[str | None]:
-        """The networks, of which None is the internet."""
-        return await asyncio.shield(self._begun())
+        """The networks, of which None is the internet; none if no look-up has succeeded."""
+        found = None if self._look_up is None else await asyncio.shield(self._look_up)
+        return found or frozenset()
 
     async def aclose(self) -> None:
         """Stop the look-up."""
@@ -219,11 +225,19 @@ class HomeNetworks:
             self._look_up.cancel()
             await asyncio.wait([self._look_up])
 
-    async def _networks(self) -> frozenset[str | None]:
-        with contextlib.suppress(OSError, UnicodeError):
-            addresses = await addresses_of(self._endpoint, self._resolve)
-            return frozenset(map(network_of, addresses))
-        return frozenset()
+    async def _networks(self) -> frozenset[str | None] | None:
+        """What a look-up finds; None if it and those that follow fail, before an answer comes."""
+        waits = iter(LOOK_UP_WAITS_SECONDS)
+        while True:
+            with contextlib.suppress(OSError, UnicodeError):
+                addresses = await addresses_of(self._endpoint, self._resolve)
+                return frozenset(map(network_of, addresses))
+            wait = next(waits, None)
+            if wait is None:
+                return None
+            await asyncio.sleep(wait)
+            if self._has_answered:
+                return None
 
 
 async def addresses_of(url: httpx.URL, resolve: Resolve) -> Sequence[str]:

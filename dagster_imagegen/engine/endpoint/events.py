@@ -16,20 +16,27 @@ from dagster_imagegen.engine.endpoint.image_json import Found, image_in_broken_j
 from dagster_imagegen.engine.endpoint.image_text import spells_image
 from dagster_imagegen.engine.endpoint.kinds import FailureKind
 from dagster_imagegen.engine.endpoint.response import (
+    AnswerContent,
     GeneratedImage,
     ImageLink,
-    Result,
+    OnPartial,
     ambiguous,
     read_answer,
     read_found,
 )
-from dagster_imagegen.engine.endpoint.wire import list_of, load_json, mapping_of, text_of
+from dagster_imagegen.engine.endpoint.wire import (
+    count_of,
+    list_of,
+    load_json,
+    mapping_of,
+    text_of,
+)
 
 BOM = b"\xef\xbb\xbf"
 FIELD = re.compile(rb"(?:event|data|id|retry)?:", re.IGNORECASE)
 ANY_FIELD = re.compile(rb"[\w-]{0,30}:(?!//)")
 DATA_URL = b"data:image/"  # a body, and not the field of an event
-NAMES = ("type", "event", "object", "status")
+TYPE_FIELDS = ("type", "event", "object", "status")
 PARTIAL = re.compile("partial|preview|progress|intermediate|draft|thumb|step|processing")
 FINAL = re.compile(r"(?:completed?|done|succeeded|success|finished|final|result)\b")
 COMPLETED = re.compile(r"image\w*\.completed\b")  # the last event, also without an image
@@ -49,7 +56,9 @@ def begins_events(start: bytes | bytearray, content_type: str) -> bool:
     return "event-stream" in content_type.lower() and ANY_FIELD.match(text) is not None
 
 
-async def read_stream(chunks: AsyncIterator[bytes], head: AnswerHead) -> Result:
+async def read_stream(
+    chunks: AsyncIterator[bytes], head: AnswerHead, *, on_partial: OnPartial | None = None
+) -> AnswerContent:
     """The result of a stream of server-sent events.
 
     Nothing is read past a finished image or an error. At most one event and the latest partial
@@ -59,7 +68,7 @@ async def read_stream(chunks: AsyncIterator[bytes], head: AnswerHead) -> Result:
     stream = _Chunks(chunks)
     # httpx-sse takes nothing but a response.
     response = httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=stream)
-    reader = EventReader(head)
+    reader = EventReader(head, on_partial=on_partial)
     async for event in EventSource(response).aiter_sse():
         if reader.result is None:
             for data in _values(event, whole=stream.error is None):
@@ -81,18 +90,21 @@ class EventReader:
     kept for a stream that brings nothing else.
     """
 
-    def __init__(self, head: AnswerHead) -> None:
+    def __init__(self, head: AnswerHead, *, on_partial: OnPartial | None = None) -> None:
         self._head = head
+        self._on_partial = on_partial
         self._partial: GeneratedImage | ImageLink | None = None
         self._unnamed: GeneratedImage | ImageLink | None = None
         self._failure: Failure | None = None
         self.partials = 0
-        self.result: Result | None = None
+        self.result: AnswerContent | None = None
 
     def read(self, name: str, data: object) -> None:
         """Take an event: `name` is its `event` field, `data` is parsed JSON or a text."""
         fields = mapping_of(data)
-        names = " ".join(filter(None, (name, *(text_of(fields.get(key)) for key in NAMES)))).lower()
+        names = " ".join(
+            filter(None, (name, *(text_of(fields.get(key)) for key in TYPE_FIELDS)))
+        ).lower()
         is_partial = bool(PARTIAL.search(names)) or "partial_image_index" in fields
         self.partials += is_partial
         result = self._of(data)
@@ -100,12 +112,15 @@ class EventReader:
             self._take_failure(result, names, data, is_partial=is_partial)
         elif is_partial:
             self._partial = as_partial(result)
+            if self._on_partial is not None and isinstance(result, GeneratedImage):
+                index = count_of(fields.get("partial_image_index"))
+                self._on_partial(self.partials - 1 if index is None else index, result.data)
         elif FINAL.search(names) or list_of(fields.get("data")):
             self.result = result
         else:
             self._unnamed, self._partial = result, None
 
-    def end(self) -> Result | None:
+    def end(self) -> AnswerContent | None:
         """The result when no more events come; None if none of them told anything."""
         partial, failure = self._partial, self._failure
         if self.result is not None or self._unnamed is not None:
@@ -119,7 +134,7 @@ class EventReader:
             )
         return partial or failure
 
-    def _of(self, data: object) -> Result:
+    def _of(self, data: object) -> AnswerContent:
         if isinstance(data, str) and spells_image(data):
             return read_found(Found(text=data, is_link=False, places=()))
         return read_answer(data, self._head)

@@ -23,7 +23,7 @@ from dagster_imagegen.engine.endpoint.error_messages import (
     is_about_parameter,
     kind_in_message,
 )
-from dagster_imagegen.engine.endpoint.kinds import FailureKind
+from dagster_imagegen.engine.endpoint.kinds import ALL_REFUSED, FailureKind
 from dagster_imagegen.engine.endpoint.waits import server_wait
 from dagster_imagegen.engine.endpoint.wire import message_of
 from dagster_imagegen.engine.errors import EndpointError
@@ -61,7 +61,8 @@ class Failure:
     `code` is the endpoint's (`rate_limit_exceeded`), or ours (`connection_lost`) where it names
     none.
     `wait_seconds` is what the endpoint asks for; `retryable` is False where it says not to try
-    again. `moderation_stage` is what was blocked, "input" or "output". `tokens`, `svg`
+    again. `told_by_text` is whether nothing but its sentences shows that it is a refusal.
+    `moderation_stage` is what was blocked, "input" or "output". `tokens`, `svg`
     and `reported_cost_usd` are what the answer names although it is an error.
     """
 
@@ -72,6 +73,7 @@ class Failure:
     code: str | None = None
     wait_seconds: float | None = None
     retryable: bool = True
+    told_by_text: bool = False
     moderation_stage: str | None = None
     request_id: str | None = None
     tokens: TokenUsage | None = None
@@ -153,7 +155,7 @@ class Failure:
 
         Raises `ValueError` for a kind that concerns one request alone.
         """
-        end = self.kind.rules.if_all_fail
+        end = ALL_REFUSED if self.told_by_text else self.kind.rules.if_all_fail
         if end is None:
             raise ValueError(f"{self.kind} ends no run")
         summary = self.summary if with_message else self._own_summary
@@ -313,6 +315,7 @@ def failure_of(
     names_wait = any(head.headers.get(name) for name in ("retry-after", "retry-after-ms"))
     if kind is FailureKind.SERVER_ERROR and head.http_status == 503 and names_wait:
         kind = FailureKind.UNAVAILABLE
+    without_text = _kind(replace(error, text=""), head.http_status, otherwise)
     message, own_message = _messages(error, head, kind)
     stage = error.moderation_stage
     if kind is FailureKind.REFUSED and stage is None:
@@ -325,6 +328,7 @@ def failure_of(
         http_status=head.http_status,
         code=code,
         wait_seconds=server_wait(head.headers, error.message, now=head.now),
+        told_by_text=kind is FailureKind.REFUSED is not without_text[0],
         retryable=head.headers.get("x-should-retry", "").strip().lower() != "false",
         moderation_stage=stage,
         request_id=error.request_id,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 from dagster_imagegen.engine.endpoint.image_text import spells_image
 from dagster_imagegen.engine.endpoint.wire import load_json
 
-DEPTH_MAX = 12
+SEARCH_DEPTH_MAX = 12
 TEXTS_MAX = 10_000  # how many texts are looked at
 # Names are compared in lower case without underscores: imageURL is image_url.
 ENCODED = (
@@ -72,7 +72,7 @@ def _texts(
     """The texts under the names above."""
     if isinstance(value, str):
         yield _Text(value.strip(), name, places)
-    elif depth == DEPTH_MAX:
+    elif depth == SEARCH_DEPTH_MAX:
         return
     elif isinstance(value, list):
         for item in cast("list[object]", value):

@@ -97,6 +97,12 @@ _CANNOT_PAY = RunEnd(
     advice="What was paid for is saved; run again when the account has credit, and the rest is "
     "requested",
 )
+ALL_REFUSED = RunEnd(
+    error=EndpointMisconfigured,
+    advice="That is more likely the account than the prompts, so no more are sent; ask the "
+    "provider, and request these prompts again with `redo: [refused]`",
+)
+"""For refusals that only their words tell; see `Failure.told_by_text`."""
 
 
 @enum.unique

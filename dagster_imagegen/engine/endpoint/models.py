@@ -1,13 +1,15 @@
 """The endpoint's own list of models, `GET /models`, as far as this package uses it."""
 
+import contextlib
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
-from typing import Any, cast
+from typing import cast
 
 import httpx
 
 from dagster_imagegen.engine.endpoint.base_url import PATH
-from dagster_imagegen.engine.endpoint.wire import load_json
+from dagster_imagegen.engine.endpoint.wire import list_of, load_json, mapping_of
+from dagster_imagegen.engine.errors import EndpointMisconfigured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,22 +26,24 @@ def models_url(url: httpx.URL) -> httpx.URL:
     return url.copy_with(path=f"{url.path.removesuffix(PATH)}/models")
 
 
-def read_models(body: bytes) -> tuple[ListedModel, ...] | None:
-    """The models in an answer, in its order; None if it is no list of models."""
-    try:
-        answer = load_json(body)
-    except ValueError:
-        return None
-    entries = answer.get("data") if isinstance(answer, dict) else answer  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # JSON
+def read_models(body: bytes, *, http_status: int, place: str) -> tuple[ListedModel, ...]:
+    """The models that `place` answered. Raises `EndpointMisconfigured` if that is no list."""
+    entries: object = None
+    if httpx.codes.is_success(http_status):
+        with contextlib.suppress(ValueError):
+            answer = load_json(body)
+            entries = mapping_of(answer).get("data") if isinstance(answer, dict) else answer
     if not isinstance(entries, list):
-        return None
-    named = [
-        cast("dict[str, Any]", each)
-        for each in cast("list[object]", entries)
-        if isinstance(each, dict) and isinstance(cast("dict[str, Any]", each).get("id"), str)
-    ]
+        raise EndpointMisconfigured(
+            f"{place} answered {http_status} and no list of models; check "
+            "base_url and api_key, or look the models up on the provider's own pages",
+            http_status=http_status,
+        )
+    models = map(mapping_of, list_of(cast("object", entries)))
     return tuple(
-        ListedModel(id=each["id"], shutdown_on=_date(each.get("shutdown_date"))) for each in named
+        ListedModel(id=each["id"], shutdown_on=_date(each.get("shutdown_date")))
+        for each in models
+        if isinstance(each.get("id"), str)
     )
 
 

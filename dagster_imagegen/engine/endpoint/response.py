@@ -8,7 +8,7 @@ The bytes decide what an image is; what the answer declares is recorded and not 
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, TypeAlias
@@ -34,6 +34,7 @@ from dagster_imagegen.engine.endpoint.wire import (
 from dagster_imagegen.engine.image_header import read_header
 
 PARAMETER_CHARACTERS = 100
+NOTHING: Mapping[str, bytes] = {}
 TRIES_MAX = 100  # how many texts of an answer are tried as its image
 
 
@@ -74,7 +75,11 @@ class ImageLink:
     facts: AnswerFacts
 
 
-Result: TypeAlias = GeneratedImage | ImageLink | Failure
+OnPartial: TypeAlias = Callable[[int, bytes], None]
+"""Gets the index and the bytes of each partial image as it comes; it must not raise."""
+
+AnswerContent: TypeAlias = GeneratedImage | ImageLink | Failure
+"""What the body of an answer comes to, before a link in it is followed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +135,16 @@ def saving_failed(problem: str, facts: AnswerFacts) -> Failure:
     return replace(failure, kind=FailureKind.SAVING_FAILED)
 
 
-def read_answer(answer: object, head: AnswerHead) -> Result:
-    """What parsed JSON holds: the first image that is one, or else the first link to one."""
+def read_answer(
+    answer: object, head: AnswerHead, *, decoded: Mapping[str, bytes] = NOTHING
+) -> AnswerContent:
+    """What parsed JSON holds: the first image that is one, or else the first link to one.
+
+    `decoded` has the bytes of texts that stand for longer ones.
+    """
     failure = link = None
     for found in itertools.islice(images_in(answer), TRIES_MAX):
-        result = read_found(found)
+        result = read_found(found, decoded.get(found.text))
         if isinstance(result, GeneratedImage):
             return result
         if isinstance(result, ImageLink):
@@ -144,18 +154,18 @@ def read_answer(answer: object, head: AnswerHead) -> Result:
     return link or failure or _no_image(answer, head)
 
 
-def read_found(found: Found) -> Result:
-    """The image that a text is, or the link to it."""
+def read_found(found: Found, decoded: bytes | None = None) -> AnswerContent:
+    """The image that a text is, or the link to it; `decoded` are its bytes, if they are known."""
     facts = _facts(found.places)
     if found.is_link:
         return ImageLink(url=found.text, facts=facts)
-    data = bytes_of_text(found.text)
+    data = bytes_of_text(found.text) if decoded is None else decoded
     if data is None:
         return ambiguous("broken_base64", "the image is broken base64", facts)
     return image_of(data, facts)
 
 
-def with_bill(result: Result, head: AnswerHead) -> Result:
+def with_bill(result: AnswerContent, head: AnswerHead) -> AnswerContent:
     """The same with the cost that the head of the answer reports, where the body reports none."""
     said = result.facts if isinstance(result, ImageLink) else result
     cost = cost_in_headers(head.headers)

@@ -16,7 +16,7 @@ import pydantic_core
 from dagster_imagegen.engine.attempt import SvgUsage, TokenUsage
 
 MESSAGE_CHARACTERS = 500
-TEXT_CHARACTERS = 100_000
+VALUE_CHARACTERS = 100_000
 COUNT_MAX = 2**63 - 1
 VALUES_MAX = 2_000_000  # each takes up to 100 bytes of memory; an svg has many commas
 DEPTH_MAX = 200  # of the fast parser
@@ -81,11 +81,11 @@ def list_of(value: object) -> list[Any]:
     return cast("list[Any]", value) if isinstance(value, list) else []
 
 
-def text_of(value: object, *, limit: int = TEXT_CHARACTERS) -> str | None:
+def text_of(value: object) -> str | None:
     """Text without lone surrogates and NULs, which a Parquet file cannot hold."""
     if not isinstance(value, str) or not value:
         return None
-    return re.sub("[\x00\ud800-\udfff]", "\ufffd", value[:limit])
+    return re.sub("[\x00\ud800-\udfff]", "\ufffd", value[:VALUE_CHARACTERS])
 
 
 def message_of(value: object, *, limit: int = MESSAGE_CHARACTERS) -> str | None:

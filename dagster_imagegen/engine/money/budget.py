@@ -79,6 +79,11 @@ class Allowance:
         """What is neither spent nor reserved."""
         return self._allowed - self._taken
 
+    @property
+    def spent_usd(self) -> Decimal:
+        """What is spent for good."""
+        return self._taken - sum(self._reserved)
+
     async def reserve(self, worst_case_usd: Decimal) -> bool:
         """Reserve a worst case, waiting while requests in flight may leave enough of theirs.
 

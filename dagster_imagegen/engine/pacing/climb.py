@@ -13,7 +13,7 @@ QUIET_SECONDS = 2.0  # without a step after a fall; doubles with each fall from 
 QUIET_MAX_SECONDS = 120.0
 WAITS_OF_QUIET = 8  # times the wait that a refusal asks for: the dearer it is, the fewer are risked
 FALL = 0.75  # refusals below this part of the height have another reason
-FORGET_SECONDS = 60.0
+FORGET_REFUSAL_SECONDS = 60.0
 IN_A_ROW = 5  # refusals of consecutive requests after a fall: the fall did not help
 
 
@@ -103,7 +103,7 @@ class Climb:
 
         Returns whether it had nothing to do with how many were open.
         """
-        self._random = self._random and now - self._refused_at < FORGET_SECONDS
+        self._random = self._random and now - self._refused_at < FORGET_REFUSAL_SECONDS
         self._refused_at = now
         height = max(1, min(self.height, open_then - 1))
         if number <= self._fell_after:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dagster_imagegen.engine.pacing.climb import IN_A_ROW, Climb
+from dagster_imagegen.engine.pacing.process import Pace
 from dagster_imagegen.engine.pacing.rate import Rate
 from dagster_imagegen.engine.pacing.window import MAX_SECONDS, SOON_SECONDS, Window
 
@@ -88,6 +89,7 @@ class Pacer:
     Args:
         max_concurrency: The most requests that are ever open at once.
         requests_per_minute: The most requests a minute; None: no such cap.
+        pace: Counts them together with those of other pacers that have the same one.
         max_pause_seconds: The longest pause that the endpoint may ask for.
         clock: Gives seconds.
         sleep: Waits for a number of seconds.
@@ -98,11 +100,13 @@ class Pacer:
         *,
         max_concurrency: int,
         requests_per_minute: float | None = None,
+        pace: Pace | None = None,
         max_pause_seconds: float = math.inf,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._gap_seconds = 60.0 / requests_per_minute if requests_per_minute else 0.0
+        self._pace = pace or Pace()
         self._max_pause_seconds = max_pause_seconds
         self._clock = clock
         self._sleep = sleep
@@ -136,13 +140,17 @@ class Pacer:
         it is its turn and `wanted` returns False. If it raises or is cancelled, no slot is taken.
         """
         async with self._turn:
-            while wanted() and (delay := self._delay()) > SOON_SECONDS:
+            while wanted():
+                if (delay := self._delay()) <= SOON_SECONDS:
+                    if self._pace.take(
+                        self._gap_seconds, self._clock(), early_seconds=SOON_SECONDS
+                    ):
+                        return self._take()
+                    continue  # another pacer was faster
                 if (pause := self._paused_until - self._clock()) > self._max_pause_seconds:
                     raise PauseTooLong(pause)
                 await self._changed_within(delay)
-            if not wanted():
-                raise NotWanted
-            return self._take()
+            raise NotWanted
 
     def release(self, slot: Slot, signal: Signal) -> None:
         """Give a slot back, with what the answer says about speed."""
@@ -235,7 +243,7 @@ class Pacer:
         now = self._clock()
         next_at = max(
             self._paused_until,
-            self._newest.sent_at + self._gap_seconds,
+            self._pace.next_at(self._gap_seconds),
             self._newest.sent_at + self._ramp_seconds(),
             self._window.next_at(now),
             self._rate.next_at(self._newest.sent_at),

@@ -15,7 +15,7 @@ LEAST = 1 / 8  # of the limit's rate is sent even with nothing left: a refusal s
 AT_ONCE = 0.5  # of the limit's rate at most for what has just become free: bursts would recur
 GENTLY = 1.5  # times the time to the reset, while it is not known how the endpoint counts
 CLOSING = 10.0  # times in a period, what has just become free would be used up
-LASTING = 5.0  # times as fast, once it has been free for a while
+LASTING_RATIO = 5.0  # times as fast, once it has been free for a while
 A_WHILE = 1 / 4  # of the period
 
 
@@ -143,7 +143,7 @@ class Window:
                 self._left = self._limit
         self._credit = self._earned(passed, now)
         if self._counting is not None:
-            lasting = LASTING * CLOSING * self._spare(now) / self.seconds
+            lasting = LASTING_RATIO * CLOSING * self._spare(now) / self.seconds
             lasting = min(max(0.0, lasting), self._limit / self.seconds)
             part = 1 - math.exp(-passed / (A_WHILE * self.seconds))
             self._lasting += part * (lasting - self._lasting)

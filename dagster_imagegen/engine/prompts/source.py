@@ -1,21 +1,24 @@
 """Reads whatever a user passes as a prompt table into columns."""
 
 import re
+import sys
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
-from typing import Any, cast
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 from pydantic import BaseModel
 
 from dagster_imagegen.engine.errors import ConfigurationError, PromptTableError, RowProblem
 from dagster_imagegen.engine.prompts.values import narrowed, plain
 from dagster_imagegen.engine.request import has_lone_surrogate
 
-KINDS = (
+if TYPE_CHECKING:  # Loading it takes long, and loads pandas.
+    import pyarrow.dataset as pads
+
+ACCEPTED = (
     "a pyarrow, pandas or polars table, a DuckDB relation, a list of dicts, or a list of prompts"
 )
 
@@ -24,7 +27,7 @@ INDEX_NAME = re.compile(r"__index_level_\d+__")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptSource:
+class PromptColumns:
     """The columns of a prompt table: an Arrow `table`, or `lists` of Python values.
 
     Python values are kept as they are until each row is checked, so that a number among the
@@ -53,7 +56,7 @@ class PromptSource:
             PromptTableError: No Arrow type holds a column of Python values.
         """
         if self.table is not None:
-            return _without_views(self.table.select(list(names)))
+            return without_views(self.table.select(list(names)))
         # The column that selects nothing keeps the number of rows.
         rows = pa.table({"": pa.nulls(self.num_rows)}).select([])
         for name in names:
@@ -61,7 +64,43 @@ class PromptSource:
         return rows
 
 
-def read_source(source: object) -> PromptSource:
+def renamed(table: PromptColumns, renames: Mapping[str, str]) -> PromptColumns:
+    """The same with other names of some columns.
+
+    Raises `ConfigurationError` if a new name is that of another column.
+    """
+    taken = sorted(set(renames.values()) & set(table.names))
+    if taken:
+        raise ConfigurationError(
+            f"carry_prefix gives columns the names {', '.join(taken)}, which the prompt table has "
+            "already; set another prefix"
+        )
+    new = tuple(renames.get(name, name) for name in table.names)
+    return replace(
+        table,
+        names=new,
+        table=table.table and table.table.rename_columns(list(new)),
+        lists={renames.get(name, name): values for name, values in table.lists.items()},
+    )
+
+
+def concatenated(tables: Mapping[str, object]) -> pa.Table:
+    """The rows of several prompt tables as one, in the order of the keys.
+
+    A column that a table does not have is null in its rows.
+    Raises `ConfigurationError` for what `read_source` rejects, and if types of columns differ.
+    """
+    read = [read_source(tables[key]) for key in sorted(tables)]
+    rows = [each.carry(each.names) for each in read if each.names]
+    try:
+        return pa.concat_tables(rows, promote_options="default") if rows else pa.table({})
+    except pa.ArrowException as error:
+        raise ConfigurationError(
+            f"the prompt tables of partitions cannot be joined: {error}"
+        ) from error
+
+
+def read_source(source: object) -> PromptColumns:
     """Read a pyarrow, pandas, polars or DuckDB table, or an iterable of rows or of prompts.
 
     A row is a dict, a dataclass, a pydantic model, a named tuple, or a row of SQLite.
@@ -72,14 +111,15 @@ def read_source(source: object) -> PromptSource:
     """
     got, remedy = _not_a_table(source)
     if got:
-        raise ConfigurationError(f"a prompt table must be {KINDS}, got {got}; {remedy}")
-    if isinstance(source, pads.Dataset | pads.Scanner):
-        return _from_arrow(source.to_table())
+        raise ConfigurationError(f"a prompt table must be {ACCEPTED}, got {got}; {remedy}")
+    datasets = sys.modules.get("pyarrow.dataset")  # Whoever has a dataset has loaded it.
+    if datasets is not None and isinstance(source, datasets.Dataset | datasets.Scanner):
+        return _from_arrow(cast("pads.Dataset | pads.Scanner", source).to_table())
     if _is_arrow(source) or _is_pandas(source):
         return _from_frame(source)
     if isinstance(source, Iterable):
         return _from_items(list(cast("Iterable[object]", source)))
-    raise ConfigurationError(f"a prompt table must be {KINDS}, got {type(source).__qualname__}")
+    raise ConfigurationError(f"a prompt table must be {ACCEPTED}, got {type(source).__qualname__}")
 
 
 def _not_a_table(source: object) -> tuple[str, str]:
@@ -124,7 +164,7 @@ def _is_table(value: object) -> bool:
     return any(hasattr(value, name) for name in ("column_names", "columns", "collect"))
 
 
-def _from_frame(source: Any) -> PromptSource:
+def _from_frame(source: Any) -> PromptColumns:
     try:
         return _from_arrow(pa.table(source))
     except _NOT_ARROW as error:
@@ -132,7 +172,7 @@ def _from_frame(source: Any) -> PromptSource:
             return _from_pandas(source, error)
         series = _series(source)
         if series is not None:
-            return PromptSource(names=("prompt",), num_rows=len(series), table=series)
+            return PromptColumns(names=("prompt",), num_rows=len(series), table=series)
         raise ConfigurationError(
             f"{type(source).__qualname__} cannot be read as a table: {error}"
         ) from error
@@ -146,7 +186,7 @@ def _series(source: Any) -> pa.Table | None:
         return None
 
 
-def _from_pandas(source: Any, error: Exception) -> PromptSource:
+def _from_pandas(source: Any, error: Exception) -> PromptColumns:
     """The Python values of a Series, or of a frame with mixed columns, which Arrow rejects."""
     if hasattr(source, "columns"):
         columns = [(str(name), source.iloc[:, at]) for at, name in enumerate(source.columns)]
@@ -156,17 +196,17 @@ def _from_pandas(source: Any, error: Exception) -> PromptSource:
         raise ConfigurationError(f"{type(source).__qualname__} cannot be read: {error}") from error
     _check_unique([name for name, _ in columns])
     lists: dict[str, list[object]] = {name: list(column.to_numpy()) for name, column in columns}
-    return PromptSource(names=tuple(lists), num_rows=len(source), lists=lists)
+    return PromptColumns(names=tuple(lists), num_rows=len(source), lists=lists)
 
 
-def _from_arrow(table: pa.Table) -> PromptSource:
+def _from_arrow(table: pa.Table) -> PromptColumns:
     # A pandas index without a name is the row numbers left after a filter, not a column.
     names = [name for name in table.column_names if not INDEX_NAME.fullmatch(name)]
     _check_unique(names)
     metadata = dict(table.schema.metadata or {})
     metadata.pop(b"pandas", None)
     table = table.select(names).replace_schema_metadata(metadata or None)
-    return PromptSource(names=tuple(names), num_rows=table.num_rows, table=table)
+    return PromptColumns(names=tuple(names), num_rows=table.num_rows, table=table)
 
 
 def _check_unique(names: list[str]) -> None:
@@ -175,11 +215,11 @@ def _check_unique(names: list[str]) -> None:
         raise ConfigurationError(f"column names must be unique, got {repeated} more than once")
 
 
-def _from_items(items: list[object]) -> PromptSource:
+def _from_items(items: list[object]) -> PromptColumns:
     found = [_as_dict(item) for item in items]
     rows = [row for row in found if row is not None]
     if not rows:
-        return PromptSource(
+        return PromptColumns(
             names=("prompt",) if items else (), num_rows=len(items), lists={"prompt": items}
         )
     problems = [
@@ -200,7 +240,7 @@ def _from_items(items: list[object]) -> PromptSource:
         if not isinstance(name, str) or has_lone_surrogate(name):
             raise ConfigurationError(f"column names must be valid UTF-8 text, got {name!r}")
     lists = {str(name): [row.get(name) for row in rows] for name in names}
-    return PromptSource(names=tuple(lists), num_rows=len(rows), lists=lists)
+    return PromptColumns(names=tuple(lists), num_rows=len(rows), lists=lists)
 
 
 def _as_dict(row: Any) -> Mapping[object, object] | None:
@@ -255,7 +295,8 @@ def _rejects(values: Any) -> bool:
     return False
 
 
-def _without_views(table: pa.Table) -> pa.Table:
+def without_views(table: pa.Table) -> pa.Table:
+    """The same table without the view layouts of text and bytes, at any depth."""
     fields = [each.with_type(_plain(each.type)) for each in table.schema]
     schema = pa.schema(fields)
     if schema == table.schema:

@@ -23,10 +23,10 @@ from dagster_imagegen.engine.prompts.parameters import (
     merge_mappings,
     wrong_type,
 )
-from dagster_imagegen.engine.prompts.source import read_source
+from dagster_imagegen.engine.prompts.source import read_source, renamed
 from dagster_imagegen.engine.prompts.template import PromptTemplate
 from dagster_imagegen.engine.prompts.values import is_empty, whole_number
-from dagster_imagegen.engine.request import PARAMETERS, ImageParams, ImageRequest, Parameter
+from dagster_imagegen.engine.request import PARAMETERS, PROMPT, ImageParams, ImageRequest, Parameter
 
 OUR_PREFIX = "image_"
 BYTE_ORDER_MARKS = ("\ufeff", "ï»¿")
@@ -37,10 +37,14 @@ PROMPT_ID = Parameter("text", name="prompt_id", nullable=False)
 
 @dataclass(frozen=True, kw_only=True)
 class PromptRow:
-    """One row of a prompt table. Its `requests` are variants 0 to n-1 of one image."""
+    """One row of a prompt table. Its `requests` are variants 0 to n-1 of one image.
+
+    `partition_key` is set in a table that is joined of those of several partitions.
+    """
 
     prompt_id: str
     requests: tuple[ImageRequest, ...]
+    partition_key: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,22 @@ class PromptTable:
     rows: tuple[PromptRow, ...]
     warnings: tuple[str, ...] = ()
 
+    def first(self, count: int) -> "PromptTable":
+        """The first rows alone."""
+        return replace(self, carried=self.carried.slice(0, count), rows=self.rows[:count])
+
+
+def join_partitions(tables: Mapping[str, PromptTable]) -> PromptTable:
+    """The rows of several partitions, each with its partition key, for one pass over them all.
+
+    It carries no columns, because those of the tables can differ.
+    """
+    rows = tuple(
+        replace(row, partition_key=key) for key, table in tables.items() for row in table.rows
+    )
+    carried = pa.table({"": pa.nulls(len(rows))}).select([])
+    return PromptTable(carried=carried, rows=rows)
+
 
 def read_prompts(
     source: object,
@@ -64,6 +84,7 @@ def read_prompts(
     model: str,
     template: str | None = None,
     overrides: Sequence[str] = (),
+    carry_prefix: str | None = None,
     params: ImageParams | None = None,
     extra_body: Mapping[str, Any] | None = None,
     streaming_needs_partials: bool = False,
@@ -76,6 +97,7 @@ def read_prompts(
         model: The resource's model; `extra_body` is the resource's too.
         template: A prompt with named columns. The filled template replaces a column `prompt`.
         overrides: The columns that override a parameter for their row.
+        carry_prefix: See `carried_names`.
         params: The asset's, which precede the resource's. Overrides precede both.
         streaming_needs_partials: See `ImageRequest.problems`.
 
@@ -91,6 +113,8 @@ def read_prompts(
         streaming_needs_partials=streaming_needs_partials,
     )
     table = read_source(source)
+    if carry_prefix is not None:
+        table = renamed(table, carried_names(table.names, carry_prefix, template))
     if table.num_rows == 0 and not table.names:
         return PromptTable(carried=table.carry(()), rows=())
     reader.check_columns(table.names)
@@ -108,6 +132,36 @@ def read_prompts(
         rows=tuple(row for row in rows if row is not None),
         warnings=_warnings(table.names, reader.columns),
     )
+
+
+def carried_names(names: Sequence[str], prefix: str, template: str | None) -> dict[str, str]:
+    """The columns of an image table that is a prompt table → the names that they get.
+
+    All that begin with `image_`. With a template also `prompt` and `prompt_id`, so that the
+    template names the prompt of before by its prefix; without one they are the row's own.
+    """
+    ours = ("prompt", "prompt_id") if template is not None else ()
+    renamed = (name for name in names if name.startswith(OUR_PREFIX) or name in ours)
+    return {name: f"{prefix}{name}" for name in renamed}
+
+
+def name_before(name: str, prefix: str | None) -> str:
+    """The name in the prompt table of a column that `carried_names` may have renamed."""
+    before = name.removeprefix(prefix or "")
+    ours = before in ("prompt", "prompt_id") or before.startswith(OUR_PREFIX)
+    return before if ours else name
+
+
+def check_carry_prefix(prefix: object) -> str | None:
+    """Raise `ConfigurationError` for a prefix that would not keep the columns apart."""
+    if prefix is None:
+        return None
+    if not isinstance(prefix, str) or not prefix or prefix.startswith(OUR_PREFIX):
+        raise ConfigurationError(
+            f'carry_prefix must be text that does not begin with "{OUR_PREFIX}", e.g. "hero_", got '
+            f"{prefix!r}"
+        )
+    return prefix
 
 
 def _warnings(names: Sequence[str], judged: Sequence[str]) -> tuple[str, ...]:
@@ -208,7 +262,8 @@ class _RowReader:
         if collisions:
             raise ConfigurationError(
                 f'columns of the prompt table must not begin with "{OUR_PREFIX}", as those of the '
-                f"image table do, got {', '.join(collisions)}; rename or drop them"
+                f"image table do, got {', '.join(collisions)}; rename or drop them, or set "
+                "carry_prefix"
             )
 
     def read(self, position: int, cells: Mapping[str, object]) -> PromptRow | None:
@@ -231,9 +286,11 @@ class _RowReader:
         request = self._request(prompt or "", changes)
         # A faulty cell is left out of the request, so its rules are not applied a second time.
         faulty = {problem.field for problem in found} | ({"prompt"} if prompt is None else set())
-        found += [each for each in self._problems(request) if each.field not in faulty]
+        # Without overrides nothing but the prompt differs from what was checked at first.
+        problems = self._problems(request) if self._overrides else PROMPT.problems(request.prompt)
+        found += [each for each in problems if each.field not in faulty]
         if found or prompt is None:
-            self.problems += [_row_problem(position, prompt_id, each) for each in found]
+            self.problems += [row_problem(position, prompt_id, each) for each in found]
             return None
         n: int = changes.get("n", self._base["n"])
         stand_in = f"{position}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
@@ -258,7 +315,8 @@ class _RowReader:
         return request.problems(streaming_needs_partials=self._streaming_needs_partials)
 
 
-def _row_problem(position: int, prompt_id: str | None, problem: InvalidRequest) -> RowProblem:
+def row_problem(position: int, prompt_id: str | None, problem: InvalidRequest) -> RowProblem:
+    """A problem as one of a row."""
     return RowProblem(
         position=position,
         prompt_id=prompt_id,

@@ -1,7 +1,7 @@
-"""Prompt templates: text with column names in braces."""
+"""Templates of prompts and names: text with column names in braces."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -27,10 +27,12 @@ class PromptTemplate:
     text: str
     pieces: tuple[tuple[str, str | None, str], ...]
     """(literal text, the column after it or None, its format spec)."""
+    place: str = "prompt template"
+    """What errors call it."""
 
     @classmethod
-    def parse(cls, text: str) -> "PromptTemplate":
-        """Parse a template.
+    def parse(cls, text: str, *, place: str = "prompt template") -> "PromptTemplate":
+        """Parse a template, which errors call `place`.
 
         Raises:
             ConfigurationError: It holds something other than text and whole columns.
@@ -39,23 +41,21 @@ class PromptTemplate:
             parsed = list(Formatter().parse(text))
         except ValueError as error:
             # The text itself is not shown: it is most of every prompt.
-            raise ConfigurationError(
-                f"prompt template: {error}; write {{{{ and }}}} for braces"
-            ) from error
+            raise ConfigurationError(f"{place}: {error}; write {{{{ and }}}} for braces") from error
         pieces: list[tuple[str, str | None, str]] = []
         for literal, name, spec, conversion in parsed:
             if name is not None:
-                _check_field(name, spec or "", conversion)
+                _check_field(name, spec or "", conversion, place)
             pieces.append((literal, name, spec or ""))
-        return cls(text=text, pieces=tuple(pieces))
+        return cls(text=text, pieces=tuple(pieces), place=place)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that the template names, each once, in order."""
         return tuple(dict.fromkeys(name for _, name, _ in self.pieces if name is not None))
 
-    def fill(self, row: Mapping[str, object]) -> str:
-        """The prompt of one row.
+    def fill(self, row: Mapping[str, object], *, change: Callable[[str], str] = str) -> str:
+        """The prompt of one row; `change` is applied to the text of each column.
 
         Raises:
             InvalidRequest: A column's value is null, of another type, or not fit for its format.
@@ -64,11 +64,11 @@ class PromptTemplate:
         for literal, name, spec in self.pieces:
             parts.append(literal)
             if name is not None:
-                parts.append(_filled(name, row[name], spec))
+                parts.append(change(_filled(name, row[name], spec, self.place)))
         return "".join(parts)
 
 
-def _check_field(name: str, spec: str, conversion: str | None) -> None:
+def _check_field(name: str, spec: str, conversion: str | None, place: str) -> None:
     remedy = None
     if not name or name.isdigit():
         remedy = "name a column, as in {name}"
@@ -81,7 +81,7 @@ def _check_field(name: str, spec: str, conversion: str | None) -> None:
     elif _is_wide(spec):
         remedy = f'a number in its format spec must be at most {WIDTH_MAX:,}, got "{spec}"'
     if remedy:
-        raise ConfigurationError(f"prompt template: {{{name}}}: {remedy}")
+        raise ConfigurationError(f"{place}: {{{name}}}: {remedy}")
 
 
 def _is_wide(spec: str) -> bool:
@@ -90,18 +90,18 @@ def _is_wide(spec: str) -> bool:
     return any(len(each) > len(str(WIDTH_MAX)) or int(each or 0) > WIDTH_MAX for each in numbers)
 
 
-def _filled(name: str, value: object, spec: str) -> str:
+def _filled(name: str, value: object, spec: str, place: str) -> str:
     value = plain(value)
     if is_empty(value):
-        rule = "must be set, for the prompt template"
+        rule = f"must be set, for the {place}"
         raise InvalidRequest(name, None, rule, remedy="fill it or drop the row")
     if not isinstance(value, str | int | float | Decimal | date | datetime | time):
-        raise wrong_type(name, value, "text, a number or a date, for the prompt template")
+        raise wrong_type(name, value, f"text, a number or a date, for the {place}")
     # pandas makes floats of integers beside nulls: 2024.0 must read as 2024.
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, Decimal) and is_immense(value):
-        raise InvalidRequest(name, value, "must be a smaller number, for the prompt template")
+        raise InvalidRequest(name, value, f"must be a smaller number, for the {place}")
     try:
         return format(value, spec)
     except ValueError as error:

@@ -2,7 +2,12 @@
 
 from dagster_imagegen.engine.record.folding import ImageStore
 from dagster_imagegen.engine.record.limits import Limits
-from dagster_imagegen.engine.record.reader import Record, Reservation, read_record
+from dagster_imagegen.engine.record.reader import (
+    Record,
+    Reservation,
+    read_record,
+    rows_on_record,
+)
 from dagster_imagegen.engine.record.writer import (
     AlreadyThere,
     Contended,
@@ -22,4 +27,5 @@ __all__ = [
     "RecordWriter",
     "Reservation",
     "read_record",
+    "rows_on_record",
 ]

@@ -10,13 +10,13 @@ from dagster_imagegen.engine.attempt import Attempt, Result
 from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.record.journal import (
     JOURNAL_FOLDER,
-    SCHEMA_VERSION,
+    JOURNAL_VERSION,
     object_path,
     parse_listing,
     seal_path,
 )
 from dagster_imagegen.engine.record.parts import has_part, put_part
-from dagster_imagegen.engine.record.reader import read_header, read_journal
+from dagster_imagegen.engine.record.reader import read_journal, read_journal_header
 from dagster_imagegen.engine.record.watcher import Watcher
 from dagster_imagegen.engine.storage import ObjectStore
 
@@ -72,9 +72,9 @@ class Folding:
 
     async def _fold(self, jid: str) -> None:
         """A journal without a header was published, or had no intents: what is left is deleted."""
-        header = await read_header(self._store, jid)
+        header = await read_journal_header(self._store, jid)
         if header is not None:
-            if header.schema > SCHEMA_VERSION:
+            if header.schema > JOURNAL_VERSION:
                 return
             seal = f"{self._now().isoformat()} {self._run_id}\n".encode()
             await self._store.put(seal_path(jid), seal)

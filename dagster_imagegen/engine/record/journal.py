@@ -17,6 +17,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from dagster_imagegen.engine.attempt import Attempt, Identity, Result
+from dagster_imagegen.engine.errors import DamagedJournal
 from dagster_imagegen.engine.record.schema import (
     Row,
     attempt_of,
@@ -29,7 +30,10 @@ from dagster_imagegen.engine.record.schema import (
 from dagster_imagegen.engine.storage import StoredObject, WriterLock
 
 JOURNAL_FOLDER = "_journal"
-SCHEMA_VERSION = 1
+JOURNAL_VERSION = 1
+
+_PROMPTS = ("prompt", "extra_body")
+"""The columns of an intent that can be long."""
 
 _ENTRY = re.compile(rf"{JOURNAL_FOLDER}/([^/.]+)(?:/(\d{{6}})\.jsonl|\.sealed)")
 
@@ -41,6 +45,8 @@ class Header:
     journal_id: str
     schema: int
     identity: Identity
+    first_journal_id: str | None = None
+    """The first journal of the same pass, which tells how old the pass is; None: this one."""
 
     def line(self) -> str:
         """The header as a line of JSON."""
@@ -54,6 +60,7 @@ class Header:
             journal_id=values["journal_id"],
             schema=values["schema"],
             identity=Identity(**{k: v for k, v in values["identity"].items() if k in known}),
+            first_journal_id=values.get("first_journal_id"),
         )
 
 
@@ -113,6 +120,8 @@ class JournalContent:
     """What a journal's records add up to."""
 
     header: Header | None = None
+    lean: bool = False
+    """Whether prompts are left out."""
     had_intents: bool = False
     """Whether there ever was an intent, withdrawn or not."""
     reserved_usd: Decimal = Decimal(0)
@@ -120,6 +129,10 @@ class JournalContent:
     """By id, each with its result once there is one. Withdrawn ones are gone."""
     pending: dict[str, str] = field(default_factory=dict[str, str])
     """The ids of attempts without a result, and the fingerprint that each requests."""
+
+    def copy(self) -> "JournalContent":
+        """The same, which does not change with it."""
+        return replace(self, attempts=dict(self.attempts), pending=dict(self.pending))
 
     def intend(self, attempt: Attempt) -> None:
         """Add an attempt without a result."""
@@ -148,6 +161,8 @@ class JournalContent:
                 case "header":
                     self.header = Header.of(record)
                 case "intent":
+                    if self.lean:
+                        values |= dict.fromkeys(_PROMPTS)
                     self.intend(attempt_of({**values, "attempt_id": record["attempt_id"]}))
                 case "result":
                     self.resolve(record["attempt_id"], result_of(values))
@@ -166,11 +181,31 @@ class JournalContent:
     @property
     def is_of_newer_schema(self) -> bool:
         """Whether a newer version wrote it, so that it is left alone."""
-        return self.header is not None and self.header.schema > SCHEMA_VERSION
+        return self.header is not None and self.header.schema > JOURNAL_VERSION
 
     def rivals(self, fingerprint: str) -> tuple[str, ...]:
         """Its pending attempts at one image."""
         return tuple(a for a, wanted in self.pending.items() if wanted == fingerprint)
+
+
+def apply_object(content: JournalContent, path: str, data: bytes) -> None:
+    """`JournalContent.apply`. Raises `DamagedJournal` for an object that is not a journal's."""
+    try:
+        content.apply(data)
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise _damaged(path, data, f"{type(error).__name__}: {error}") from error
+    if content.header is None:
+        raise _damaged(path, data, "no header")
+
+
+def _damaged(path: str, data: bytes, why: str) -> DamagedJournal:
+    return DamagedJournal(
+        f"damaged journal: {path} ({len(data):,} bytes) is not what was written there ({why}). It "
+        "may record requests that were billed, so that nothing is sent. Restore it, or delete the "
+        f"folder {path.rpartition('/')[0]}: then its images that are in storage are used all the "
+        "same, and its other requests are sent again",
+        can_pass=False,
+    )
 
 
 @dataclass(kw_only=True)
@@ -187,6 +222,12 @@ class OwnJournal:
     state: Literal["open", "draining", "publishing"] = "open"
     pending: list[str] = field(default_factory=list[str])
     """Lines that the next object of the journal holds."""
+
+    def reserve(self, usd: Decimal) -> None:
+        """Say with the next object what the pass may spend, if the journal says otherwise."""
+        if usd != self.content.reserved_usd:
+            self.content.reserved_usd = usd
+            self.pending.append(reserve_line(usd))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from dagster_imagegen.engine.storage import Patience
+from dagster_imagegen.engine.patience import Patience
+
+SHORTEST_SECONDS = 5.0
+"""No call of the record is late before, however short the lease."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,5 +20,12 @@ class Limits:
     rival_grace: float = 5.0
     """How long a request waits, with its slot, for a rival that should give way."""
     poll: float = 1.0
+    call_seconds: float = 30.0
+    """A call of the store that takes longer counts as failed, and is repeated."""
     patience: Patience = field(default_factory=Patience)
     """How long the writer waits for a failing store."""
+
+    @property
+    def record_call_seconds(self) -> float:
+        """The same for calls of the record: two that are late leave the lease time to spare."""
+        return min(self.call_seconds, max(self.lease / 6, SHORTEST_SECONDS))

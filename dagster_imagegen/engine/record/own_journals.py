@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timezone
 from decimal import Decimal
 
 from dagster_imagegen.engine.attempt import Identity
 from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.record.folding import delete_journal
+from dagster_imagegen.engine.record.index import is_late
 from dagster_imagegen.engine.record.journal import (
-    SCHEMA_VERSION,
+    JOURNAL_VERSION,
     Header,
     JournalContent,
     OwnJournal,
@@ -17,9 +18,10 @@ from dagster_imagegen.engine.record.journal import (
     new_journal_id,
     object_path,
     reserve_line,
+    seal_path,
 )
 from dagster_imagegen.engine.record.limits import Limits
-from dagster_imagegen.engine.record.parts import put_part
+from dagster_imagegen.engine.record.own_parts import OwnParts
 from dagster_imagegen.engine.record.watcher import Watcher
 from dagster_imagegen.engine.storage import ObjectStore
 
@@ -28,9 +30,8 @@ class OwnJournals:
     """The journals that one writer has open, by id, and the task that writes to them.
 
     Args:
-        store: where journals and parts go.
+        store: where journals go.
         journals: those not yet published; shared with the watcher, which looks for them.
-        reserved: what a journal's `reserve` record is to say, in USD.
     """
 
     def __init__(
@@ -38,17 +39,17 @@ class OwnJournals:
         store: ObjectStore,
         *,
         journals: dict[str, OwnJournal],
+        parts: OwnParts,
         watcher: Watcher,
         identity: Identity,
-        reserved: Callable[[str], Decimal],
         now: Callable[[], datetime],
         token: Callable[[], str],
         limits: Limits,
     ) -> None:
         self._store = store
+        self._parts = parts
         self._watcher = watcher
         self._identity = identity
-        self._reserved = reserved
         self._now = now
         self._token = token
         self._limits = limits
@@ -61,6 +62,8 @@ class OwnJournals:
         self._at_store = asyncio.Lock()
         """Held while own journals are written, refreshed, or published: one at a time."""
         self._closing = False
+        self._allowed_usd = Decimal(0)
+        self._published_usd = Decimal(0)
         self.broken: StorageError | None = None
         """Why nothing more is committed."""
         self.ids: list[str] = []
@@ -86,18 +89,25 @@ class OwnJournals:
     async def _begin(self) -> None:
         before = self._open_journal()
         jid = new_journal_id(self._now(), token=self._token())
-        header = Header(journal_id=jid, schema=SCHEMA_VERSION, identity=self._identity)
-        data = f"{header.line()}\n{reserve_line(self._reserved(jid))}\n".encode()
-        lock = await self._store.put_locked(object_path(jid, 0), data)
+        first = self.ids[0] if self.ids else None
+        header = Header(
+            journal_id=jid, schema=JOURNAL_VERSION, identity=self._identity, first_journal_id=first
+        )
+        reserved = self._reserved_usd
+        data = f"{header.line()}\n{reserve_line(reserved)}\n".encode()
+        # Before the answer, which may be late: this pass is no rival of its own budget.
         self.ids.append(jid)
+        lock = await self._store.put_locked(object_path(jid, 0), data)
         self._watcher.close(jid)
         self._journals[jid] = OwnJournal(
             journal_id=jid,
-            content=JournalContent(header=header),
+            content=JournalContent(header=header, reserved_usd=reserved),
             lock=lock,
             opened_at=_clock(),
             last_put_at=_clock(),
         )
+        # What was published meanwhile is in no header.
+        self._journals[jid].reserve(self._reserved_usd)
         if before is not None:
             # Only once the successor's header is in place, so that nothing is ever unreserved.
             before.pending.append(reserve_line(Decimal(0)))
@@ -131,14 +141,23 @@ class OwnJournals:
         """Write what is added, from now until `close`."""
         self._committing = asyncio.create_task(self._commit_forever())
 
-    async def commit_reservation(self) -> None:
-        """Put what the newest journal may spend on record."""
+    @property
+    def _reserved_usd(self) -> Decimal:
+        """What the newest journal says is reserved: all that is allowed, less what parts count.
+
+        A reader subtracts what it finds in the pass's journals; it cannot tell whose a part is.
+        """
+        return max(self._allowed_usd - self._published_usd, Decimal(0))
+
+    async def commit_reservation(self, allowed_usd: Decimal) -> None:
+        """Put on record, in the newest journal, what this pass may spend in all."""
+        self._allowed_usd = allowed_usd
         if self._beginning is not None:
             # The header that is on its way may hold an older reservation.
             await asyncio.wait([self._beginning])
         journal = self._open_journal()
         if journal is not None:
-            journal.pending.append(reserve_line(self._reserved(journal.journal_id)))
+            journal.reserve(self._reserved_usd)
         await self.commit()
 
     async def commit(self, journal: OwnJournal | None = None, line: str | None = None) -> None:
@@ -224,13 +243,35 @@ class OwnJournals:
             await self._put_pending(journal)
             await self._watcher.refresh()
             if journal.content.had_intents:
-                attempts = journal.content.attempts.values()
-                await put_part(self._store, journal.journal_id, attempts)
+                await self._parts.put(journal)
+                await self._announce_if_late(journal)
             del self._journals[journal.journal_id]
+            self._reserve_less(journal.content.bound_usd)
         # Nothing is written to it any more, and others need not wait for hundreds of deletions.
         await delete_journal(self._store, journal.journal_id, journal.next_seq)
         if journal.lock is not None:
             journal.lock.release()
+
+    async def _announce_if_late(self, journal: OwnJournal) -> None:
+        """Seal a published journal of a day of which all parts are thought to be known.
+
+        By the clock that is ahead, the store's or ours, once the part is in place.
+        """
+        times = [self._now()]
+        if (store_time := self._watcher.store_time()) is not None:
+            store_time += _clock() - self._watcher.refreshed_at
+            times.append(datetime.fromtimestamp(store_time, timezone.utc))
+        if is_late(journal.journal_id, max(times)):
+            seal = f"{max(times).isoformat()} published late\n".encode()
+            await self._store.put(seal_path(journal.journal_id), seal)
+
+    def _reserve_less(self, published_usd: Decimal) -> None:
+        """Let the newest journal reserve less by what a part counts, now that others see that."""
+        self._published_usd += published_usd
+        newest = self._open_journal()
+        if newest is not None:
+            newest.reserve(self._reserved_usd)
+            self._wake.set()
 
     async def stop_committing(self) -> None:
         """Commit nothing more, and wait for what is being written."""

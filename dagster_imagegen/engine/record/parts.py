@@ -1,28 +1,47 @@
 """Parts: the immutable Parquet files of the usage table, one for each published journal."""
 
+import asyncio
 import io
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from dagster_imagegen.engine.attempt import Attempt
-from dagster_imagegen.engine.record.schema import MONEY, SCHEMA, attempt_of, row_of, to_table
+from dagster_imagegen.engine.errors import StorageError
+from dagster_imagegen.engine.record.schema import MONEY, SCHEMA, attempts_of, row_of, to_table
 from dagster_imagegen.engine.storage import ObjectStore, Storage
 
+T = TypeVar("T")
+
+if TYPE_CHECKING:  # Loading it takes long.
+    import pyarrow.dataset as ds
+
 PARTS_FOLDER = "usage"
+PARTS_AT_ONCE = 32
+"""How many parts may take as long to read as one call of the storage."""
 BOUND_COLUMNS = ("cost_usd", "cost_usd_max", "worst_case_usd")
+
+_PART = re.compile(rf"{PARTS_FOLDER}/date=\d{{4}}-\d\d-\d\d/([^/]+)\.parquet")
 
 
 def part_path(journal_id: str) -> str:
     """The path of a journal's part, in the folder of the day on which the journal began (UTC)."""
-    day = f"{journal_id[:4]}-{journal_id[4:6]}-{journal_id[6:8]}"
-    return f"{PARTS_FOLDER}/date={day}/{journal_id}.parquet"
+    return f"{PARTS_FOLDER}/{day_folder(day_of(journal_id))}/{journal_id}.parquet"
+
+
+def day_of(journal_id: str) -> str:
+    """The day (UTC) on which a journal began."""
+    return f"{journal_id[:4]}-{journal_id[4:6]}-{journal_id[6:8]}"
+
+
+def day_folder(day: str) -> str:
+    """The name of the folder with the parts of a day."""
+    return f"date={day}"
 
 
 def part_day(path: str) -> date:
@@ -31,15 +50,31 @@ def part_day(path: str) -> date:
 
 
 def journal_of(path: str) -> str | None:
-    """The journal whose part is at `path`; None where the file is not a part."""
-    name = path.rsplit("/", 1)[-1]
-    return name.removesuffix(".parquet") if name.endswith(".parquet") else None
+    """The journal whose part is at `path`; None where the file is not a part.
+
+    A file that somebody else put there, at the top of the folder or under another name, is none.
+    """
+    match = _PART.fullmatch(path)
+    return None if match is None else match[1]
 
 
-async def list_parts(store: ObjectStore) -> dict[str, str]:
-    """The parts' paths, by journal."""
-    listed = await store.list(PARTS_FOLDER)
-    return {jid: path for path in listed if (jid := journal_of(path)) is not None}
+def is_in_place(path: str) -> bool:
+    """Whether a part is where its journal's part belongs; others were put there by somebody."""
+    jid = journal_of(path)
+    return jid is not None and path == part_path(jid)
+
+
+def listed_day(path: str) -> str:
+    """The day in whose folder a part is, be it its own or not."""
+    return path.removeprefix(f"{PARTS_FOLDER}/{day_folder('')}")[:10]
+
+
+async def list_parts(store: ObjectStore, *days: str) -> dict[str, str]:
+    """The parts' paths, by journal; with days those of these days."""
+    folders = [f"{PARTS_FOLDER}/{day_folder(day)}" for day in days] or [PARTS_FOLDER]
+    listings = await asyncio.gather(*(store.list(folder) for folder in folders))
+    paths = (path for listed in listings for path in listed)
+    return {jid: path for path in paths if (jid := journal_of(path)) is not None}
 
 
 async def has_part(store: ObjectStore, journal_id: str) -> bool:
@@ -59,16 +94,37 @@ async def put_part(store: ObjectStore, journal_id: str, attempts: Iterable[Attem
 
 def encode_part(attempts: Iterable[Attempt]) -> bytes:
     """A Parquet file of the attempts, in the order in which they were put on record."""
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
     table = to_table(row_of(attempt) for attempt in attempts)
     table = table.sort_by([("started_at", "ascending"), ("attempt_id", "ascending")])
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    # Without checksums some flipped bytes are readable, as other amounts.
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
 
 
 def decode_part(data: bytes) -> list[Attempt]:
     """The attempts of a part."""
-    return [attempt_of(row) for row in pq.read_table(io.BytesIO(data)).to_pylist()]
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    return list(attempts_of(pq.read_table(io.BytesIO(data))))
+
+
+def table_of_part(data: bytes, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a part's rows, null where an older part lacks them."""
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    file = pq.ParquetFile(io.BytesIO(data))
+    found = file.read([name for name in columns if name in file.schema_arrow.names])
+    fields = [SCHEMA.field(name) for name in columns]
+    arrays = [
+        found[field.name].cast(field.type)
+        if field.name in found.column_names
+        else pa.nulls(found.num_rows, field.type)
+        for field in fields
+    ]
+    return pa.table(arrays, schema=pa.schema(fields))
 
 
 def read_rows(
@@ -78,20 +134,93 @@ def read_rows(
     storage: Storage,
     columns: Sequence[str] = SCHEMA.names,
     where: pc.Expression | None = None,
+    explain: bool = True,
 ) -> pa.Table:
     """The rows of parts in `storage` that pass a filter, then those of unpublished attempts.
 
-    Columns that an older part lacks are null.
+    Columns that an older part lacks are null. Raises `StorageError` for a part that is damaged,
+    and where the storage does not answer for as long as so many parts may take; with `explain` it
+    names those that are damaged.
     """
     columns = list(columns)
     tables = [to_table(row_of(attempt) for attempt in unpublished).select(columns)]
     if parts:
-        # Naming the files one by one leaves out temporaries and foreign files.
-        files: Any = [storage.full_path(path) for path in parts]
-        filesystem: Any = storage.filesystem
-        dataset = ds.dataset(files, schema=SCHEMA, format="parquet", filesystem=filesystem)
-        tables.insert(0, dataset.to_table(columns=columns, filter=where))
+        found = _with_dataset(
+            parts,
+            storage,
+            lambda dataset: dataset.to_table(columns=columns, filter=where),
+            explain=explain,
+        )
+        tables.insert(0, found)
     return pa.concat_tables(tables)
+
+
+def scan_rows(
+    parts: Sequence[str],
+    unpublished: Iterable[Attempt],
+    *,
+    storage: Storage,
+    scan: "Callable[[ds.Dataset], T]",
+) -> T:
+    """What `scan` makes of a dataset of the same rows, which it can read a batch at a time.
+
+    Raises as `read_rows` does.
+    """
+    import pyarrow.dataset as ds  # noqa: PLC0415  # loads pandas, if it is there
+
+    rest = ds.dataset(to_table(row_of(attempt) for attempt in unpublished))
+    if not parts:
+        return scan(rest)
+    return _with_dataset(parts, storage, lambda dataset: scan(ds.dataset([dataset, rest])))
+
+
+def _with_dataset(
+    parts: Sequence[str],
+    storage: Storage,
+    scan: "Callable[[ds.FileSystemDataset], T]",
+    *,
+    explain: bool = True,
+) -> T:
+    import pyarrow.dataset as ds  # noqa: PLC0415  # loads pandas, if it is there
+
+    # Naming the files one by one leaves out temporaries and foreign files.
+    files: Any = [storage.full_path(path) for path in parts]
+    filesystem: Any = storage.filesystem
+
+    def read() -> tuple[T] | Exception:
+        try:
+            dataset = ds.dataset(files, schema=SCHEMA, format="parquet", filesystem=filesystem)
+            return (scan(dataset),)
+        except (pa.ArrowInvalid, OSError) as error:
+            return error
+
+    found = storage.run_now("read", PARTS_FOLDER, read, times=1 + len(parts) / PARTS_AT_ONCE)
+    if isinstance(found, Exception):
+        if explain:
+            _name_the_damaged(parts, storage)
+        raise StorageError(f"cannot read {storage.uri(PARTS_FOLDER)}: {found}") from found
+    return found[0]
+
+
+def _name_the_damaged(parts: Sequence[str], storage: Storage) -> None:
+    """Raise `StorageError` if any of the parts is not whole."""
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    damaged: list[str] = []
+    for path in parts:
+        data = storage.get_now(path)
+        try:
+            pq.read_table(io.BytesIO(data))
+        except (pa.ArrowInvalid, OSError) as error:
+            damaged.append(f"{storage.uri(path)} ({len(data):,} bytes: {error})")
+    if damaged:
+        raise StorageError(
+            f"damaged parts of the usage table: {'; '.join(damaged)}. What they recorded is not "
+            "known, so that nothing is sent. Restore them from a backup, or delete them: then "
+            "images that are in storage are used all the same, and requests that were refused or "
+            "failed are sent again",
+            can_pass=False,
+        )
 
 
 def bound_usd(table: pa.Table, *, strict: bool = False) -> Decimal:

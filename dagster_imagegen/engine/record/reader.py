@@ -1,28 +1,48 @@
 """Reading the record: what is in parts and in open journals, without changing anything."""
 
+import asyncio
 import contextlib
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from dagster_imagegen.engine.attempt import Attempt, Identity
+from dagster_imagegen.engine.errors import DamagedJournal, StorageError
+from dagster_imagegen.engine.record.index import BY_PART, Index, read_index
 from dagster_imagegen.engine.record.journal import (
     JOURNAL_FOLDER,
     Header,
     JournalContent,
     JournalListing,
+    apply_object,
     object_path,
     parse_listing,
 )
-from dagster_imagegen.engine.record.parts import list_parts
-from dagster_imagegen.engine.storage import ObjectStore
+from dagster_imagegen.engine.record.open_journals import OpenJournals
+from dagster_imagegen.engine.record.parts import (
+    PARTS_FOLDER,
+    day_folder,
+    day_of,
+    has_part,
+    list_parts,
+    part_path,
+    read_rows,
+)
+from dagster_imagegen.engine.storage import ObjectStore, Storage
+
+OPEN_DAYS_MAX = 8
+"""With more days that may have new parts, all parts are listed at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reservation:
-    """What another pass may spend beyond what its journal's attempts count already."""
+    """What another pass may spend beyond what its attempts count already."""
 
-    journal_id: str
+    first_journal_id: str
     identity: Identity
     usd: Decimal
 
@@ -32,64 +52,230 @@ class Record:
     """All that is on record: the parts, and what journals hold that is in no part yet."""
 
     parts: tuple[str, ...]
+    """Those that the index does not cover."""
     open_attempts: tuple[Attempt, ...]
     journals: tuple[str, ...] = ()
     """The journals that are in no part yet, empty ones included."""
     reservations: tuple[Reservation, ...] = ()
+    index: Index = field(default_factory=Index)
+    gone: frozenset[str] = frozenset()
+    """Journals whose parts the index covers and that somebody has deleted: they do not count."""
+    listed_days: Mapping[str, int] = field(default_factory=dict[str, int])
+    """The days whose parts were listed, with their number."""
+    without_part: frozenset[str] = frozenset()
+    """The journals of other days that were seen and have no part."""
+
+    @property
+    def all_parts(self) -> tuple[str, ...]:
+        """The parts, covered or not."""
+        gone = {part_path(jid) for jid in self.gone}
+        return (*(path for path in self.index.parts() if path not in gone), *self.parts)
+
+    def parts_of_run(self, root_run_id: str) -> tuple[str, ...]:
+        """The parts that can have rows of a run: of those that the index covers, no others."""
+        sums = self.sums().filter(pc.field("root_run_id") == root_run_id)
+        covered = (part_path(str(jid)) for jid in pc.unique(sums["journal_id"]).to_pylist())
+        return (*covered, *self.parts)
+
+    def sums(self) -> pa.Table:
+        """What the parts that the index covers count against budgets, in the columns of these."""
+        tables = [run.by_part for run in self.index.runs]
+        sums = pa.concat_tables(tables) if tables else BY_PART.empty_table()
+        gone = pa.array(sorted(self.gone), pa.string())
+        return sums.filter(pc.invert(pc.is_in(sums["journal_id"], gone))) if self.gone else sums
 
 
-async def read_record(store: ObjectStore, *, without: Collection[str] = ()) -> Record:
-    """Read the journals, then list the parts, changing nothing; `without` leaves out journals.
+class RecordReader:
+    """Reads the record of `store`, changing nothing; what does not change it reads once.
 
-    In that order, so that a journal published in between is found as a part instead of being
-    missed. Journals are listed until no new ones appear: a reservation may move to a new journal
-    in between.
+    `journals` is shared with whoever reads them, too. Without an `index` the store's is read.
     """
-    journals: dict[str, JournalContent] = {}
-    while True:
-        listing = parse_listing((await store.list(JOURNAL_FOLDER)).values())
-        new = [jid for jid in listing if jid not in journals and jid not in without]
-        if not new:
-            break
-        for jid in new:
-            journals[jid] = await read_journal(store, jid, listing[jid])
-    parts = await list_parts(store)
-    unpublished = {
-        jid: content
-        for jid, content in journals.items()
-        if jid not in parts and not content.is_of_newer_schema
-    }
-    return Record(
-        parts=tuple(path for jid, path in parts.items() if jid not in without),
-        open_attempts=tuple(a for each in unpublished.values() for a in each.attempts.values()),
-        journals=tuple(unpublished),
-        reservations=tuple(
-            Reservation(journal_id=jid, identity=each.header.identity, usd=left)
-            for jid, each in unpublished.items()
-            if each.header is not None and (left := each.reserved_usd - each.bound_usd) > 0
-        ),
-    )
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        journals: OpenJournals | None = None,
+        index: Index | None = None,
+    ) -> None:
+        self._store = store
+        self._journals = journals or OpenJournals(store)
+        self._index = index
+
+    async def read(self, *, without: Collection[str] = (), anew: bool = False) -> Record:
+        """Read the journals, then list the parts; `without` leaves out journals.
+
+        The index is read the first time, and `anew` when a new plan is to be made.
+
+        In that order, so that a journal published in between is found as a part instead of being
+        missed. Both are listed until no new journals appear after one was found published: what it
+        reserved is then in a new one.
+        """
+        if anew:
+            self._index = None
+        journals: dict[str, JournalContent] = {}
+        seen: set[str] = set()
+        published: set[str] = set()
+        while True:
+            listing = parse_listing((await self._store.list(JOURNAL_FOLDER)).values())
+            others = {jid: each for jid, each in listing.items() if jid not in without}
+            if new := {jid: each for jid, each in others.items() if jid not in seen}:
+                read = await self._journals.read(new)
+                # As they are now: those who read on must not change what was read.
+                journals |= {jid: content.copy() for jid, content in read.items()}
+                seen |= new.keys()
+                continue
+            found = await self._list_parts({*seen, *listing})
+            covered = found.index.covered
+            before, published = published, seen & (found.paths.keys() | covered)
+            if published <= before:
+                break
+        empty = {jid for jid, each in listing.items() if not each.objects}
+        unpublished = {
+            jid: content
+            for jid, content in journals.items()
+            if jid not in found.paths and jid not in covered and not content.is_of_newer_schema
+        }
+        return Record(
+            parts=tuple(
+                path
+                for jid, path in found.paths.items()
+                if jid not in without and jid not in covered
+            ),
+            open_attempts=tuple(a for each in unpublished.values() for a in each.attempts.values()),
+            journals=tuple(unpublished),
+            reservations=tuple(_reservations(unpublished.values())),
+            index=found.index,
+            gone=found.gone,
+            listed_days=found.days,
+            without_part=found.without_part & empty,
+        )
+
+    async def _list_parts(self, seen: Collection[str]) -> "_Parts":
+        """The parts of days to which some may still be added, and late ones of journals `seen`.
+
+        The index is read first: what it covers is there by the time that parts are listed.
+        """
+        store = self._store
+        if self._index is None:
+            self._index = await read_index(store)
+        index = self._index
+        days = await self._days() if index.days else []
+        open_days = [day for day in days if day not in index.days]
+        # Nobody can tell how many calls the listing of all takes; those of a few days are few.
+        whole = not index.days or len(open_days) > OPEN_DAYS_MAX
+        paths = await list_parts(store, *([] if whole else open_days)) if whole or open_days else {}
+        late = [
+            jid
+            for jid in seen
+            if jid not in paths and jid not in index.covered | index.without_part
+            if day_of(jid) in index.days and not whole
+        ]
+        found = await asyncio.gather(*(has_part(store, jid) for jid in late))
+        there = {jid for jid, is_there in zip(late, found, strict=True) if is_there}
+        settled = index.days.keys() & days
+        return _Parts(
+            index=index,
+            paths=paths | {jid: part_path(jid) for jid in there},
+            gone=frozenset(
+                jid
+                for jid in index.covered
+                if jid not in paths and (whole or day_of(jid) not in settled)
+            ),
+            days=Counter(map(day_of, paths)),
+            without_part=frozenset(late) - there,
+        )
+
+    async def _days(self) -> list[str]:
+        """The days that have parts."""
+        prefix = day_folder("")
+        folders = await self._store.folders(PARTS_FOLDER)
+        return [name[len(prefix) :] for name in folders if name.startswith(prefix)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What was found of parts."""
+
+    index: Index
+    paths: Mapping[str, str]
+    gone: frozenset[str]
+    days: Mapping[str, int]
+    without_part: frozenset[str]
+
+
+async def read_record(
+    store: ObjectStore, *, without: Collection[str] = (), indexed: bool = True
+) -> Record:
+    """`RecordReader.read`, once; not `indexed`: all parts are listed, as they are now."""
+    index = None if indexed else Index()
+    return await RecordReader(store, index=index).read(without=without)
+
+
+def _reservations(journals: Iterable[JournalContent]) -> Iterable[Reservation]:
+    """What each pass has reserved beyond what its journals count.
+
+    All its journals are taken together: one that was read a moment before another leaves more of
+    the reservation by what it lacks itself. While a pass rolls, two of them say what is reserved.
+    """
+    passes: dict[str, list[JournalContent]] = {}
+    identities: dict[str, Identity] = {}
+    for each in journals:
+        if each.header is not None:
+            first = each.header.first_journal_id or each.header.journal_id
+            passes.setdefault(first, []).append(each)
+            identities[first] = each.header.identity
+    for first, own in passes.items():
+        counted = sum((each.bound_usd for each in own), Decimal(0))
+        if (left := max(each.reserved_usd for each in own) - counted) > 0:
+            yield Reservation(first_journal_id=first, identity=identities[first], usd=left)
 
 
 async def read_journal(store: ObjectStore, jid: str, found: JournalListing) -> JournalContent:
-    """What a journal holds; nothing if one of its objects is gone.
-
-    A journal is deleted, header first, once its part is in place or when it never had an intent.
-    """
-    content = JournalContent()
-    for seq in sorted({0, *found.objects}):
-        try:
-            content.apply(await store.get(object_path(jid, seq)))
-        except FileNotFoundError:
-            return JournalContent()
-        if content.is_of_newer_schema:
-            break
-    return content
+    """All that a journal holds; nothing if it is gone."""
+    return (await OpenJournals(store).read({jid: found})).get(jid) or JournalContent()
 
 
-async def read_header(store: ObjectStore, jid: str) -> Header | None:
+async def read_journal_header(store: ObjectStore, jid: str) -> Header | None:
     """The header of a journal; None where it is gone."""
     head = JournalContent()
-    with contextlib.suppress(FileNotFoundError):
-        head.apply(await store.get(object_path(jid, 0)))
+    with contextlib.suppress(FileNotFoundError, DamagedJournal):
+        apply_object(head, object_path(jid, 0), await store.get(object_path(jid, 0)))
     return head.header
+
+
+def rows_on_record(
+    record: Record,
+    *,
+    storage: Storage,
+    columns: Sequence[str],
+    where: pc.Expression | None = None,
+) -> pa.Table:
+    """Columns of the index, of all attempts that pass a filter, the unpublished ones unfiltered.
+
+    `storage` holds the parts. Raises `StorageError` as `read_rows` does.
+    """
+    files, gone = record.index.files, record.gone
+    wanted = [*columns, *(["attempt_id"] if gone and "attempt_id" not in columns else [])]
+    if files:
+        # Gone since, merged by another writer, or torn: then the parts are read.
+        with contextlib.suppress(StorageError):
+            rows = read_rows(
+                (*files, *record.parts),
+                record.open_attempts,
+                storage=storage,
+                columns=wanted,
+                where=where,
+                explain=False,
+            )
+            return _without(rows, gone).select(list(columns))
+    return read_rows(
+        record.all_parts, record.open_attempts, storage=storage, columns=columns, where=where
+    )
+
+
+def _without(rows: pa.Table, journals: Collection[str]) -> pa.Table:
+    if not journals:
+        return rows
+    of = pc.replace_substring_regex(rows["attempt_id"], "-[^-]*$", "")
+    return rows.filter(pc.invert(pc.is_in(of, pa.array(sorted(journals), pa.string()))))

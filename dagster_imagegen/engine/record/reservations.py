@@ -6,45 +6,31 @@ from dataclasses import replace
 from decimal import Decimal
 
 from dagster_imagegen.engine.record.limits import Limits
-from dagster_imagegen.engine.record.reader import Record, read_record
-from dagster_imagegen.engine.storage import ObjectStore
+from dagster_imagegen.engine.record.reader import Record, RecordReader
 
 
 class Reservations:
-    """What this pass has reserved, and what its settled attempts took of that.
+    """What this pass may spend, as it is on record.
 
     Args:
-        store: where the record is.
+        reader: reads what others have on record.
         journal_ids: every journal that this writer opened, oldest first; the writer adds to it.
-        commit: puts `usd_for` of the newest journal on record, and refreshes what is known.
+        commit: puts what the pass may spend on record, and refreshes what is known.
     """
 
     def __init__(
         self,
-        store: ObjectStore,
+        reader: RecordReader,
         *,
         journal_ids: Sequence[str],
-        commit: Callable[[], Awaitable[None]],
+        commit: Callable[[Decimal], Awaitable[None]],
         limits: Limits,
     ) -> None:
-        self._store = store
+        self._reader = reader
         self._journal_ids = journal_ids
         self._commit = commit
         self._limits = limits
-        self._allowed_usd = Decimal(0)
-        self._settled_usd: dict[str, Decimal] = {}
-
-    def settled(self, journal_id: str, usd: Decimal) -> None:
-        """Note what a settled attempt of a journal counts against the budget."""
-        self._settled_usd[journal_id] = self._settled_usd.get(journal_id, Decimal(0)) + usd
-
-    def usd_for(self, journal_id: str) -> Decimal:
-        """What the newest journal may spend: all that the pass may, less what older ones settled.
-
-        Unsettled attempts of older journals are not subtracted, because they may settle for less.
-        """
-        older = sum((v for k, v in self._settled_usd.items() if k != journal_id), Decimal(0))
-        return max(self._allowed_usd - older, Decimal(0))
+        self._granted_usd = Decimal(0)
 
     async def reserve(
         self, want_usd: Decimal, *, remaining: Callable[[Record], Decimal]
@@ -53,27 +39,39 @@ class Reservations:
 
         `remaining` computes what others' record leaves of the budget. As with intents, of two
         writers the second one to reserve sees the first; the younger gives way at once, the older
-        waits a little for it. What was granted once stays granted.
+        waits a little for it. Their first journals tell which is older, so that of two passes that
+        have rolled one gives way, and only one. What was granted once stays granted.
         """
         clock = asyncio.get_running_loop().time
-        granted = self._allowed_usd
+        granted = self._granted_usd
         patience_ends = clock() + self._limits.rival_grace
         target = want_usd
         while target > granted:
-            self._allowed_usd = target
-            await self._commit()
-            others = await read_record(self._store, without=self._journal_ids)
+            await self._commit(target)
+            others = await self._reader.read(without=self._journal_ids)
             free = await asyncio.to_thread(remaining, others)
             if target <= free:
+                self._granted_usd = target
                 return target
-            older = [r for r in others.reservations if r.journal_id < self._journal_ids[0]]
+            first = self._journal_ids[0]
+            older = [r for r in others.reservations if r.first_journal_id < first]
             unrivalled = await asyncio.to_thread(
                 remaining, replace(others, reservations=tuple(older))
             )
-            if target <= unrivalled and clock() < patience_ends:
+            if free < unrivalled and clock() < patience_ends:
+                # Younger ones hold some of it, and will give way: less than all may be ours, too.
+                target = min(target, unrivalled)
                 await asyncio.sleep(self._limits.poll / 4)
             else:
                 target = free
-        self._allowed_usd = granted
-        await self._commit()
+        await self._commit(granted)
         return granted
+
+    async def release(self, usd: Decimal) -> None:
+        """Keep no more than `usd` in all: others may spend what is granted beyond it.
+
+        Only while nothing is in flight: what is spent must not be more.
+        """
+        if usd < self._granted_usd:
+            self._granted_usd = usd
+            await self._commit(usd)

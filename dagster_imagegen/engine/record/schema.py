@@ -1,11 +1,12 @@
 """The columns of the usage table, and how an attempt becomes a row and is read from one."""
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, TypeAlias
+from functools import lru_cache, partial
+from itertools import repeat
+from typing import Any, TypeAlias, TypeVar
 
 import pyarrow as pa
 
@@ -13,6 +14,7 @@ from dagster_imagegen.engine.attempt import (
     NO_IDENTITY,
     Attempt,
     Cost,
+    CostBasis,
     Identity,
     ImageFile,
     Reply,
@@ -22,6 +24,8 @@ from dagster_imagegen.engine.attempt import (
     TokenUsage,
 )
 from dagster_imagegen.engine.request import PARAMETERS
+
+T = TypeVar("T")
 
 SCHEMA_VERSION = 1
 
@@ -103,6 +107,11 @@ _RESULT: tuple[tuple[str, pa.DataType, str], ...] = (
     ("image_width", pa.int32(), "pixels"),
     ("image_height", pa.int32(), "pixels"),
     ("image_partial", pa.bool_(), "whether it is a partial image of a broken stream"),
+    (
+        "image_provenance",
+        pa.string(),
+        "marks of origin: none, c2pa, iptc:<type>; null: not looked for, or before 0.2",
+    ),
 )
 
 SCHEMA: pa.Schema = pa.schema(
@@ -167,69 +176,145 @@ def row_of(attempt: Attempt) -> Row:
 
 
 _FIELDS: Mapping[str, Mapping[str, str]] = {
-    "attempt": {"prompt_id": "prompt_id", "attempt": "number", "started_at": "started_at"},
     "identity": {name: name for name in Identity.__dataclass_fields__},
     "request": {n: n for n in RequestRecord.__dataclass_fields__ if n != "parameters"},
     "parameters": {name: name for name in _RECORDED},
-    "result": {n: n for n in ("status", "billing", "finished_at", "error_code", "error_message")},
     "reply": {name: name for name in Reply.__dataclass_fields__},
     "tokens": {name: name for name in TokenUsage.__dataclass_fields__},
     "svg": {f"svg_{name}": name for name in SvgUsage.__dataclass_fields__},
     "image": {f"image_{name}": name for name in ImageFile.__dataclass_fields__},
 }
-_PLACES = {col: (part, name) for part, of in _FIELDS.items() for col, name in of.items()}
-"""Where the value of a column goes: the part of an attempt, and its field."""
+_NO_REPLY, _NO_TOKENS, _NO_SVG = Reply(), TokenUsage(), SvgUsage()
+_NO_PARAMETERS: Mapping[str, Any] = {}
+_ROWS_AT_ONCE = 4_096
+
+Columns: TypeAlias = Mapping[str, Sequence[Any]]
+"""The values of each column, in the order of the rows. A column that is absent reads as null."""
 
 
-def attempt_of(row: Mapping[str, Any]) -> Attempt:
+def attempts_of(table: pa.Table) -> Iterator[Attempt]:
+    """The attempts that the rows of a table stand for, read column by column.
+
+    As dicts, all rows at once would take gigabytes, and several times as long.
+    """
+    for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
+        columns = {name: batch.column(name).to_pylist() for name in batch.schema.names}
+        yield from _attempts(columns, batch.num_rows)
+
+
+def attempt_of(row: Row) -> Attempt:
     """The attempt that a row stands for. Columns that are absent read as null."""
-    parts = _parts(row)
-    worst_case_usd = row.get("worst_case_usd")
-    return Attempt(
-        attempt_id=row["attempt_id"],
-        identity=replace(NO_IDENTITY, **parts["identity"]),
-        request=RequestRecord(parameters=parts["parameters"], **parts["request"]),
-        worst_case=Cost(
-            usd=worst_case_usd,
-            basis="unknown" if worst_case_usd is None else "estimated",
-            source=row.get("price_source"),
-            as_of=row.get("price_as_of"),
-        ),
-        result=_result(row, parts) if row.get("status") else None,
-        **parts["attempt"],
-    )
+    return next(_attempts({name: [value] for name, value in row.items()}, 1))
 
 
-def result_of(row: Mapping[str, Any]) -> Result:
+def result_of(row: Row) -> Result:
     """The result in a row that has a status."""
-    return _result(row, _parts(row))
+    return next(_results({name: [value] for name, value in row.items()}, 1))
 
 
-def _result(row: Mapping[str, Any], parts: Mapping[str, dict[str, Any]]) -> Result:
-    most = row.get("cost_usd_max")
-    return Result(
-        reply=Reply(**parts["reply"]),
-        tokens=TokenUsage(**parts["tokens"]),
-        svg=SvgUsage(**parts["svg"]),
-        cost=Cost(
-            usd=row.get("cost_usd"),
-            basis=row.get("cost_basis") or "unknown",
-            source=row.get("price_source"),
-            as_of=row.get("price_as_of"),
-            max_usd=None if most == row.get("cost_usd") else most,
-        ),
-        image=ImageFile(**parts["image"]) if "path" in parts["image"] else None,
-        **parts["result"],
+def _attempts(columns: Columns, count: int) -> Iterator[Attempt]:
+    of = partial(_values, columns, count=count)
+    costs = zip(of("worst_case_usd"), of("price_source"), of("price_as_of"), strict=True)
+    rows = zip(
+        *(of("attempt_id"), of("prompt_id"), of("attempt"), of("started_at"), of("status")),
+        _objects("identity", _identity, columns, count, none=NO_IDENTITY),
+        _objects("parameters", _parameters, columns, count, none=_NO_PARAMETERS),
+        zip(*(of(name) for name in _FIELDS["request"]), strict=True),
+        (_worst_case(*each) for each in costs),
+        _results(columns, count),
+        strict=True,
+    )
+    names = tuple(_FIELDS["request"].values())
+    for at, prompt_id, number, started, status, identity, parameters, asked, most, result in rows:
+        request = dict(zip(names, asked, strict=True))
+        yield Attempt(
+            attempt_id=at,
+            identity=identity,
+            request=RequestRecord(parameters=parameters, **request),
+            prompt_id=prompt_id,
+            number=number,
+            worst_case=most,
+            started_at=started,
+            result=result if status else None,
+        )
+
+
+def _results(columns: Columns, count: int) -> Iterator[Result]:
+    of = partial(_values, columns, count=count)
+    costs = (of(name) for name in ("cost_usd", "cost_usd_max", "cost_basis"))
+    costs = zip(*costs, of("price_source"), of("price_as_of"), strict=True)
+    rows = zip(
+        *(of("status"), of("billing"), of("finished_at"), of("error_code"), of("error_message")),
+        _objects("reply", Reply, columns, count, none=_NO_REPLY),
+        _objects("tokens", TokenUsage, columns, count, none=_NO_TOKENS),
+        _objects("svg", SvgUsage, columns, count, none=_NO_SVG),
+        (_cost(*each) for each in costs),
+        of("image_path"),
+        _objects("image", ImageFile, columns, count, none=None),
+        strict=True,
+    )
+    for status, billing, at, code, message, reply, tokens, svg, cost, path, image in rows:
+        yield Result(
+            status=status,
+            billing=billing,
+            finished_at=at,
+            error_code=code,
+            error_message=message,
+            reply=reply,
+            tokens=tokens,
+            svg=svg,
+            cost=cost,
+            image=None if path is None else image,
+        )
+
+
+def _values(columns: Columns, name: str, *, count: int) -> Iterable[Any]:
+    return columns[name] if name in columns else repeat(None, count)
+
+
+def _objects(
+    part: str, kind: Callable[..., T], columns: Columns, count: int, *, none: T | None
+) -> Iterable[Any]:
+    """A part of each row's attempt; `none` where the row says nothing of it."""
+    fields = {name: columns[col] for col, name in _FIELDS[part].items() if col in columns}
+    names = tuple(fields)
+    if not fields:
+        return repeat(none, count)
+    return (
+        none if values.count(None) == len(values) else kind(**dict(zip(names, values, strict=True)))
+        for values in zip(*fields.values(), strict=True)
     )
 
 
-def _parts(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The values that are present, by the part of an attempt that they belong to."""
-    parts: dict[str, dict[str, Any]] = {part: {} for part in _FIELDS}
-    for column, value in row.items():
-        if value is not None and (place := _PLACES.get(column)) is not None:
-            parts[place[0]][place[1]] = value
-    return parts
+# Values that many attempts have in common: a million of them are read for one plan.
+
+
+@lru_cache(maxsize=4_096)
+def _identity(**values: Any) -> Identity:
+    present = {name: value for name, value in values.items() if value is not None}
+    return Identity(**{**vars(NO_IDENTITY), **present})
+
+
+def _parameters(**values: Any) -> Mapping[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+@lru_cache(maxsize=4_096)
+def _worst_case(usd: Decimal | None, source: str | None, as_of: date | None) -> Cost:
+    basis = "unknown" if usd is None else "estimated"
+    return Cost(usd=usd, basis=basis, source=source, as_of=as_of)
+
+
+@lru_cache(maxsize=4_096)
+def _cost(
+    usd: Decimal | None,
+    most: Decimal | None,
+    basis: CostBasis | None,
+    source: str | None,
+    as_of: date | None,
+) -> Cost:
+    max_usd = None if most == usd else most
+    return Cost(usd=usd, basis=basis or "unknown", source=source, as_of=as_of, max_usd=max_usd)
 
 
 # -- JSON and Arrow --------------------------------------------------------------------------------

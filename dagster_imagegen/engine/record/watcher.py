@@ -1,14 +1,12 @@
 """What a writer knows of the journals in the store: its own, seen there, and other writers'."""
 
 import asyncio
-import contextlib
 from collections.abc import Mapping, Sequence
 
 from dagster_imagegen.engine.attempt import Attempt
-from dagster_imagegen.engine.errors import Fenced, StoreInconsistent
+from dagster_imagegen.engine.errors import Fenced, StorageError, StoreInconsistent
 from dagster_imagegen.engine.record.journal import (
     JOURNAL_FOLDER,
-    JournalContent,
     JournalListing,
     OwnJournal,
     journal_id_of,
@@ -16,6 +14,7 @@ from dagster_imagegen.engine.record.journal import (
     parse_listing,
 )
 from dagster_imagegen.engine.record.limits import Limits
+from dagster_imagegen.engine.record.open_journals import OpenJournals
 from dagster_imagegen.engine.storage import ObjectStore
 
 
@@ -24,28 +23,36 @@ class Watcher:
 
     Args:
         store: where the journals are.
+        journals: what is read of other writers' journals.
         own: this writer's journals that are not yet published; the writer changes it.
         limits: how long a silent writer counts as alive.
     """
 
     def __init__(
-        self, store: ObjectStore, *, own: Mapping[str, OwnJournal], limits: Limits
+        self,
+        store: ObjectStore,
+        *,
+        journals: OpenJournals,
+        own: Mapping[str, OwnJournal],
+        limits: Limits,
     ) -> None:
         self._store = store
         self._own = own
         self._limits = limits
-        self._content: dict[str, JournalContent] = {}
-        self._next_seq: dict[str, int] = {}
+        self._journals = journals
         self._closed: set[str] = set()
         self.listing: Mapping[str, JournalListing] = {}
         self.refreshed_at = float("-inf")
         """When the listing was requested, by the clock of the event loop."""
+        self._sees_since = float("-inf")
+        """Since when refreshes have followed one another without a long gap."""
 
     async def refresh(self) -> None:
         """List the journals, find the own ones among them, and read what is new in the others.
 
         Raises `Fenced` where an own journal is sealed, `StoreInconsistent` where the store does
-        not list one. Call it one at a time, so that no record is read twice.
+        not list one, and `StorageError` where one that was there is gone. Call it one at a time,
+        so that no record is read twice.
         """
         asked_at = asyncio.get_running_loop().time()
         expected = set(self._own)
@@ -56,17 +63,13 @@ class Watcher:
             listing = await self._list()
         for jid in expected & set(self._own):
             self._check_own(jid, listing.get(jid))
-        news = [
-            self._read_news(jid, found)
-            for jid, found in listing.items()
-            if jid not in self._closed and self._next_seq.get(jid, 0) in found.objects
-        ]
-        # Wait for all of them before raising, so that a later refresh does not overlap with this.
-        for failed in await asyncio.gather(*news, return_exceptions=True):
-            if failed is not None:
-                raise failed
-        for jid in self._content.keys() - {jid for jid, each in listing.items() if each.objects}:
-            self._forget(jid)
+        others = {jid: found for jid, found in listing.items() if jid not in self._closed}
+        await self._journals.read(others)
+        for jid in self._journals.contents.keys() - others.keys():
+            self._journals.forget(jid)
+        # A store that was away kept the others silent too: their lease begins anew.
+        if float("inf") > asked_at - self.refreshed_at > self._limits.lease / 2:
+            self._sees_since = asked_at
         self.listing = listing
         self.refreshed_at = asked_at
 
@@ -79,48 +82,44 @@ class Watcher:
                 f"another writer presumed this one dead and closed its journal {jid}, because it "
                 f"was silent for longer than {self._limits.lease:.0f} s; run it again"
             )
+        was_listed = jid in self.listing
+        has_header = found is not None and 0 in found.objects
+        # One that is being published may have a part already, and be folded by nobody.
+        if was_listed and not has_header and self._own[jid].state != "publishing":
+            raise StorageError(
+                f"{JOURNAL_FOLDER}/{jid}, which this run has written, is gone: somebody deleted "
+                "the usage table or emptied its folder during the run. Restore it if you can, and "
+                "run again: images that are in storage are not requested again",
+                can_pass=False,
+            )
         if found is None or not found.objects:
             raise StoreInconsistent(
                 f"the store does not list journal {jid}, which was just written; its listings "
                 "lag behind its writes, so requests cannot be kept on record there"
             )
 
-    async def _read_news(self, jid: str, found: JournalListing) -> None:
-        content = self._content.setdefault(jid, JournalContent())
-        self._next_seq.setdefault(jid, 0)
-        # Not found: it was published in the meantime; the next listing no longer has it.
-        with contextlib.suppress(FileNotFoundError):
-            while (seq := self._next_seq[jid]) in found.objects:
-                if content.is_of_newer_schema:
-                    break
-                content.apply(await self._store.get(object_path(jid, seq)))
-                self._next_seq[jid] = seq + 1
-
     def close(self, jid: str) -> None:
         """Ignore a journal from now on: it is this writer's own, or folded."""
         self._closed.add(jid)
-        self._forget(jid)
-
-    def _forget(self, jid: str) -> None:
-        self._content.pop(jid, None)
-        self._next_seq.pop(jid, None)
+        self._journals.forget(jid)
 
     def rivals(self, fingerprint: str) -> Sequence[str]:
         """Other writers' pending attempts at an image."""
         return [
             attempt_id
-            for content in self._content.values()
+            for jid, content in self._journals.contents.items()
+            if jid not in self._closed
             for attempt_id in content.rivals(fingerprint)
         ]
 
     def attempt(self, attempt_id: str) -> Attempt | None:
         """Another writer's attempt, as far as it was read."""
-        content = self._content.get(journal_id_of(attempt_id))
+        content = self._journals.contents.get(journal_id_of(attempt_id))
         return None if content is None else content.attempts.get(attempt_id)
 
     async def is_dead(self, jid: str, found: JournalListing | None = None) -> bool:
         """Whether a journal's writer is presumed dead: it is sealed, its lock is free, or it was
-        silent for a lease by the store's clock.
+        silent for a lease by the store's clock, in which this writer could see the store.
 
         A journal without a header is being deleted, or its deletion was interrupted; folding it
         finishes that.
@@ -131,14 +130,15 @@ class Watcher:
         if found.sealed or 0 not in found.objects:
             return True
         # Before anything is awaited: a later refresh would move the clock on, but not `found`.
-        store_now = self._store_time()
+        store_now = self.store_time()
         newest = found.newest
         silent_for = store_now - newest if store_now is not None and newest is not None else 0.0
+        silent_for = min(silent_for, self.refreshed_at - self._sees_since)
         if silent_for > self._limits.lease:
             return True
         return await self._store.is_locked(object_path(jid, 0)) is False
 
-    def _store_time(self) -> float | None:
+    def store_time(self) -> float | None:
         """The store's clock at the last refresh, or a little earlier.
 
         That is the store's time of our newest object, plus what passed here from then to the

@@ -9,10 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from itertools import chain
 
 from dagster_imagegen.engine.attempt import Attempt, Identity, Result
 from dagster_imagegen.engine.errors import Fenced, StorageError
+from dagster_imagegen.engine.patience import PatientStore
 from dagster_imagegen.engine.record.folding import Folding, ImageStore
+from dagster_imagegen.engine.record.index_writer import IndexWriter
 from dagster_imagegen.engine.record.journal import (
     JOURNAL_FOLDER,
     OwnJournal,
@@ -23,12 +26,14 @@ from dagster_imagegen.engine.record.journal import (
     withdrawn_line,
 )
 from dagster_imagegen.engine.record.limits import Limits
+from dagster_imagegen.engine.record.open_journals import OpenJournals
 from dagster_imagegen.engine.record.own_journals import OwnJournals
+from dagster_imagegen.engine.record.own_parts import OwnParts
 from dagster_imagegen.engine.record.parts import decode_part, part_path
-from dagster_imagegen.engine.record.reader import Record, read_record
+from dagster_imagegen.engine.record.reader import Record, RecordReader
 from dagster_imagegen.engine.record.reservations import Reservations
 from dagster_imagegen.engine.record.watcher import Watcher
-from dagster_imagegen.engine.storage import ObjectStore, PatientStore
+from dagster_imagegen.engine.storage import ObjectStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +62,7 @@ Decision = Granted | AlreadyThere | Contended
 
 
 class RecordWriter:
-    """One pass's access to the record.
+    """One pass's access to the record, or that of several, one after the other.
 
     Call `start`, then `open` if anything is to be sent; then any number of `intend` and `settle`
     at once; then `close`. All raise `Fenced`, `StoreInconsistent` or `StorageError`; after any of
@@ -82,34 +87,36 @@ class RecordWriter:
         limits: Limits | None = None,
     ) -> None:
         self._limits = limits = limits or Limits()
+        self._index = IndexWriter(store, now=now, token=token)
         self._store = store = PatientStore(store, limits.patience)
+        journals = OpenJournals(store, lean=True)
+        self._reader = RecordReader(store, journals=journals)
         self._images = images
         self._now = now
         self._own: dict[str, OwnJournal] = {}
-        self._watcher = Watcher(store, own=self._own, limits=limits)
+        self._watcher = Watcher(store, journals=journals, own=self._own, limits=limits)
         self._folding = Folding(
             store, images=images, watcher=self._watcher, now=now, run_id=identity.run_id
         )
+        self._parts = OwnParts(store)
         self._journals = OwnJournals(
             store,
             journals=self._own,
+            parts=self._parts,
             watcher=self._watcher,
             identity=identity,
-            reserved=self._reserved_usd,
             now=now,
             token=token,
             limits=limits,
         )
         self._reservations = Reservations(
-            store,
+            self._reader,
             journal_ids=self._journals.ids,
             commit=self._journals.commit_reservation,
             limits=limits,
         )
         self._published: dict[str, dict[str, Attempt]] = {}
-
-    def _reserved_usd(self, journal_id: str) -> Decimal:
-        return self._reservations.usd_for(journal_id)
+        self._indexing: asyncio.Task[None] | None = None
 
     @property
     def journal_ids(self) -> list[str]:
@@ -122,7 +129,30 @@ class RecordWriter:
         for jid, found in parse_listing(listed.values()).items():
             if await self._watcher.is_dead(jid, found):
                 await self._folding.fold(jid)
-        return await read_record(self._store)
+        read_at = self._now()
+        record = await self._reader.read()
+        self._indexing = asyncio.create_task(self._index.refresh(record, read_at=read_at))
+        return record
+
+    async def read_again(self) -> Record:
+        """What others have on record now."""
+        return await self._reader.read(without=self.journal_ids)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a journal of its own is on record, so that it may send."""
+        return self._journals.is_open
+
+    @property
+    def broken(self) -> StorageError | None:
+        """Why it grants nothing more, if so."""
+        return self._journals.broken
+
+    async def read(self) -> Record:
+        """All that is on record; of its own open journals, which only it writes, from memory."""
+        own = {jid: [*each.content.attempts.values()] for jid, each in self._own.items()}
+        record = await self._reader.read(without=own, anew=True)
+        return replace(record, open_attempts=(*record.open_attempts, *chain(*own.values())))
 
     async def open(self) -> None:
         """Put the first journal's header on record, before anything is sent.
@@ -144,6 +174,10 @@ class RecordWriter:
     ) -> Decimal:
         """Put on record what this pass may spend in all: `Reservations.reserve`."""
         return await self._reservations.reserve(want_usd, remaining=remaining)
+
+    async def release(self, usd: Decimal) -> None:
+        """Put on record that it reserves no more than `usd` in all: `Reservations.release`."""
+        await self._reservations.release(usd)
 
     # -- sending -------------------------------------------------------------------------------
 
@@ -256,13 +290,26 @@ class RecordWriter:
             raise StorageError(f"attempt {attempt_id} is not in an open journal of this writer")
         journal.content.resolve(attempt_id, result)
         attempt = journal.content.attempts[attempt_id]
-        self._reservations.settled(journal.journal_id, attempt.bound_usd)
         await self._journals.commit(journal, result_line(attempt_id, result))
         self._journals.publish_if_drained(journal)
         return attempt
 
+    @property
+    def paused(self) -> str | None:
+        """`waiting for the storage for 45 s`, while the record cannot be written."""
+        return self._store.describe()
+
+    def hurry(self) -> None:
+        """Give up sooner on a store that fails: the pass is to end."""
+        self._store.hurry()
+        if self._indexing is not None:
+            self._indexing.cancel()
+
     async def close(self) -> None:
-        """Publish everything. Attempts that are still pending become `unknown`."""
+        """Publish everything. Attempts that are still pending become `unknown`.
+
+        Raises `StorageError` if a part of this writer's is gone by then.
+        """
         fenced = self._journals.broken
         await self._journals.stop_committing()
         try:
@@ -274,5 +321,8 @@ class RecordWriter:
                     journal.content.resolve(attempt_id, lost)
                     journal.pending.append(result_line(attempt_id, lost))
                 await self._journals.publish(journal)
+            await self._parts.check()
+            if self._indexing is not None:
+                await asyncio.wait([self._indexing])
         finally:
             self._journals.release_locks()

@@ -2,18 +2,55 @@
 
 import asyncio
 from collections import Counter
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from dagster_imagegen.engine.attempt import Outcome
+from dagster_imagegen.engine.endpoint.failures import Failure
 from dagster_imagegen.engine.endpoint.kinds import FailureKind
 from dagster_imagegen.engine.errors import BudgetExhausted
+from dagster_imagegen.engine.money.amounts import usd_text
 from dagster_imagegen.engine.money.budget import Allowance
 from dagster_imagegen.engine.pacing.pacer import PauseTooLong
-from dagster_imagegen.engine.run.breaker import Turn
+from dagster_imagegen.engine.run.breaker import RATE_LIMITED, Streak
 from dagster_imagegen.engine.run.context import PassContext
+from dagster_imagegen.engine.run.gate import Turn
 from dagster_imagegen.engine.run.plan import Job
 from dagster_imagegen.engine.run.sender import Sender, SendingPaused, Sent
 from dagster_imagegen.engine.run.verdict import Unresolved
+
+
+@dataclass(eq=False, kw_only=True)
+class Wanted:
+    """An image that is to be requested, and what its requests in this pass have come to.
+
+    `requests` is how many were sent, `failed_probes` how many of them failed while only probes
+    were. `unresolved` are those that may have been paid for. `latest` is what it comes to if it is
+    given up.
+    """
+
+    job: Job
+    unresolved: Unresolved
+    requests: int = 0
+    failed_probes: int = 0
+    latest: Outcome | None = None
+    _failures: list[tuple[FailureKind, Streak | None]] = field(
+        default_factory=list[tuple[FailureKind, Streak | None]]
+    )
+
+    def failed(self, failure: Failure, streak: Streak | None) -> None:
+        """Note a failure."""
+        self._failures.append((failure.kind, streak))
+
+    @property
+    def tries(self) -> Counter[FailureKind]:
+        """How often it has failed, by kind. What fails in outages counts once, however often.
+
+        That it was an outage may have shown after the failure.
+        """
+        outages = {kind for kind, streak in self._failures if streak and streak.is_outage}
+        own = [kind for kind, streak in self._failures if not (streak and streak.is_outage)]
+        return Counter(own) + Counter(outages)
 
 
 class AttemptLoop:
@@ -25,93 +62,96 @@ class AttemptLoop:
         self._context = context
         self._sender = sender
         self._allowance = allowance
-        self._at_work = 0
+        self.at_work = 0
+        """How many images are requested, or wait for their next try."""
 
-    async def produce(self, job: Job, turn: Turn) -> Outcome | None:
-        """Request an image until there is an outcome. None: the pass stops before there is one.
+    async def produce(self, wanted: Wanted, turn: Turn) -> Outcome | None:
+        """Request an image until there is an outcome; `turn` is for the first request.
 
-        `turn` is for the first request. Raises `SendingPaused` if it is no longer good by then.
+        None: sending has paused, so that the image has to wait, or the pass stops.
         """
-        self._at_work += 1
+        self.at_work += 1
         try:
-            return await self._produce(job, turn)
+            return await self._produce(wanted, turn)
         finally:
-            self._at_work -= 1
+            self.at_work -= 1
 
-    async def _produce(self, job: Job, turn: Turn) -> Outcome | None:
+    async def _produce(self, wanted: Wanted, turn: Turn) -> Outcome | None:
         context = self._context
-        failed: Counter[FailureKind] = Counter()
-        unresolved = job.unresolved
-        number = 0
         while True:
-            number += 1
             try:
-                sent = await self._attempt(job, turn, number=number, unresolved=unresolved)
+                sent = await self._attempt(wanted, turn)
             except SendingPaused:
-                if number == 1:
-                    raise
-                number -= 1
-                turn = await context.breaker.admit(spare=unresolved.count > 0)
-                continue
+                return None
             except PauseTooLong as pause:
-                return _deferred(job, "wait_too_long", context.retry.too_long(pause.seconds))
+                reason = context.retry.too_long(pause.seconds)
+                return _deferred(wanted.job, "wait_too_long", reason)
             if not isinstance(sent, Sent):
                 return sent
-            outcome, failure = Outcome.of(sent.attempt), sent.failure
-            if failure is None:
+            wanted.requests += 1
+            outcome = Outcome.of(sent.attempt)
+            if sent.failure is None:
                 return outcome
-            outage = await self._is_outage(sent)
-            if not (outage and failed[failure.kind]):  # However often, in an outage it counts once.
-                failed[failure.kind] += 1
-            unresolved = sent.unresolved
-            if failure.kind.rules.only_if_allowed:
-                # In an outage many answers are lost at once. Waiting for a later run to send them
-                # again would pay no less.
-                unresolved = unresolved.one_more(of_another_run=outage)
-            wait = context.retry.wait_before_next(
-                failure,
-                failed=failed,
-                random=context.rng,
-                may_resend_unknown=context.retry.resend_unknown or unresolved.may_resend,
-            )
+            wait = await self._wait_after(wanted, sent, sent.failure)
             if wait is None:
                 return outcome
-            if context.stop.is_set():
+            wanted.latest = outcome
+            wanted.failed_probes += turn.is_probe and sent.failure.kind is not RATE_LIMITED
+            if not (context.stop.is_set() or context.gate.is_paused):
+                await asyncio.sleep(wait)
+            if context.stop.is_set() or context.gate.is_paused:
                 return None
-            await asyncio.sleep(wait)
-            turn = await context.breaker.admit(spare=unresolved.count > 0)
+            turn = Turn()
 
-    async def _is_outage(self, sent: Sent) -> bool:
-        """Whether it failed in an outage, and not for a reason of its own."""
-        if sent.streak is None or sent.failure is None:
-            return False
-        if not (sent.failure.kind.rules.only_if_allowed and sent.failure.is_outage):
-            return sent.streak.is_outage
-        return await self._context.breaker.is_outage(
-            sent.streak, others_at_work=lambda: self._at_work > 1
+    async def _wait_after(self, wanted: Wanted, sent: Sent, failure: Failure) -> float | None:
+        """How long to wait before the next request; None: not in this run."""
+        wanted.failed(failure, sent.streak)
+        wanted.unresolved = sent.unresolved
+        once = failure.kind.rules.only_if_allowed
+        in_outage = sent.streak is not None and sent.streak.is_outage
+        if (
+            sent.streak is not None
+            and failure.is_outage
+            and (once or self._wait(wanted, failure) is None)
+        ):
+            in_outage = await self._context.breaker.is_outage(
+                sent.streak, others_at_work=lambda: self.at_work > 1
+            )
+        if once:
+            # In an outage many answers are lost at once. Waiting for a later run to send them
+            # again would pay no less.
+            wanted.unresolved = wanted.unresolved.one_more(of_another_run=in_outage)
+        return self._wait(wanted, failure)
+
+    def _wait(self, wanted: Wanted, failure: Failure) -> float | None:
+        retry = self._context.retry
+        return retry.wait_before_next(
+            failure,
+            failed=wanted.tries,
+            random=self._context.rng,
+            may_resend_unknown=retry.resend_unknown or wanted.unresolved.may_resend,
         )
 
-    async def _attempt(
-        self, job: Job, turn: Turn, *, number: int, unresolved: Unresolved
-    ) -> Sent | Outcome | None:
+    async def _attempt(self, wanted: Wanted, turn: Turn) -> Sent | Outcome | None:
         """One request within the budget; or the outcome without one."""
         sent = None
         try:
-            sent = await self._within_budget(job, turn, number=number, unresolved=unresolved)
+            sent = await self._within_budget(wanted, turn)
             return sent
         finally:
             if not isinstance(sent, Sent):
-                self._context.breaker.give_up(turn)
+                self._context.gate.give_up(turn)
 
-    async def _within_budget(
-        self, job: Job, turn: Turn, *, number: int, unresolved: Unresolved
-    ) -> Sent | Outcome | None:
+    async def _within_budget(self, wanted: Wanted, turn: Turn) -> Sent | Outcome | None:
+        job = wanted.job
         reserved_usd = job.worst_case.usd or Decimal(0)
         if self._allowance is not None and not await self._allowance.reserve(reserved_usd):
             return self._beyond_the_budget(job, reserved_usd, self._allowance)
         spent_usd: Decimal | None = Decimal(0)
         try:
-            claimed = await self._sender.claim(job, turn, number=number, unresolved=unresolved)
+            claimed = await self._sender.claim(
+                job, turn, number=wanted.requests + 1, unresolved=wanted.unresolved
+            )
             if isinstance(claimed, Outcome):
                 return claimed
             spent_usd = None
@@ -127,8 +167,8 @@ class AttemptLoop:
         self, job: Job, reserved_usd: Decimal, allowance: Allowance
     ) -> Outcome | None:
         message = (
-            f"the budget has ${max(allowance.left_usd, Decimal(0)):,.4f} left, and another request "
-            f"of this kind can cost ${reserved_usd:,.4f}"
+            f"the budget has {usd_text(max(allowance.left_usd, Decimal(0)))} left, and another "
+            f"request of this kind can cost {usd_text(reserved_usd)}"
         )
         if self._context.defers:
             return _deferred(job, "budget_exhausted", message)

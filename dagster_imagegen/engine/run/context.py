@@ -6,16 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from dagster_imagegen.engine.attempt import Identity
-from dagster_imagegen.engine.endpoint.client import ImageClient
+from dagster_imagegen.engine.endpoint.response import OnPartial
 from dagster_imagegen.engine.endpoint.retries import RetryPolicy
 from dagster_imagegen.engine.images import Images
 from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.pacing.pacer import Pacer
 from dagster_imagegen.engine.record import Record, RecordWriter
 from dagster_imagegen.engine.run.breaker import Breaker
-from dagster_imagegen.engine.run.progress import Totals
+from dagster_imagegen.engine.run.gate import Gate
+from dagster_imagegen.engine.run.progress import PassTotals
+
+if TYPE_CHECKING:  # Loading it takes long.
+    from dagster_imagegen.engine.endpoint.client import ImageClient
 
 
 class Stop(asyncio.Event):
@@ -35,8 +40,9 @@ class PassContext:
 
     record: RecordWriter
     images: Images
-    endpoint: ImageClient
+    endpoint: "ImageClient"
     pacer: Pacer
+    gate: Gate
     breaker: Breaker
     prices: PriceList
     identity: Identity
@@ -46,7 +52,7 @@ class PassContext:
     drain_seconds: float
     now: Callable[[], datetime]
     rng: random.Random
-    totals: Totals
+    totals: PassTotals
     stop: Stop
     remaining: Callable[[Record], Decimal] | None = None
     """What others' record leaves of the budget; None: there is no budget."""
@@ -54,3 +60,7 @@ class PassContext:
     """Whether what the budget does not cover is left to a later run instead of failing."""
     strict: bool = False
     """Whether a request counts against the budget at the most that may have been charged."""
+    spent_usd: Decimal = Decimal(0)
+    """What earlier passes of the same writer have spent of the budget."""
+    on_partial: OnPartial | None = None
+    """Gets the partial images of streams, in the event loop."""

@@ -1,5 +1,6 @@
 """What a pass is to do for a prompt table, given all that is on record: known before any money."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,38 +16,43 @@ from dagster_imagegen.engine.attempt import (
     UNKNOWN_COST,
     Attempt,
     Cost,
-    ImageFile,
     Outcome,
 )
 from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.images import Images
+from dagster_imagegen.engine.money.amounts import usd_text
 from dagster_imagegen.engine.money.price_list import PriceList
-from dagster_imagegen.engine.prompts.table import PromptTable
-from dagster_imagegen.engine.record import Record, RecordWriter, read_record
+from dagster_imagegen.engine.prompts.table import PromptRow, PromptTable
+from dagster_imagegen.engine.record import Record, RecordWriter, rows_on_record
+from dagster_imagegen.engine.record.index import VERDICT_COLUMNS
 from dagster_imagegen.engine.record.parts import read_rows
-from dagster_imagegen.engine.record.schema import attempt_of
+from dagster_imagegen.engine.record.schema import attempts_of
 from dagster_imagegen.engine.request import ImageRequest
-from dagster_imagegen.engine.run.verdict import Judge, Redo, Unresolved, left_unresolved, successes
-from dagster_imagegen.engine.storage import ObjectStore, Storage
-
-_COLUMNS = [
-    *("attempt_id", "root_run_id", "fingerprint", "moderation", "status", "billing"),
-    *("error_code", "error_message", "finished_at", "revised_prompt", "cost_usd", "cost_basis"),
-    *(f"image_{name}" for name in ImageFile.__dataclass_fields__),
-]
-"""What a verdict and the image table need of the attempts on record; the rest is not read."""
+from dagster_imagegen.engine.run.verdict import (
+    Judge,
+    Redo,
+    Unresolved,
+    Verdict,
+    left_unresolved,
+    successes,
+)
+from dagster_imagegen.engine.storage import Storage
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One distinct image that is wanted. `known` is its outcome where nothing is to be sent.
 
+    Otherwise `tried` is what came of the latest request for it in this run, if there was one.
     `least` and `worst_case` are what one request for it can cost, computed here and nowhere else.
     """
 
     request: ImageRequest
     prompt_id: str
+    partition_key: str | None = None
+    """The partition of the first row that wants it, in a pass over several."""
     known: Outcome | None = None
+    tried: Outcome | None = None
     unresolved: Unresolved = field(default_factory=Unresolved)
     least: Cost = UNKNOWN_COST
     worst_case: Cost = UNKNOWN_COST
@@ -109,15 +115,14 @@ class Plan:
             return "nothing to pay"
         if self.cost_range_usd is None:
             return "the price of this model is unknown"
-        low, high = self.cost_range_usd
-        amount = (
-            f"at most ${high:,.2f}"
-            if not low
-            else f"${low:,.2f}"
-            if round(low, 2) == round(high, 2)
-            else f"${low:,.2f} to ${high:,.2f}"
-        )
-        return f"$0.00 in the sandbox ({amount} at list price)" if self.sandbox else amount
+        low, high = (usd_text(each) for each in self.cost_range_usd)
+        if not self.cost_range_usd[0]:
+            amount = f"at most {high}"
+        else:
+            amount = low if low == high else f"{low} to {high}"
+        if not self.sandbox:
+            return amount
+        return f"{usd_text(Decimal(0))} in the sandbox ({amount} at list price)"
 
 
 async def make_plan(
@@ -129,9 +134,9 @@ async def make_plan(
     prices: PriceList,
     root_run_id: str,
     today: date,
-    redo: Collection[Redo] = (),
-    resend_unknown: bool = False,
-    had_query: bool = False,
+    redo: Collection[Redo],
+    resend_unknown: bool,
+    had_query: bool,
 ) -> Plan:
     """Look up every wanted image in the record, and price what is left to request.
 
@@ -139,37 +144,41 @@ async def make_plan(
     `had_query`: version 0.1 made the query of `base_url` a part of `endpoint_id`; what is on
     record under such a name is found as well.
     """
-    wanted: dict[str, tuple[ImageRequest, str]] = {}
-    for row in prompts.rows:
-        for request in row.requests:
-            wanted.setdefault(request.fingerprint, (request, row.prompt_id))
+    # On threads: a million rows take a minute, in which a writer that is open must be heard of.
+    wanted = await asyncio.to_thread(_wanted, prompts)
     requests = [request for request, _ in wanted.values()]
-    former = _former_fingerprints(record, requests, storage=storage) if had_query else {}
-    on_record = _on_record(record, [*wanted, *former], storage=storage)
-    for each, fingerprint in former.items():
-        attempts = [*on_record.get(fingerprint, []), *on_record.pop(each, [])]
-        on_record[fingerprint] = sorted(attempts, key=lambda attempt: attempt.attempt_id)
+    former = (
+        await asyncio.to_thread(_former_fingerprints, record, requests, storage=storage)
+        if had_query
+        else {}
+    )
+    on_record = await asyncio.to_thread(_on_record, record, list(wanted), former, storage=storage)
     made = [each for attempts in on_record.values() for each in successes(attempts)]
     gone = await images.missing([each.image.path for each in made if each.image is not None])
-    await _add_what_arrived_later(on_record, images)
+    await _add_what_arrived_later(on_record, wanted, images)
     judge = Judge(root_run_id=root_run_id, redo=redo, resend_unknown=resend_unknown, gone=gone)
-    jobs: list[Job] = []
-    for fingerprint, (request, prompt_id) in wanted.items():
-        verdict = judge.verdict(request, on_record.get(fingerprint, []))
-        unsent = (UNKNOWN_COST, UNKNOWN_COST)
-        least, worst_case = prices.bounds(request) if verdict.known is None else unsent
-        jobs.append(
-            Job(
-                request=request,
-                prompt_id=prompt_id,
-                known=verdict.known and replace(verdict.known, fingerprint=fingerprint),
-                unresolved=verdict.unresolved,
-                least=least,
-                worst_case=worst_case,
-            )
-        )
+
+    def judged() -> Plan:
+        jobs = [
+            _job(request, row, judge.verdict(request, on_record.get(fingerprint, [])), prices)
+            for fingerprint, (request, row) in wanted.items()
+        ]
+        return _counted(prompts, jobs, warnings=_model_warnings(jobs, prices, today))
+
+    return await asyncio.to_thread(judged)
+
+
+def _wanted(prompts: PromptTable) -> dict[str, tuple[ImageRequest, PromptRow]]:
+    """The distinct images, each with the first row that wants it."""
+    wanted: dict[str, tuple[ImageRequest, PromptRow]] = {}
+    for row in prompts.rows:
+        for request in row.requests:
+            wanted.setdefault(request.fingerprint, (request, row))
+    return wanted
+
+
+def _counted(prompts: PromptTable, jobs: Sequence[Job], *, warnings: tuple[str, ...]) -> Plan:
     counts = Counter(_kind(job.known) for job in jobs if job.known is not None)
-    unsent_jobs = [job for job in jobs if job.known is None]
     return Plan(
         prompts=prompts,
         jobs=tuple(jobs),
@@ -178,15 +187,32 @@ async def make_plan(
         refused=counts["refused"],
         unknown=counts["unknown"],
         missing=counts["missing"],
-        cost_range_usd=_cost_range(unsent_jobs),
+        cost_range_usd=_cost_range(jobs),
         sandbox=any(job.request.endpoint_id == SANDBOX for job in jobs),
-        warnings=_model_warnings(unsent_jobs, prices, today),
+        warnings=warnings,
     )
+
+
+def _job(request: ImageRequest, row: PromptRow, verdict: Verdict, prices: PriceList) -> Job:
+    known = verdict.known
+    if known is not None and known.fingerprint != request.fingerprint:
+        known = replace(known, fingerprint=request.fingerprint)  # It is on record under a former.
+    job = Job(
+        request=request,
+        prompt_id=row.prompt_id,
+        partition_key=row.partition_key,
+        known=known,
+        tried=verdict.tried,
+        unresolved=verdict.unresolved,
+    )
+    if known is not None:
+        return job
+    least, worst_case = prices.bounds(request)
+    return replace(job, least=least, worst_case=worst_case)
 
 
 async def plan_as_writer(
     writer: RecordWriter,
-    store: ObjectStore,
     plan_of: Callable[[Record], Awaitable[Plan]],
     *,
     priced: bool,
@@ -196,12 +222,16 @@ async def plan_as_writer(
     On object stores only a writer can tell who is dead, so where an attempt was left open, this
     one opens first and then plans again. Otherwise what was in flight when a run died would be
     requested again by that run's own retry. With nothing to send it opens where anything is left,
-    to publish what the dead had on record.
+    to publish what the dead had on record. A writer that has opened for an earlier pass finds who
+    has died since when an image of theirs is wanted.
     """
-    record = await writer.start()
+    was_open = writer.is_open
+    record = await (writer.read() if was_open else writer.start())
     plan = await plan_of(record)
     if priced:
         _check_prices(plan)
+    if was_open:
+        return plan
     if plan.to_send:
         left = any(attempt.result is None for attempt in record.open_attempts)
     else:
@@ -210,7 +240,7 @@ async def plan_as_writer(
         return plan
     try:
         await writer.open()
-        return await plan_of(await read_record(store, without=writer.journal_ids))
+        return await plan_of(await writer.read_again())
     except BaseException:
         await writer.close()
         raise
@@ -231,20 +261,25 @@ def _check_prices(plan: Plan) -> None:
 
 
 def _on_record(
-    record: Record, fingerprints: list[str], *, storage: Storage
+    record: Record, wanted: Sequence[str], former: Mapping[str, str], *, storage: Storage
 ) -> dict[str, list[Attempt]]:
-    """The attempts at each fingerprint, published or not, oldest first."""
-    rows = read_rows(
-        record.parts if fingerprints else (),
-        record.open_attempts,
+    """The attempts at each wanted fingerprint, published or not, oldest first.
+
+    Those at a `former` fingerprint are found under the one that it is mapped to.
+    """
+    fingerprints = [*wanted, *former]
+    if not fingerprints:
+        return {}
+    rows = rows_on_record(
+        record,
         storage=storage,
-        columns=_COLUMNS,
+        columns=VERDICT_COLUMNS,
         where=pc.field("fingerprint").isin(pa.array(fingerprints, pa.string())),
     )
     found: dict[str, list[Attempt]] = {}
-    for row in rows.sort_by("attempt_id").to_pylist():
-        attempt = attempt_of(row)
-        found.setdefault(attempt.fingerprint, []).append(attempt)
+    for attempt in attempts_of(rows.sort_by("attempt_id")):
+        fingerprint = former.get(attempt.fingerprint, attempt.fingerprint)
+        found.setdefault(fingerprint, []).append(attempt)
     return found
 
 
@@ -261,6 +296,7 @@ def _former_fingerprints(
         where=pc.match_substring(pc.field("endpoint_id"), "?"),
     )
     recorded = {str(name) for name in pc.unique(rows["endpoint_id"]).to_pylist() if name}
+    recorded |= record.index.queried
     former = {name for name in recorded if name.partition("?")[0] in names} - names
     return {
         replace(request, endpoint_id=name).fingerprint: request.fingerprint
@@ -270,25 +306,35 @@ def _former_fingerprints(
     }
 
 
-async def _add_what_arrived_later(on_record: Mapping[str, list[Attempt]], images: Images) -> None:
-    """Add images of unresolved attempts that are in storage all the same.
+async def _add_what_arrived_later(
+    on_record: dict[str, list[Attempt]], wanted: Collection[str], images: Images
+) -> None:
+    """Add images that are in storage though no attempt on record brought them.
 
-    A save ended after its process was given up, or the image was spilled and restored.
+    A save ended after its process was given up, the image was spilled and restored, or an earlier
+    pass found it without any record.
     """
-    for fingerprint, attempts in on_record.items():
-        if not left_unresolved(attempts):
+    adopted = await images.adopted()
+    for fingerprint in wanted:
+        attempts = on_record.get(fingerprint, [])
+        if successes(attempts) or not (left_unresolved(attempts) or fingerprint in adopted):
             continue
         found: dict[str, str] = {}
         for each in {fingerprint, *(attempt.fingerprint for attempt in attempts)}:
             found |= await images.find(each)
         for attempt_id, path in sorted(found.items())[:1]:
             attempt = next((each for each in attempts if each.attempt_id == attempt_id), None)
-            attempts.append(await images.adopt(attempt_id, path, attempt))
+            adopted_one = await images.adopt(attempt_id, path, attempt)
+            on_record[fingerprint] = [*attempts, adopted_one]
 
 
-def _model_warnings(jobs: list[Job], prices: PriceList, today: date) -> tuple[str, ...]:
+def _model_warnings(jobs: Sequence[Job], prices: PriceList, today: date) -> tuple[str, ...]:
     """One for each model that ends, of those that are to be asked; the sandbox serves any."""
-    models = dict.fromkeys(job.request.model for job in jobs if job.request.endpoint_id != SANDBOX)
+    models = dict.fromkeys(
+        job.request.model
+        for job in jobs
+        if job.known is None and job.request.endpoint_id != SANDBOX
+    )
     lives = ((model, prices.life(model)) for model in models)
     warnings = (life.warning(model, today) for model, life in lives if life is not None)
     return tuple(warning for warning in warnings if warning is not None)
@@ -298,10 +344,12 @@ def _kind(outcome: Outcome) -> str:
     return "missing" if outcome.error_code == IMAGE_MISSING else outcome.status
 
 
-def _cost_range(jobs: list[Job]) -> tuple[Decimal, Decimal] | None:
-    """Summed over all; None as soon as one has no price."""
+def _cost_range(jobs: Sequence[Job]) -> tuple[Decimal, Decimal] | None:
+    """Summed over all that is to be sent; None as soon as one of it has no price."""
     low = high = Decimal(0)
     for job in jobs:
+        if job.known is not None:
+            continue
         if job.least.usd is None or job.worst_case.usd is None:
             return None
         low, high = low + job.least.usd, high + job.worst_case.usd

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from dagster_imagegen.engine.attempt import Cost, Result
+from dagster_imagegen.engine.money.amounts import usd_text
 
 
 @dataclass(kw_only=True)
@@ -51,6 +52,27 @@ class Totals:
         self.by_basis[result.cost.basis] = (answers + 1, usd + (result.cost.usd or 0))
 
 
+@dataclass(kw_only=True)
+class PassTotals:
+    """The totals of a whole pass, and of each partition in it."""
+
+    whole: Totals = field(default_factory=Totals)
+    by_partition: dict[str | None, Totals] = field(default_factory=dict[str | None, Totals])
+
+    def sent(self, partition: str | None) -> None:
+        """Count a request that is sent."""
+        for each in self._both(partition):
+            each.requests += 1
+
+    def add(self, partition: str | None, result: Result, *, list_price: Cost) -> None:
+        """Count a result that is on record."""
+        for each in self._both(partition):
+            each.add(result, list_price=list_price)
+
+    def _both(self, partition: str | None) -> tuple[Totals, Totals]:
+        return self.whole, self.by_partition.setdefault(partition, Totals())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """Where a pass stands. `done` and `total` count distinct images; `cost` is a text."""
@@ -88,7 +110,7 @@ def cost_text(*passes: Totals, sandbox: bool, unanswered: int = 0) -> str:
             sum((each.list_price_usd for each in passes), Decimal(0)),
             sum((each.list_price_usd_max for each in passes), Decimal(0)),
         )
-        return f"$0.00 (sandbox; {price} at list price)"
+        return f"{usd_text(Decimal(0))} (sandbox; {price} at list price)"
     known = _range_text(
         sum((each.cost_usd for each in passes), Decimal(0)),
         sum((each.cost_usd_max for each in passes), Decimal(0)),
@@ -101,5 +123,5 @@ def cost_text(*passes: Totals, sandbox: bool, unanswered: int = 0) -> str:
 
 def _range_text(usd: Decimal, most_usd: Decimal) -> str:
     """One figure, and the upper bound where it reads differently."""
-    text, most = f"${usd:,.2f}", f"${most_usd:,.2f}"
+    text, most = usd_text(usd), usd_text(most_usd)
     return text if most_usd <= usd or most == text else f"{text}, at most {most}"

@@ -8,6 +8,7 @@ from dagster_imagegen.engine.attempt import (
     OUTCOME_LOST,
     Attempt,
     Cost,
+    Identity,
     Outcome,
     RequestRecord,
     Result,
@@ -15,11 +16,13 @@ from dagster_imagegen.engine.attempt import (
 from dagster_imagegen.engine.endpoint.kinds import FailureKind
 from dagster_imagegen.engine.endpoint.response import Answer, Failure, GeneratedImage
 from dagster_imagegen.engine.errors import StorageError
+from dagster_imagegen.engine.images import UnsavedImage
 from dagster_imagegen.engine.pacing.pacer import NotWanted, Signal, Slot
 from dagster_imagegen.engine.record import AlreadyThere, Contended, Granted
 from dagster_imagegen.engine.run.answers import cost_of_answer, result_of_answer, signal_of
-from dagster_imagegen.engine.run.breaker import Streak, Turn
+from dagster_imagegen.engine.run.breaker import Streak
 from dagster_imagegen.engine.run.context import PassContext
+from dagster_imagegen.engine.run.gate import Turn
 from dagster_imagegen.engine.run.plan import Job
 from dagster_imagegen.engine.run.verdict import Unresolved
 
@@ -63,6 +66,11 @@ class Sender:
         self._context = context
         self.sending: set[asyncio.Task[None] | None] = set()
         """The tasks that wait for an answer; stopping waits for them."""
+        self._not_taken: set[str] = set()
+        """The attempts whose image the storage has failed to take so far."""
+        self._first_image: str | None = None
+        self._storage_takes = asyncio.Event()
+        self._storage_takes.set()
 
     async def claim(
         self, job: Job, turn: Turn, *, number: int, unresolved: Unresolved
@@ -75,7 +83,7 @@ class Sender:
         context, request = self._context, job.request
         attempt = Attempt(
             attempt_id="",
-            identity=context.identity,
+            identity=self._identity(job),
             prompt_id=job.prompt_id,
             request=RequestRecord.of(request, record_prompt=context.record_prompts),
             number=number,
@@ -97,13 +105,16 @@ class Sender:
             if other.status in ("succeeded", "refused", "unknown"):
                 return Outcome.of(other, reused=True)
 
+    def _identity(self, job: Job) -> Identity:
+        """On whose behalf it is sent: of a pass over several partitions, the job's own."""
+        identity = self._context.identity
+        if job.partition_key is None:
+            return identity
+        return replace(identity, partition_key=job.partition_key)
+
     async def _intend(self, attempt: Attempt, turn: Turn) -> Claim | AlreadyThere | Contended:
         context = self._context
-        # A turn that is no longer good takes no slot: a probe may wait behind it.
-        try:
-            slot = await context.pacer.acquire(wanted=lambda: context.breaker.allows(turn))
-        except NotWanted:
-            raise SendingPaused from None
+        slot = await self._slot(turn)
         claim: Claim | None = None
         try:
             decision = await context.record.intend(attempt)
@@ -117,6 +128,20 @@ class Sender:
         finally:
             if claim is None:
                 context.pacer.release(slot, Signal(outcome="unclear"))
+
+    async def _slot(self, turn: Turn) -> Slot:
+        """A free slot, at a time when the storage takes images."""
+        context = self._context
+        while True:
+            await self._storage_takes.wait()
+            # A turn that is no longer good takes no slot: a probe may wait behind it.
+            try:
+                slot = await context.pacer.acquire(wanted=lambda: context.gate.allows(turn))
+            except NotWanted:
+                raise SendingPaused from None
+            if self._storage_takes.is_set():
+                return slot
+            context.pacer.release(slot, Signal(outcome="unclear"))
 
     async def _adopted(self, found: AlreadyThere) -> Outcome:
         context = self._context
@@ -141,25 +166,21 @@ class Sender:
         task = asyncio.current_task()
         self.sending.add(task)
         try:
-            context.totals.requests += 1
+            context.totals.sent(self._identity(job).partition_key)
             answer, streak = await self._answer(job, claim)
             cost = cost_of_answer(context.prices, request, answer, worst_case=job.worst_case)
-            result = result_of_answer(
-                answer,
-                cost,
-                sandbox=context.sandbox,
-                finished_at=context.now(),
-                with_texts=context.record_prompts,
-            )
+            result = self._result(answer, cost)
             said = answer.result
-            if isinstance(said, Failure):
-                result = self._with_reason(result, said)
+            failure = said if isinstance(said, Failure) else None
             if isinstance(said, GeneratedImage):
-                result = await self._saved(said, job, claim.attempt_id, result, list_price=cost)
+                image = context.images.unsaved(
+                    said, fingerprint=request.fingerprint, attempt_id=claim.attempt_id
+                )
+                del answer, said  # Its bytes are freed once they are spilled.
+                result = await self._saved(image, claim.attempt_id, result, list_price=cost)
             attempt = await self._settle(claim.attempt_id, result, list_price=cost)
         finally:
             self.sending.discard(task)
-        failure = said if isinstance(said, Failure) else None
         return Sent(
             attempt=attempt,
             unresolved=claim.unresolved,
@@ -173,10 +194,10 @@ class Sender:
         context, request = self._context, job.request
         signal = Signal(outcome="unclear")
         try:
-            answer = await context.endpoint.send(request)
+            answer = await context.endpoint.send(request, on_partial=context.on_partial)
             # In an outage failures say nothing about how much the endpoint takes in good health.
             said = answer.result
-            if not (context.breaker.is_paused and isinstance(said, Failure) and said.is_outage):
+            if not (context.gate.is_paused and isinstance(said, Failure) and said.is_outage):
                 signal = signal_of(answer)
         finally:
             context.pacer.release(claim.slot, signal)
@@ -187,9 +208,17 @@ class Sender:
             place += f" ({life.explanation(context.now().date())})" if life else ""
         return answer, context.breaker.observe(claim.turn, failure, place=place)
 
-    def _with_reason(self, result: Result, failure: Failure) -> Result:
-        """The same with the wait that is too long, where that is why it is not sent again."""
-        reason = self._context.retry.too_long(failure.wait_seconds)
+    def _result(self, answer: Answer, cost: Cost) -> Result:
+        """What an answer comes to, with the wait that is too long, where it asks for one."""
+        context, said = self._context, answer.result
+        result = result_of_answer(
+            answer,
+            cost,
+            sandbox=context.sandbox,
+            finished_at=context.now(),
+            with_texts=context.record_prompts,
+        )
+        reason = context.retry.too_long(said.wait_seconds) if isinstance(said, Failure) else None
         if reason is None:
             return result
         message = f"{result.error_message}; {reason}" if result.error_message else reason
@@ -198,28 +227,29 @@ class Sender:
     async def _settle(self, attempt_id: str, result: Result, *, list_price: Cost) -> Attempt:
         """Put the result on record, then count what is there."""
         attempt = await self._context.record.settle(attempt_id, result)
-        self._context.totals.add(result, list_price=list_price)
+        partition = attempt.identity.partition_key
+        self._context.totals.add(partition, result, list_price=list_price)
         return attempt
 
     async def _saved(
-        self,
-        image: GeneratedImage,
-        job: Job,
-        attempt_id: str,
-        result: Result,
-        *,
-        list_price: Cost,
+        self, image: UnsavedImage, attempt_id: str, result: Result, *, list_price: Cost
     ) -> Result:
         """Store the image, or spill it to this machine if the storage stays away: it is paid for.
 
-        Raises `StorageError`, the attempt settled, when the storage does not take it.
+        While the storage fails to take it, nothing new is sent. Raises `StorageError`, the attempt
+        settled, when patience with the storage ends.
         """
-        images, fingerprint = self._context.images, job.request.fingerprint
+
+        def failed() -> None:
+            self._not_taken.add(attempt_id)
+            self._storage_takes.clear()
+
         try:
-            file = await images.save(image, fingerprint=fingerprint, attempt_id=attempt_id)
+            file = await self._context.images.save(image, failed=failed)
+            self._first_image = self._first_image or file.path
             return replace(result, image=file)
         except (StorageError, asyncio.CancelledError) as error:
-            kept = await self._spill(image, fingerprint=fingerprint, attempt_id=attempt_id)
+            kept = await self._spill(image)
             if isinstance(error, asyncio.CancelledError):
                 raise
             message = f"{error}. The image is paid for and {kept}"
@@ -228,11 +258,28 @@ class Sender:
             )
             await self._settle(attempt_id, unsaved, list_price=list_price)
             raise StorageError(message) from error
+        finally:
+            self._not_taken.discard(attempt_id)
+            if not self._not_taken:
+                self._storage_takes.set()
 
-    async def _spill(self, image: GeneratedImage, *, fingerprint: str, attempt_id: str) -> str:
+    async def check_images(self) -> None:
+        """Raise `StorageError` if the first image that was stored here is gone by now.
+
+        Whoever deletes a folder or empties a bucket deletes that one as well.
+        """
         images = self._context.images
+        if self._first_image is not None and await images.missing([self._first_image]):
+            raise StorageError(
+                f"{images.uri(self._first_image)}, which this run has stored, is gone: somebody "
+                "deleted the storage's images during the run. Restore them if you can; what is not "
+                "restored is requested again by a run with `redo: [missing]`",
+                can_pass=False,
+            )
+
+    async def _spill(self, image: UnsavedImage) -> str:
         try:
-            where = await images.spill(image, fingerprint=fingerprint, attempt_id=attempt_id)
+            where = await self._context.images.spill(image)
         except StorageError as error:
             return f"lost, because it could not be kept on this machine either: {error}"
         return f"kept at {where}; the next run on this machine stores it instead of buying another"

@@ -38,9 +38,13 @@ class Unresolved:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """`known` is the outcome that is on record; None: the image has to be requested."""
+    """`known` is the outcome that is on record; None: the image has to be requested.
+
+    `tried` is then what came of the latest request for it in this run, retries included.
+    """
 
     known: Outcome | None = None
+    tried: Outcome | None = None
     unresolved: Unresolved = Unresolved()
 
 
@@ -55,8 +59,9 @@ class Judge:
 
     def verdict(self, request: ImageRequest, attempts: Sequence[Attempt]) -> Verdict:
         """The verdict on a request, given all attempts at it on record, oldest first."""
-        unresolved = self._unresolved(attempts)
-        if made := successes(attempts):
+        made = successes(attempts)
+        unresolved = Unresolved() if made else self._unresolved(attempts)
+        if made:
             # The oldest that is there, so that every reader names the same image.
             there = next((each for each in made if _path(each) not in self.gone), None)
             if there is not None:
@@ -73,7 +78,12 @@ class Judge:
         if left and not self._again("unknown", left) and not self._unresolved(attempts).may_resend:
             known = Outcome.of(left[-1])
             return Verdict(known=replace(known, status="unknown"), unresolved=unresolved)
-        return Verdict(unresolved=unresolved)
+        return Verdict(unresolved=unresolved, tried=self._tried(attempts))
+
+    def _tried(self, attempts: Sequence[Attempt]) -> Outcome | None:
+        mine = (each for each in reversed(attempts) if self._is_of_this_run(each))
+        latest = next((each for each in mine if each.result is not None), None)
+        return latest and Outcome.of(latest)
 
     def _unresolved(self, attempts: Sequence[Attempt]) -> Unresolved:
         left = left_unresolved(attempts)

@@ -1,18 +1,22 @@
 """One pass over a plan: workers that take one image after the other, in an event loop."""
 
 import asyncio
+import contextlib
+import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 from dagster_imagegen.engine.attempt import Outcome
 from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.money.budget import Allowance
-from dagster_imagegen.engine.run.attempt_loop import AttemptLoop
-from dagster_imagegen.engine.run.breaker import Turn
+from dagster_imagegen.engine.run.attempt_loop import AttemptLoop, Wanted
 from dagster_imagegen.engine.run.context import PassContext
+from dagster_imagegen.engine.run.gate import Turn
 from dagster_imagegen.engine.run.plan import Job, Plan
-from dagster_imagegen.engine.run.sender import Sender, SendingPaused
+from dagster_imagegen.engine.run.sender import Sender
 
 GROWTH = Decimal("1.25")
 
@@ -29,7 +33,9 @@ class Pass:
         self._context = context
         self._report = report
         self._sender = Sender(context)
-        self._todo: deque[Job] = deque()
+        self._queue = Queue(context.rng, probes=context.retry.max_attempts)
+        self._allowance: Allowance | None = None
+        self._is_sending = False
 
     @property
     def in_flight(self) -> int:
@@ -39,7 +45,8 @@ class Pass:
     @property
     def paused(self) -> str | None:
         """Why nothing but probes is sent at the moment, if so."""
-        return self._context.breaker.describe()
+        context = self._context
+        return context.gate.describe() or context.record.paused or context.images.paused
 
     @property
     def error(self) -> Exception | None:
@@ -47,51 +54,99 @@ class Pass:
         return self._context.stop.error
 
     def stop(self) -> None:
-        """Send nothing more; wait for what is in flight."""
+        """Send nothing more; wait for what is in flight, but no longer for a storage."""
         self._context.stop.set()
+        if not self._is_sending:
+            self._context.record.hurry()
 
-    async def run(self, plan: Plan, *, workers: int) -> None:
-        """Report what is known, then request the rest. `error` says why it ended early."""
+    @property
+    def spent_usd(self) -> Decimal:
+        """What it and earlier passes of the same writer have spent of the budget."""
+        spent_usd = self._context.spent_usd
+        return spent_usd + (self._allowance.spent_usd if self._allowance else Decimal(0))
+
+    async def run(self, plan: Plan, *, workers: int, closes: bool = True) -> None:
+        """Report what is known, then request the rest. `error` says why it ended early.
+
+        The writer is closed at the end, unless it `closes` nothing.
+        """
         context = self._context
         for job in plan.jobs:
             if job.known is not None:
                 self._report(job.known)
-        self._todo.extend(job for job in plan.jobs if job.known is None)
+        self._queue.add(job for job in plan.jobs if job.known is None)
         try:
             try:
-                if self._todo and not context.stop.is_set():
-                    await context.images.check_writable()
-                    await context.record.open()
-                    allowance = await self._open_allowance()
-                    await self._work(
-                        AttemptLoop(context, self._sender, allowance=allowance), workers
-                    )
-                    error = context.breaker.error_of_all()
-                    # Images of earlier runs show that not all requests fail.
-                    if error is not None and not (context.stop.is_set() or plan.reused):
-                        context.stop.fail(error)
+                if self._queue and not context.stop.is_set():
+                    await self._request(plan, workers)
             finally:
-                await context.record.close()
+                if context.stop.is_set():
+                    context.record.hurry()
+                if closes:
+                    await context.record.close()
+            # Not of a pass that is to end: a storage that is away would hold it up once more.
+            if not context.stop.is_set():
+                await self._unless_stopped(self._sender.check_images())
+            await context.images.keep_adopted()
         except StorageError as error:
             context.stop.fail(error)
 
-    async def _open_allowance(self) -> Allowance | None:
+    async def _request(self, plan: Plan, workers: int) -> None:
+        context = self._context
+        await self._unless_stopped(context.images.check_writable())
+        if context.stop.is_set():
+            return
+        await context.record.open()
+        self._allowance = await self._open_allowance(plan)
+        self._is_sending = True
+        await self._work(AttemptLoop(context, self._sender, allowance=self._allowance), workers)
+        self._is_sending = False
+        error = context.breaker.error_of_all()
+        if error is not None and self._have_all_failed(plan):
+            context.stop.fail(error)
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await what nothing paid for depends on; cancel it when the pass is to stop."""
+        task, stop = asyncio.ensure_future(work), self._context.stop
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not task.done():
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    def _have_all_failed(self, plan: Plan) -> bool:
+        """Whether what failed can be what all requests meet.
+
+        What is known from earlier runs shows that not all fail; a model that a row has chosen for
+        itself can be the fault of that row.
+        """
+        known = any(job.known is not None for job in plan.jobs)
+        models = {job.request.model for job in plan.jobs}
+        return not (self._context.stop.is_set() or known or models - self._queue.models_sent)
+
+    async def _open_allowance(self, plan: Plan) -> Allowance | None:
         """Reserve what all of it can cost, if that is left in the budget; less of it otherwise."""
         remaining, record = self._context.remaining, self._context.record
         if remaining is None:
             return None
-        want = sum((job.worst_case.usd or Decimal(0) for job in self._todo), Decimal(0))
+        jobs = [job for job in plan.jobs if job.known is None]
+        want = sum((job.worst_case.usd or Decimal(0) for job in jobs), Decimal(0))
+        # What a writer reserves is for all of its passes, as what others' record leaves is.
+        before = self._context.spent_usd
 
         async def grow(total_usd: Decimal) -> Decimal:
             # A quarter more than needed now: growing for each retry would cost a commit each.
-            return await record.reserve(total_usd * GROWTH, remaining=remaining)
+            total_usd = before + total_usd * GROWTH
+            return await record.reserve(total_usd, remaining=remaining) - before
 
-        allowed_usd = await record.reserve(want, remaining=remaining)
+        allowed_usd = await record.reserve(before + want, remaining=remaining) - before
         return Allowance(allowed_usd=allowed_usd, grow=grow)
 
     async def _work(self, loop: AttemptLoop, workers: int) -> None:
         """Run the workers until all is done; once stopping, for `drain_seconds` at most."""
-        count = min(workers, len(self._todo))
+        count = min(workers, len(self._queue))
         tasks = {asyncio.create_task(self._worker(loop)) for _ in range(count)}
         finished = asyncio.ensure_future(asyncio.wait(tasks))
         stopping = asyncio.ensure_future(self._context.stop.wait())
@@ -106,26 +161,110 @@ class Pass:
         stopping.cancel()
 
     async def _worker(self, loop: AttemptLoop) -> None:
-        breaker, stop = self._context.breaker, self._context.stop
+        gate, stop = self._context.gate, self._context.stop
         try:
-            while self._todo and not stop.is_set():
-                turn = await breaker.admit()
-                if not self._todo:
-                    breaker.give_up(turn)
+            while self._queue and not stop.is_set():
+                turn = await gate.admit()
+                if not self._queue:
+                    gate.give_up(turn)
                     return
-                job = self._take(turn)
-                try:
-                    outcome = await loop.produce(job, turn)
-                except SendingPaused:
-                    self._todo.appendleft(job)
-                    continue
-                if outcome is not None:
+                wanted, turn = self._queue.take(turn)
+                outcome = await loop.produce(wanted, turn)
+                self._queue.learn(wanted, outcome)
+                if outcome is None:
+                    self._queue.put_back(wanted)
+                else:
                     self._report(outcome)
+                self._give_up_rows(loop)
+                if not (self._queue or loop.at_work):
+                    gate.resume()  # The other workers have nothing to wait for.
         except Exception as error:  # noqa: BLE001  # whatever it is, it ends the pass and is raised
             stop.fail(error)
 
-    def _take(self, turn: Turn) -> Job:
-        """The next job; for a probe any: rows that fail for their own reasons stand together."""
-        if turn.is_probe:
-            self._todo.rotate(self._context.rng.randrange(len(self._todo)))
-        return self._todo.popleft()
+    def _give_up_rows(self, loop: AttemptLoop) -> None:
+        """Report what has failed all along, where that shows to be the rows' own fault."""
+        queue, stop = self._queue, self._context.stop
+        if not queue.all_failed or stop.is_set():
+            return
+        all_probed = queue.all_probed and not loop.at_work
+        if self._context.breaker.are_rows_at_fault(all_probed=all_probed):
+            for outcome in queue.give_up():
+                self._report(outcome)
+
+
+class Queue:
+    """The images that wait to be requested: the untried first, then those that have failed.
+
+    `rng` chooses probes: rows that fail for their own reasons stand together in a table. A row
+    need not fail more often than in `probes` of them.
+    """
+
+    def __init__(self, rng: random.Random, *, probes: int) -> None:
+        self._rng = rng
+        self._probes = probes
+        self._untried: deque[Wanted] = deque()
+        self._failed: list[Wanted] = []
+        self.models_sent: set[str] = set()
+        """The models to which something has been sent in this pass."""
+        self._models_serving: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._untried) + len(self._failed)
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        """Put jobs at the end of the untried."""
+        self._untried.extend(Wanted(job=job, unresolved=job.unresolved) for job in jobs)
+
+    def put_back(self, wanted: Wanted) -> None:
+        """Put an image back that has to wait."""
+        if wanted.latest is None:
+            self._untried.appendleft(wanted)
+        else:
+            self._failed.append(wanted)
+
+    def take(self, turn: Turn) -> tuple[Wanted, Turn]:
+        """The next image; and the turn, which says whether all have failed.
+
+        For a probe any, if possible of a model that has not only failed: it may be the model.
+        """
+        if self._untried:
+            if turn.is_probe:
+                self._untried.rotate(self._rng.randrange(len(self._untried)))
+                failing = self.models_sent - self._models_serving
+                models = (each.job.request.model for each in self._untried)
+                others = (place for place, model in enumerate(models) if model not in failing)
+                self._untried.rotate(-next(others, 0))
+            return self._untried.popleft(), turn
+        if not turn.is_probe:
+            return self._failed.pop(0), turn
+        least = min(map(self._probed, self._failed))
+        chosen = self._rng.choice([each for each in self._failed if self._probed(each) == least])
+        self._failed.remove(chosen)
+        return chosen, replace(turn, all_failed=True)
+
+    def learn(self, wanted: Wanted, outcome: Outcome | None) -> None:
+        """Note what an image came to, for what it says of its model."""
+        if wanted.requests:
+            self.models_sent.add(wanted.job.request.model)
+        if outcome is not None and outcome.image is not None:
+            self._models_serving.add(wanted.job.request.model)
+
+    def _probed(self, wanted: Wanted) -> tuple[bool, bool, int]:
+        """The least of these is probed next: what may have been paid for last, if others can be."""
+        enough = wanted.failed_probes >= self._probes
+        return enough, wanted.unresolved.count > 0, wanted.failed_probes
+
+    @property
+    def all_failed(self) -> bool:
+        """Whether images are left, and each has failed."""
+        return bool(self._failed) and not self._untried
+
+    @property
+    def all_probed(self) -> bool:
+        """Whether each image that is left has failed as a probe as often as it may."""
+        return self.all_failed and all(each.failed_probes >= self._probes for each in self._failed)
+
+    def give_up(self) -> list[Outcome]:
+        """What the failed images come to; they are no longer in the queue."""
+        failed, self._failed = self._failed, []
+        return [each.latest for each in failed if each.latest is not None]

@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import contextlib
+import gc
 import json
 import os
 import socket
@@ -17,6 +19,7 @@ import pytest
 from dagster_imagegen.engine.endpoint.client import ImageClient
 from dagster_imagegen.engine.endpoint.failures import Failure
 from dagster_imagegen.engine.endpoint.kinds import FailureKind
+from dagster_imagegen.engine.endpoint.network import Backend
 from dagster_imagegen.engine.endpoint.response import Answer, GeneratedImage
 from tests.engine.endpoint.peer import (
     ANSWER,
@@ -292,3 +295,36 @@ def test_memory_of_a_stream_of_partial_images() -> None:
     count = 20
     act = says(head, *[event] * count, failed)
     assert most_memory(act, count=1) < count / 2 * len(event)
+
+
+# -- an end before the beginning -------------------------------------------------------------------
+
+
+# asyncio leaves the sockets of a race that is cancelled open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_cancelled_connection_is_cancelled() -> None:
+    """At whatever moment: otherwise its request would be sent for nobody."""
+    servers: list[tuple[str, int]] = []
+
+    async def run() -> list[int]:
+        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+        servers.append(server.sockets[0].getsockname())
+        ignored: list[int] = []
+        for moment in range(30):
+            task = asyncio.create_task(Backend().connect_tcp(*servers[0], timeout=60))
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            in_time = task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled():
+                await task.result().aclose()
+                ignored += [moment] if in_time else []
+        server.close()
+        return ignored
+
+    assert asyncio.run(run()) == []
+    for each in gc.get_objects():
+        if type(each) is socket.socket and each.type == socket.SOCK_STREAM:
+            with contextlib.suppress(OSError):  # Not connected.
+                if each.getpeername() in servers:
+                    each.close()

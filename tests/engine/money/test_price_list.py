@@ -575,7 +575,7 @@ def metered(model: str, **tokens: int) -> Decimal:
     return cost.usd or Decimal(0)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.sampled_from(TABLED), *[COUNTS] * 4)
 def test_metered_costs_add_up_and_never_fall(model: str, a: int, b: int, c: int, d: int):
     """The bill of two images is the sum of their bills, exactly; more tokens never cost less."""
@@ -586,7 +586,7 @@ def test_metered_costs_add_up_and_never_fall(model: str, a: int, b: int, c: int,
     assert both >= max(one, other)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.sampled_from(TABLED), COUNTS, COUNTS)
 def test_money_is_exact_in_any_process(model: str, given_tokens: int, made: int):
     """Whatever decimal context the process has; and it fits the usage table's column."""
@@ -608,7 +608,7 @@ def test_money_is_exact_in_any_process(model: str, given_tokens: int, made: int)
         assert pa.array([usd], pa.decimal128(20, 10)).to_pylist() == [usd]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_no_answer_within_the_table_costs_more_than_its_worst_case(data: st.DataObject):
     """The amount reserved before sending is enough, whatever the endpoint chooses or reports."""
@@ -657,7 +657,7 @@ def test_no_answer_within_the_table_costs_more_than_its_worst_case(data: st.Data
     assert bounds[0] <= estimate <= worst
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.sampled_from(TABLED), COUNTS, COUNTS)
 def test_the_sandbox_bills_as_the_price_list_does(model: str, put_in: int, made: int):
     """Two lists written independently agree on every amount."""

@@ -411,7 +411,7 @@ CELLS = st.one_of(st.none(), st.integers(0, 3), st.text(st.characters(), max_siz
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.fixed_dictionaries(
@@ -445,7 +445,7 @@ def test_any_rows_are_the_same_requests_in_any_kind_of_table(rows: list[dict[str
         assert read(source, overrides=overrides).rows == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.fixed_dictionaries({"prompt": CELLS, "prompt_id": CELLS, "n": COUNTS})))
 def test_every_bad_row_is_reported_and_no_sound_one(rows: list[dict[str, Any]]):
     """A row is named if and only if a rule, written here a second time, says so."""

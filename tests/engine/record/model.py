@@ -2,8 +2,9 @@
 
 One seed is one schedule. `run_schedule(seed)` lets two or three writers ask for overlapping images
 on one store, with deaths, pauses longer than the lease, terminations, store errors before and after
-the effect, writes that land again later, rolling and midnight, in half of them within a budget that
-all share; a reader polls meanwhile, and a last writer recovers. The store is like an object store
+the effect, writes that land again later, outages of the store in which each call fails or hangs,
+rolling and midnight, in half of them within a budget that all share; a reader polls meanwhile, and
+a last writer recovers. The store is like an object store
 (a writer is dead when it is silent for a lease by the store's clock, listings are of one moment) or
 like a local disk (also when its lock is free; folders are listed one after the other). What breaks
 a promise (`RULES`) is collected in `World.violations`.
@@ -12,13 +13,26 @@ a promise (`RULES`) is collected in `World.violations`.
 import asyncio
 import contextlib
 from collections.abc import Generator
+from decimal import Decimal
 from types import ModuleType
 from typing import Any
 
+import pyarrow.compute as pc
+import pytest
+
 from dagster_imagegen.engine import record
+from dagster_imagegen.engine.record import Record
+from dagster_imagegen.engine.record.parts import bound_usd
 from tests.engine.record.model_judgement import judge
 from tests.engine.record.model_loop import ModelLoop
-from tests.engine.record.model_world import Handle, Moment, World, decode_either, encode_light
+from tests.engine.record.model_world import (
+    Handle,
+    Moment,
+    World,
+    decode_either,
+    encode_light,
+    table_of_either,
+)
 from tests.engine.record.model_writer import Writer
 
 
@@ -26,7 +40,7 @@ def run_schedule(seed: int, code: ModuleType = record) -> World:
     """One schedule, the same every time. Look at `violations`."""
     loop = ModelLoop()
     world = World(seed, code, loop)
-    with light_parts(code) if seed % 200 else contextlib.nullcontext():
+    with small_index(code, seed), light_parts(code) if seed % 200 else contextlib.nullcontext():
         loop.run(_live(world))
     return world
 
@@ -49,6 +63,8 @@ async def _live(world: World) -> None:
         world.writers.append(last)
         await Writer(handle=last, wanted=[], workers=0).run()
         watching.cancel()
+        calm = Handle(world=world, name="judge", calm=True)
+        world.last_record = await world.code.read_record(calm)
         judge(world)
     finally:
         world.over = True
@@ -106,7 +122,8 @@ def _by_task(
 
 
 async def watch(world: World, reader: Handle) -> None:
-    """Read the record again and again; complain when an attempt is missed, doubled or vanishes."""
+    """Read the record again and again; complain when an attempt is missed, doubled or vanishes, and
+    when a writer counts less than it may spend."""
     seen: set[str] = set()
     pause = world.rng.choice((0.2, 1.0, 5.0))
     changes = -1
@@ -117,26 +134,54 @@ async def watch(world: World, reader: Handle) -> None:
             continue  # All is as it was.
         changes = world.changes
         sent = {post.attempt_id for post in world.posts}
+        allowed = dict(world.allowed)
         found = await world.code.read_record(reader)
         # Whole at any time, so they need no calls of their own.
-        published = [row for path in found.parts for row in world.rows_of(path)]
-        ids = [row.attempt_id for row in (*found.open_attempts, *published)]
+        rows = world.rows_on_record(found)
+        for each in world.writers:
+            counted = counted_of(each, found, world)
+            if each.is_sending and counted < allowed.get(each.name, Decimal(0)):
+                world.break_rule(
+                    "budget", f"{each.name} counts {counted}, may {allowed[each.name]}"
+                )
+        ids = [row.attempt_id for row in rows]
         if len(ids) != len(set(ids)):
             world.break_rule("reader", f"twice: {sorted(i for i in ids if ids.count(i) > 1)}")
         if missing := seen - set(ids):
             world.break_rule("reader", f"vanished: {sorted(missing)}")
         if missing := sent - set(ids):
             world.break_rule("reader", f"sent and not seen: {sorted(missing)}")
-        seen |= {row.attempt_id for row in (*found.open_attempts, *published) if row.status}
+        seen |= {row.attempt_id for row in rows if row.status}
+
+
+def counted_of(writer: Handle, found: Record, world: World) -> Decimal:
+    """What the record counts of one writer against a budget."""
+    name = writer.name
+    published = (row for path in found.parts for row in world.rows_of(path))
+    reserved = [each.usd for each in found.reservations if each.identity.run_id == name]
+    rows = (*found.open_attempts, *published)
+    spent = [row.bound_usd for row in rows if row.identity.run_id == name]
+    covered = bound_usd(found.sums().filter(pc.field("root_run_id") == name))
+    return sum((*reserved, *spent, covered), Decimal(0))
 
 
 @contextlib.contextmanager
 def light_parts(code: Any) -> Generator[None]:
     """Have the writers pickle their parts, for schedules by the thousand."""
-    parts, writer = code.parts, code.writer
-    real = parts.encode_part, writer.decode_part
-    parts.encode_part, writer.decode_part = encode_light, decode_either
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code.parts, "encode_part", encode_light)
+        patch.setattr(code.writer, "decode_part", decode_either)
+        patch.setattr(code.index_writer, "table_of_part", table_of_either)
         yield
-    finally:
-        parts.encode_part, writer.decode_part = real
+
+
+@contextlib.contextmanager
+def small_index(code: Any, seed: int) -> Generator[None]:
+    """Have the writers add to the index soon, and have a day settled as soon as it is over. In half
+    of the schedules no runs of the index are merged."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code.index_writer, "REFRESH_AT", 1 + seed % 2)
+        patch.setattr(code.index_writer, "GROWTH", 4 * (seed % 2))
+        patch.setattr(code.index, "LATE_DAYS", 0)
+        patch.setattr(code.index, "SETTLED_DAYS", 0)
+        yield

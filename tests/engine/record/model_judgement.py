@@ -2,6 +2,7 @@
 
 from dagster_imagegen.engine.attempt import Attempt
 from dagster_imagegen.engine.errors import StoreInconsistent
+from dagster_imagegen.engine.record.index import INDEX_FOLDER
 from dagster_imagegen.engine.record.parts import PARTS_FOLDER
 from tests.engine.record.model_world import Post, World, image_of
 
@@ -15,9 +16,11 @@ def judge(world: World) -> None:
     ]
     _judge_rows(world, rows)
     _judge_recovery(world, rows)
+    _judge_index(world, rows)
     _judge_money(world)
     for path in world.objects:
-        if not (path.startswith(("images/", f"{PARTS_FOLDER}/")) or path.endswith(".sealed")):
+        kept = ("images/", f"{PARTS_FOLDER}/", f"{INDEX_FOLDER}/")
+        if not (path.startswith(kept) or path.endswith(".sealed")):
             world.break_rule("litter", path)
     for handle in world.writers:
         for path in handle.reported:
@@ -55,6 +58,21 @@ def _judge_rows(world: World, rows: list[Attempt]) -> None:
             recorded = None if row is None else row.status
             if recorded != status:
                 world.break_rule("settled", f"{attempt_id} as {status}, recorded as {recorded}")
+
+
+def _judge_index(world: World, rows: list[Attempt]) -> None:
+    """As the last writer has read it, when nothing was written any more."""
+    found = world.last_record
+    assert found is not None
+    indexed = world.indexed_rows(found)
+    if indexed is None:
+        return
+    covered = found.index.covered - found.gone
+    said = sorted((row.attempt_id, row.fingerprint, row.status) for row in indexed)
+    parts = (row for row in rows if row.attempt_id.rpartition("-")[0] in covered)
+    held = sorted((row.attempt_id, row.fingerprint, row.status) for row in parts)
+    if said != held:
+        world.break_rule("index", f"says {said} of {held}")
 
 
 def _judge_recovery(world: World, rows: list[Attempt]) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import pickle
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -12,12 +12,22 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
+import pyarrow as pa
+
 from dagster_imagegen.engine.attempt import Attempt, ImageFile, Result
 from dagster_imagegen.engine.errors import StorageError
+from dagster_imagegen.engine.patience import Patience, PatientStore
 from dagster_imagegen.engine.record import Limits, Record, RecordWriter
+from dagster_imagegen.engine.record.index import INDEX_FOLDER
 from dagster_imagegen.engine.record.journal import JOURNAL_FOLDER, JournalContent
-from dagster_imagegen.engine.record.parts import PARTS_FOLDER, decode_part, journal_of
-from dagster_imagegen.engine.storage import Patience, PatientStore, StoredObject, WriterLock
+from dagster_imagegen.engine.record.parts import (
+    PARTS_FOLDER,
+    bound_usd,
+    decode_part,
+    journal_of,
+)
+from dagster_imagegen.engine.record.schema import row_of, to_table
+from dagster_imagegen.engine.storage import StoredObject, WriterLock
 from tests.engine.record.model_loop import ModelLoop
 
 T = TypeVar("T")
@@ -33,15 +43,19 @@ RULES: Mapping[str, str] = {
     "recovered": "a dead writer's image that was in place makes its attempt succeeded",
     "twice": "nothing is asked for while a rightly living writer asks for it",
     "bought": "nothing is asked for whose image was in place",
-    "budget": "what all have sent together, at the worst case while under way, is in the budget",
+    "budget": "what all have sent, at the worst case while under way, and may send, is within it",
     "stale": "nothing is granted a third of a lease after the journal was closed by another",
     "fenced": "a writer that was never silent is not taken for dead",
     "refused": "a writer that nothing happened to finishes without an error; none blames the store",
     "reader": "a reader sees no attempt twice, all that was sent, and none with an outcome vanish",
-    "litter": "nothing stays but parts, images and seals",
+    "litter": "nothing stays but parts, images, seals and the index",
+    "index": "what the index says of a part is what the part says",
     "hang": "a writer that is alive ends",
 }
 
+
+OUTAGE_SECONDS_MAX = 55.0
+"""Longer than a lease, and no longer than a writer waits for a store that never answered it."""
 
 WORST_CASE_USD = Decimal(1)
 """What one request can cost."""
@@ -73,6 +87,10 @@ class Moods:
     """A local disk: writers hold locks, and a listing looks into one folder after the other."""
     slow: float
     """Of each call: how likely it takes seconds."""
+    outage: "tuple[float, float]" = (0.0, 0.0)
+    """From when to when every call fails, at once or late; a write may take effect all the same."""
+    loses_index: bool = False
+    """Whether somebody deletes objects of the index now and then."""
     part_loses_journal: float
     """Of each part: how likely some of its journal's objects vanish after it exists."""
 
@@ -97,7 +115,10 @@ class World:
             locks=rng.random() < 0.3,
             slow=rng.choice((0.0, 0.0, 0.02, 0.1)),
             part_loses_journal=rng.choice((0.0, 0.5)),
+            outage=_outage_of(seed),
+            loses_index=seed % 3 == 1,
         )
+        self._index_rng = random.Random(f"index {seed}")
         self.budget_usd = rng.choice((None, None, None, Decimal(2), Decimal(3), Decimal(5)))
         lease = rng.choice((12.0, 24.0, 48.0))
         self.limits = Limits(
@@ -108,7 +129,10 @@ class World:
             roll_objects=rng.choice((3, 6, 256)),
             roll_seconds=rng.choice((5.0, 20.0, 300.0)),
             rival_grace=rng.choice((0.5, 2.0)),
-            patience=Patience(attempts=5, backoff_seconds=0.1),
+            # All that are alive wait for the end of an outage.
+            patience=Patience(attempts=5, backoff_seconds=0.1, seconds=2 * OUTAGE_SECONDS_MAX)
+            if self.has_outage
+            else Patience(attempts=5, backoff_seconds=0.1),
         )
         self.epoch = datetime(2026, 11, 22, 23, 59, 59, tzinfo=timezone.utc) - timedelta(
             seconds=rng.choice((0.0, 2.0, 10.0, 40.0, 40_000.0))
@@ -116,6 +140,8 @@ class World:
         self.objects: dict[str, tuple[bytes, StoredObject]] = {}
         self.images: dict[str, list[tuple[str, float]]] = {}
         self.posts: list[Post] = []
+        self.allowed: dict[str, Decimal] = {}
+        """What writers may spend in all, by their names, as long as they send."""
         self.writers: list[Handle] = []
         self.violations: list[str] = []
         self.sealed_at: dict[str, float] = {}
@@ -126,9 +152,20 @@ class World:
         self.over = False
         self.shortened: set[str] = set()
         """Journals of which the store lost objects once their part was there."""
+        self.last_record: Record | None = None
         self.changes = 0
         """How often anything was written or deleted."""
         self._decoded: dict[bytes, list[Attempt]] = {}
+
+    @property
+    def has_outage(self) -> bool:
+        return self.moods.outage[1] > 0
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the store fails every call now."""
+        begins, ends = self.moods.outage
+        return begins <= self.clock() < ends
 
     def now(self) -> datetime:
         return self.epoch + timedelta(seconds=self.clock())
@@ -150,13 +187,48 @@ class World:
     def owner(self, journal_id: str) -> "Handle | None":
         return next((w for w in self.writers if w.owns(journal_id)), None)
 
+    def indexed_rows(self, record: Record) -> list[Attempt] | None:
+        """What the index holds of the parts that it covers; None: it is no longer whole."""
+        rows: list[Attempt] = []
+        for path in record.index.files:
+            if path not in self.objects:
+                return None
+            data, _ = self.objects[path]
+            if data not in self._decoded:
+                try:
+                    self._decoded[data] = decode_part(data)
+                except pa.ArrowException:
+                    return None
+            rows += self._decoded[data]
+        return [row for row in rows if row.attempt_id.rpartition("-")[0] not in record.gone]
+
+    def rows_on_record(self, record: Record) -> list[Attempt]:
+        """What a plan sees: `record.rows_on_record` does the same on a real storage."""
+        indexed = self.indexed_rows(record)
+        parts = record.parts if indexed is not None else record.all_parts
+        published = [row for path in parts for row in self.rows_of(path)]
+        return [*record.open_attempts, *published, *(indexed or [])]
+
     def remaining(self, record: Record) -> Decimal:
         """What the record of others leaves of the budget."""
         assert self.budget_usd is not None
         published = [row for path in record.parts for row in self.rows_of(path)]
         spent = sum((row.bound_usd for row in (*record.open_attempts, *published)), Decimal(0))
+        spent += bound_usd(record.sums())
         reserved = sum((each.usd for each in record.reservations), Decimal(0))
         return self.budget_usd - spent - reserved
+
+    def granted(self, by: "Handle", usd: Decimal) -> None:
+        """A writer may spend so much in all from now on."""
+        self.allowed[by.name] = usd
+        taken = {each.name: self._taken(each) for each in self.writers}
+        if self.budget_usd is not None and sum(taken.values()) > self.budget_usd:
+            self.break_rule("budget", f"{taken} is taken of {self.budget_usd}")
+
+    def _taken(self, writer: "Handle") -> Decimal:
+        """What a writer has spent, or may spend if it is alive."""
+        spent = sum((p.cost_usd for p in self.posts if p.writer is writer), Decimal(0))
+        return max(spent, self.allowed.get(writer.name, spent) if writer.is_sending else spent)
 
     def sent(self, post: Post) -> None:
         """A request arrives at the endpoint."""
@@ -176,13 +248,17 @@ class World:
     def take_effect(self, path: str, data: bytes, by: "Handle") -> None:
         self.changes += 1
         known = path in self.objects
-        stored = StoredObject(path=path, size_bytes=len(data), modified=self.clock())
+        stored = StoredObject(path=path, size_bytes=len(data), modified=self.now().timestamp())
         self.objects[path] = (data, stored)
         if path.startswith("images/") and not known:
             _, fingerprint, attempt_id = path.split("/")
             self.images.setdefault(fingerprint, []).append((attempt_id, self.clock()))
         elif path.endswith(".sealed") and not known:
             self._sealed(path, by)
+        elif path.startswith(INDEX_FOLDER):
+            if self.moods.loses_index and self._index_rng.random() < 0.5:
+                delay = self._index_rng.choice((0.0, 1.0, 20.0, 60.0))
+                self.loop.call_later(delay, self.objects.pop, path, None)
         elif path.endswith(".jsonl"):
             jid = path.split("/")[1]
             silence = self.clock() - self.written_at.get(jid, self.clock())
@@ -230,6 +306,8 @@ class World:
 
     def _sealed(self, path: str, by: "Handle") -> None:
         jid = path.removeprefix(f"{JOURNAL_FOLDER}/").removesuffix(".sealed")
+        if by is self.owner(jid):
+            return  # Its part is there, and late.
         self.sealed_at[jid] = self.clock()
         owner = self.owner(jid)
         if owner is None or not owner.is_open(jid):
@@ -237,13 +315,23 @@ class World:
         owner.presumed_dead = True
         if jid in self.shortened:
             return  # Without its newest objects it looks silent for longer; its part is there.
-        at_ease = not (owner.was_silent or self.moods.slow or self.moods.error)
+        hindered = self.moods.slow or self.moods.error or self.has_outage
+        at_ease = not (owner.was_silent or hindered)
         silence = max(self.silences.get(jid, 0.0), self.clock() - self.written_at[jid])
         # A store that is slow or fails keeps a writer silent; nothing else may.
         if not self.late_writes and (at_ease or silence < self.limits.lease):
             self.break_rule(
                 "fenced", f"{by.name} sealed {jid} of {owner.name} after {silence:.2f} s"
             )
+
+
+def _outage_of(seed: int) -> tuple[float, float]:
+    """One schedule in four has one. Its own randomness leaves the other schedules as they are."""
+    rng = random.Random(f"outage {seed}")
+    if seed % 4 != 3:
+        return (0.0, 0.0)
+    begins = rng.choice((0.5, 2.0, 5.0, 15.0, 60.0)) * rng.uniform(0.5, 1.5)
+    return begins, begins + rng.choice((1.0, 5.0, 20.0, OUTAGE_SECONDS_MAX))
 
 
 CALLS = (
@@ -253,6 +341,7 @@ CALLS = (
     "get journal",
     "delete journal",
     "images",
+    "index",
     "post",
     "list part",
     "put part",
@@ -276,6 +365,8 @@ class Moment:
 def kind_of(verb: str, path: str) -> str:
     if path.startswith("images"):
         return "images"
+    if path.startswith("_index"):
+        return "index"
     return f"{verb} {'part' if path.startswith(PARTS_FOLDER) else 'journal'}"
 
 
@@ -298,7 +389,6 @@ class Handle:
     error: BaseException | None = None
     ended: bool = False
     writer: RecordWriter | None = None
-    past_journals: list[str] = field(default_factory=list[str])
     locked: set[str] = field(default_factory=set[str])
     settled: dict[str, Status] = field(default_factory=dict[str, Status])
     reported: list[str] = field(default_factory=list[str])
@@ -310,12 +400,22 @@ class Handle:
 
     def is_open(self, jid: str) -> bool:
         """Whether it still writes this journal, as far as it knows."""
-        if self.killed_at is not None or self.ended or self.writer is None:
-            return False
         inside: Any = self.writer
-        if inside._journals.broken is not None and not inside._journals._closing:
+        if not self.is_alive or (inside._journals.broken and not inside._journals._closing):
             return False
-        return jid in inside._own or jid not in inside.journal_ids
+        beginning = inside._journals._beginning
+        begins = beginning is not None and not beginning.done() and jid == inside.journal_ids[-1]
+        return begins or jid in inside._own
+
+    @property
+    def is_alive(self) -> bool:
+        return self.killed_at is None and not self.ended and self.writer is not None
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether it may still send, rightly."""
+        inside: Any = self.writer
+        return self.is_alive and not self.presumed_dead and inside._journals.broken is None
 
     @cached_property
     def rng(self) -> random.Random:
@@ -381,12 +481,17 @@ class Handle:
 
     def _latency(self) -> "asyncio.Future[None]":
         roll = self.rng.random()
+        if not self.calm and self.world.is_away and roll < 0.3:
+            # It hangs, and is given up; what it does may still take effect.
+            return self.world.loop.pause(self.world.limits.record_call_seconds)
         if not self.calm and roll < self.world.moods.slow:
             return self.world.loop.pause(self.rng.uniform(0.02, 0.06) * self.world.limits.lease)
         return self.world.loop.pause(0.005 + 0.1 * roll * roll)
 
     def _fails(self) -> bool:
-        return not self.calm and self.rng.random() < self.world.moods.error
+        if self.calm:
+            return False
+        return self.world.is_away or self.rng.random() < self.world.moods.error
 
     # -- ObjectStore ----------------------------------------------------------------------------
 
@@ -396,8 +501,9 @@ class Handle:
                 self.world.take_effect(path, data, self)
                 return None
             if self.rng.random() < 0.5:
-                self.world.take_effect(path, data, self)
-            if self.rng.random() < self.world.moods.late:
+                torn = path.startswith(INDEX_FOLDER) and self.rng.random() < 0.5
+                self.world.take_effect(path, data[:-9] if torn else data, self)
+            if self.rng.random() < (0.3 if self.world.is_away else self.world.moods.late):
                 self.world.land_later(path, data, self)
             return StorageError(f"put {path}")
 
@@ -450,6 +556,18 @@ class Handle:
             folders = {path.rpartition("/")[0] for path in found if path not in here}
             later = self.world.listed(wanted)
             found = here | {p: later[p] for p in later if p.rpartition("/")[0] in folders}
+        return found
+
+    async def folders(self, folder: str) -> Sequence[str]:
+        def effect() -> Sequence[str] | StorageError:
+            if self._fails():
+                return StorageError(f"list {folder}")
+            below = (path[len(folder) + 1 :] for path in self.world.listed(f"{folder}/"))
+            return sorted({path.split("/")[0] for path in below if "/" in path})
+
+        found = await self._step(kind_of("list", folder), effect)
+        if isinstance(found, StorageError):
+            raise found
         return found
 
     async def delete(self, paths: Iterable[str]) -> None:
@@ -533,6 +651,11 @@ PARQUET_MAGIC = b"PAR1"
 def encode_light(attempts: Iterable[Attempt]) -> bytes:
     """A part as a pickle: the protocol does not care, and it takes a hundredth of the time."""
     return pickle.dumps(list(attempts))
+
+
+def table_of_either(data: bytes, columns: Sequence[str]) -> pa.Table:
+    """`table_of_part`, however it was written."""
+    return to_table(row_of(attempt) for attempt in decode_either(data)).select(list(columns))
 
 
 def decode_either(data: bytes) -> list[Attempt]:

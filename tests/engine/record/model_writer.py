@@ -66,9 +66,7 @@ class Writer:
     async def _generate(self, record: RecordWriter) -> None:
         handle = self.handle
         found = await record.start()
-        rows = list(found.open_attempts)
-        for path in found.parts:
-            rows += handle.world.rows_of(path)
+        rows = handle.world.rows_on_record(found)
         known = {row.fingerprint: row.status for row in rows}
         todo = [each for each in self.wanted if known.get(each) not in ("succeeded", "refused")]
         if not todo and not handle.calm:
@@ -84,13 +82,17 @@ class Writer:
             await record.close()
 
     async def _open_allowance(self, record: RecordWriter, *, want_usd: Decimal) -> Allowance:
-        remaining = self.handle.world.remaining
+        world = self.handle.world
 
-        async def grow(total_usd: Decimal) -> Decimal:
-            return await record.reserve(total_usd * Decimal("1.25"), remaining=remaining)
+        async def reserve(usd: Decimal) -> Decimal:
+            allowed_usd = await record.reserve(usd, remaining=world.remaining)
+            world.granted(self.handle, allowed_usd)
+            return allowed_usd
 
-        allowed_usd = await record.reserve(want_usd, remaining=remaining)
-        return Allowance(allowed_usd=allowed_usd, grow=grow)
+        allowed_usd = await reserve(want_usd)
+        return Allowance(
+            allowed_usd=allowed_usd, grow=lambda total: reserve(total * Decimal("1.25"))
+        )
 
     async def _work(self, record: RecordWriter, todo: list[str]) -> None:
         tasks = [asyncio.create_task(self._worker(record, todo)) for _ in range(self.workers)]
@@ -194,11 +196,14 @@ class Writer:
             self.asking.discard(task)
 
     async def _save(self, record: RecordWriter, attempt_id: str, path: str) -> None:
-        for _ in range(6):
+        ends_at = self.handle.world.moods.outage[1]
+        tries = 0
+        while tries < 6:
             with contextlib.suppress(StorageError):
                 await self.handle.put(path, image_of(attempt_id))
                 return
             await asyncio.sleep(0.5)
+            tries += self.handle.world.clock() >= ends_at
         await record.settle(attempt_id, Result(status="failed"))
         raise StorageError(f"cannot save {path}")
 

@@ -71,7 +71,7 @@ def row(**values: Any) -> Row:
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ROWS)
 def test_any_row_survives_a_journal_line(values: Row):
     """JSON of one line gives every value back, with its type."""
@@ -81,7 +81,7 @@ def test_any_row_survives_a_journal_line(values: Row):
     assert decode_values(line) == values
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(WHOLE_ROWS, min_size=1, max_size=3))
 def test_any_attempts_survive_a_part(rows: list[Row]):
     """Parquet gives every value back, with its type, and null where there was none.

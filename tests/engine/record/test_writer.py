@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 
@@ -20,7 +20,6 @@ import pyarrow.dataset as ds
 import pytest
 
 from dagster_imagegen.engine.attempt import (
-    NO_COST,
     NO_IDENTITY,
     UNKNOWN_COST,
     Attempt,
@@ -33,6 +32,7 @@ from dagster_imagegen.engine.attempt import (
     TokenUsage,
 )
 from dagster_imagegen.engine.errors import Fenced, StorageError, StoreInconsistent
+from dagster_imagegen.engine.patience import Patience
 from dagster_imagegen.engine.record import (
     AlreadyThere,
     Contended,
@@ -42,15 +42,22 @@ from dagster_imagegen.engine.record import (
     RecordWriter,
     read_record,
 )
-from dagster_imagegen.engine.record.journal import intent_line, object_path, seal_path
+from dagster_imagegen.engine.record.journal import (
+    intent_line,
+    new_journal_id,
+    object_path,
+    seal_path,
+)
 from dagster_imagegen.engine.record.parts import decode_part, part_path
 from dagster_imagegen.engine.record.schema import Row, row_of
-from dagster_imagegen.engine.storage import Patience, Storage, StoredObject, WriterLock
+from dagster_imagegen.engine.storage import Storage, StoredObject, WriterLock
 from tests.virtual_time import run_virtual
 
-NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
+NOW = datetime.now(timezone.utc)
+"""As the stores have it: a part that is published days later is announced by a seal."""
 LIMITS = Limits(lease=20.0, poll=0.1, patience=Patience(attempts=2, backoff_seconds=0.01))
-FOREIGN = "20261122T110000000000Z-foreign"
+ROLLING = replace(LIMITS, roll_attempts=1)
+FOREIGN = new_journal_id(NOW - timedelta(minutes=1), token="foreign")
 
 tokens = itertools.count()
 
@@ -74,11 +81,9 @@ class Images:
 
 
 @pytest.fixture(params=["local", "memory"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     uri = str(tmp_path) if request.param == "local" else f"memory://{tmp_path}"
-    opened = Storage(uri)
-    yield opened
-    opened.close()
+    return Storage(uri)
 
 
 def new_writer(storage: Storage, *, limits: Limits = LIMITS) -> RecordWriter:
@@ -143,7 +148,8 @@ def test_an_attempt_ends_as_one_row(storage: Storage):
     (row,) = rows(storage).values()
     assert (row["attempt_id"], row["fingerprint"], row["model"]) == (attempt_id, "aa", "m")
     assert (row["status"], row["input_tokens"], row["started_at"]) == ("succeeded", 3, NOW)
-    assert everything(storage) == [f"usage/date=2026-11-22/{attempt_id.rpartition('-')[0]}.parquet"]
+    jid = attempt_id.rpartition("-")[0]
+    assert everything(storage) == [f"usage/date={NOW.date().isoformat()}/{jid}.parquet"]
 
 
 def test_nothing_sent_leaves_nothing(storage: Storage):
@@ -443,7 +449,7 @@ class Overtaken(Storage):
 
 
 def test_what_is_reserved_is_seen_when_it_moves_to_a_new_journal(tmp_path: Path):
-    """A writer rolls while the record are read: what it reserves is found in the old or the new."""
+    """A writer rolls while the record is read: what it reserves is found in the old or the new."""
     storage = Overtaken(str(tmp_path))
 
     async def main() -> Decimal:
@@ -463,30 +469,48 @@ def test_what_is_reserved_is_seen_when_it_moves_to_a_new_journal(tmp_path: Path)
     assert run_virtual(main()) == 2
 
 
-def test_what_is_reserved_stays_so_while_journals_roll(tmp_path: Path):
-    """Whenever the record are read: the new header says it before the old journal lets go of it,
-    and what an attempt under way in the old one may leave over is reserved in the new one."""
-    storage = Slow(str(tmp_path))
+class SlowParts(Slow):
+    """One that is as slow with parts."""
+
+    async def put(self, path: str, data: bytes) -> None:
+        is_part = path.startswith("usage")
+        await asyncio.sleep(2 * is_part)
+        await super().put(path, data)
+        await asyncio.sleep(is_part)
+
+
+def test_a_pass_counts_all_that_it_may_spend_whenever_it_is_read(tmp_path: Path):
+    """Its attempts and what is left of its reservation are never less, in journals that roll and
+    are published; and no more, but for a moment after a part is in place."""
+    storage = SlowParts(str(tmp_path))
 
     async def main() -> list[Decimal]:
-        writer = await opened_writer(storage, limits=Limits(roll_attempts=1))
-        await writer.reserve(Decimal(3), remaining=lambda _: Decimal(9))
-        first = await asking(writer, "aa")
-        rolling = asyncio.create_task(asking(writer, "bb"))
-        reserved: list[Decimal] = []
-        while not rolling.done():
-            reserved.append(reserved_in(await read_record(storage)))
-            await asyncio.sleep(0.1)
-        await writer.settle(first, Result(status="failed", cost=NO_COST))
-        await asyncio.sleep(LIMITS.lease)
-        reserved.append(reserved_in(await read_record(storage)))
-        await writer.close()
-        return reserved
+        writer = await opened_writer(storage, limits=ROLLING)
+        await writer.reserve(Decimal(9), remaining=lambda _: Decimal(9))
 
-    # Of three dollars one is under way in the old journal, and then, for all that we know, free.
-    while_rolling = run_virtual(main())
-    assert min(while_rolling) == 2
-    assert while_rolling[-1] == 2, "three, less the attempt that is under way in the new journal"
+        async def produce(fingerprint: str, seconds: float, usd: str) -> None:
+            attempt_id = await asking(writer, fingerprint)
+            await asyncio.sleep(seconds)
+            cost = Cost(usd=Decimal(usd), basis="estimated")
+            await writer.settle(attempt_id, Result(status="failed", cost=cost))
+
+        at_work = [
+            asyncio.create_task(produce("aa", 3.0, "0.5")),
+            asyncio.create_task(produce("bb", 6.0, "0")),
+            asyncio.create_task(produce("cc", 2.0, "1")),
+            asyncio.create_task(produce("dd", 9.0, "0.25")),
+        ]
+        counted: list[Decimal] = []
+        while not all(task.done() for task in at_work):
+            counted.append(counted_in(await read_record(storage), storage))
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(LIMITS.lease)
+        counted.append(counted_in(await read_record(storage), storage))
+        await writer.close()
+        return counted
+
+    counted = run_virtual(main())
+    assert min(counted) == counted[0] == counted[-1] == 9
 
 
 def test_what_is_reserved_while_a_journal_begins_stays_reserved(tmp_path: Path):
@@ -509,6 +533,72 @@ def test_what_is_reserved_while_a_journal_begins_stays_reserved(tmp_path: Path):
     assert run_virtual(main()) == 5
 
 
+def test_passes_that_have_rolled_do_not_starve_each_other(storage: Storage):
+    """Which pass is older is settled by their first journals, so that one of them gives way."""
+
+    async def main() -> list[Decimal]:
+        passes = [await opened_writer(storage, limits=ROLLING) for _ in range(2)]
+        for writer in passes:
+            # The first pass's second journal is younger than the second pass's first.
+            for fingerprint in ("aa", "bb"):
+                await writer.settle(await granted(writer, fingerprint), ended("failed"))
+
+        def remaining(record: Record) -> Decimal:
+            return Decimal(2) - reserved_in(record)
+
+        reserved = await asyncio.gather(
+            *(writer.reserve(Decimal(2), remaining=remaining) for writer in passes)
+        )
+        for writer in passes:
+            await writer.close()
+        return reserved
+
+    # Journals of the same moment are in the order of their random parts.
+    assert sorted(run_virtual(main())) == [0, 2]
+
+
+class SlowAndLate(Slow):
+    """One on which something happens before a listing."""
+
+    happens: Callable[[], Awaitable[object]] | None = None
+
+    async def list(self, folder: str, *, prefix: str = "") -> dict[str, StoredObject]:
+        happens, self.happens = self.happens, None
+        if happens is not None:
+            await happens()
+        return await super().list(folder, prefix=prefix)
+
+
+def test_a_pass_is_no_rival_of_its_own_budget(tmp_path: Path):
+    """While it asks for more, a header of its own is in place already, and not yet answered."""
+    storage = SlowAndLate(str(tmp_path))
+
+    async def main() -> Decimal:
+        limits = replace(ROLLING, rival_grace=0.0)
+        writer = await opened_writer(storage, limits=limits)
+        await writer.reserve(Decimal(1), remaining=lambda _: Decimal(9))
+        await writer.settle(await granted(writer), ended("failed"))
+        rolling: list[asyncio.Task[str]] = []
+
+        async def refreshed() -> None:
+            storage.happens = roll
+
+        async def roll() -> None:
+            rolling.append(asyncio.create_task(granted(writer, "bb")))
+            await asyncio.sleep(1.5)
+
+        storage.happens = refreshed
+        allowed = await writer.reserve(
+            Decimal(5), remaining=lambda record: Decimal(9) - reserved_in(record)
+        )
+        await asyncio.gather(*rolling)
+        assert len(rolling) == 1
+        await writer.close()
+        return allowed
+
+    assert run_virtual(main()) == 5
+
+
 async def asking(writer: RecordWriter, fingerprint: str) -> str:
     """An attempt under way that may cost a dollar."""
     decision = await writer.intend(
@@ -520,6 +610,13 @@ async def asking(writer: RecordWriter, fingerprint: str) -> str:
 
 def reserved_in(record: Record) -> Decimal:
     return sum((each.usd for each in record.reservations), Decimal(0))
+
+
+def counted_in(record: Record, storage: Storage) -> Decimal:
+    """What it counts against a budget."""
+    published = [each for path in record.parts for each in decode_part(storage.get_now(path))]
+    attempts = (*record.open_attempts, *published)
+    return reserved_in(record) + sum((each.bound_usd for each in attempts), Decimal(0))
 
 
 class Keeping(Storage):

@@ -10,6 +10,7 @@ from dagster_imagegen.engine.attempt import Cost, SvgUsage, TokenUsage
 from dagster_imagegen.engine.endpoint.failures import AnswerHead, Failure
 from dagster_imagegen.engine.endpoint.kinds import FailureKind
 from dagster_imagegen.engine.endpoint.response import Answer, GeneratedImage, read_answer
+from dagster_imagegen.engine.money.amounts import usd_text
 from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.record.schema import result_columns, result_of
 from dagster_imagegen.engine.request import ImageRequest
@@ -121,10 +122,27 @@ def test_an_svg_s_author_is_on_record() -> None:
     assert result_of(result_columns(result)) == result
 
 
+@pytest.mark.parametrize(
+    ("usd", "text"),
+    [
+        ("0", "$0.00"),
+        ("0.0423", "$0.0423"),
+        ("0.04", "$0.04"),
+        ("1.1504", "$1.1504"),
+        ("1234.5", "$1,234.50"),
+        ("0.00004", "$0.00"),
+        ("0.99999", "$1.00"),
+    ],
+)
+def test_an_amount_has_two_decimals_or_four(usd: str, text: str) -> None:
+    """Four where it is not whole cents, so that the cost of a single image can be told."""
+    assert usd_text(Decimal(usd)) == text
+
+
 def test_both_figures_are_shown_where_they_differ() -> None:
     """`$1.23, at most $1.89`, also at list price in the sandbox, and summed over passes."""
     one = Totals(cost_usd=Decimal("1.23"), cost_usd_max=Decimal("1.89"))
-    same = Totals(cost_usd=Decimal(1), cost_usd_max=Decimal("1.001"))
+    same = Totals(cost_usd=Decimal(1), cost_usd_max=Decimal("1.00001"))
     assert cost_text(one, sandbox=False) == "$1.23, at most $1.89"
     assert cost_text(same, sandbox=False) == "$1.00"
     assert cost_text(one, same, sandbox=False) == "$2.23, at most $2.89"

@@ -1,7 +1,7 @@
 """When a pass pauses, goes on and ends: rows sent to scripted endpoints, on a virtual clock.
 
 `send_all` is what a pass does: workers that take rows, send again what may be sent again, and ask
-the breaker before each request. Nothing here sleeps.
+the gate before each request. Nothing here sleeps.
 """
 
 import asyncio
@@ -20,7 +20,8 @@ from dagster_imagegen.engine.errors import (
     EndpointUnreachable,
     OutOfCredit,
 )
-from dagster_imagegen.engine.run.breaker import AGREE, Breaker, Streak, Turn
+from dagster_imagegen.engine.run.breaker import AGREE, Breaker, Streak
+from dagster_imagegen.engine.run.gate import Gate, Turn
 from tests.virtual_time import run_virtual
 
 K = FailureKind
@@ -84,13 +85,12 @@ async def _send_all(
         done.error = done.error or error
         stop.set()
 
-    breaker = Breaker(
-        patience_seconds=patience, in_flight=lambda: flying, end=end, rng=random.Random(1)
-    )
+    gate = Gate(random.Random(1))
+    breaker = Breaker(gate, patience_seconds=patience, in_flight=lambda: flying, end=end)
 
     async def send(row: int, turn: Turn) -> tuple[Failure | None, Streak | None]:
         nonlocal flying
-        if text := breaker.describe():
+        if text := gate.describe():
             done.paused.add(text)
         flying += 1
         done.requests[row] += 1
@@ -101,9 +101,9 @@ async def _send_all(
 
     async def work() -> None:
         while todo and not stop.is_set():
-            turn = await breaker.admit()
+            turn = await gate.admit()
             if not todo:
-                return breaker.give_up(turn)
+                return gate.give_up(turn)
             row = todo.pop(chance.randrange(len(todo)) if turn.is_probe else 0)
             while True:
                 answer, _ = await send(row, turn)
@@ -114,7 +114,7 @@ async def _send_all(
                     done.failed[row] = answer
                     break
                 await asyncio.sleep(0.5)
-                turn = await breaker.admit()
+                turn = await gate.admit()
         return None
 
     tasks = [asyncio.create_task(work()) for _ in range(workers)]
@@ -318,22 +318,22 @@ def test_server_errors_at_random_do_not_stop_a_run(seed: int) -> None:
 # -- whether an answer was lost in an outage -------------------------------------------------------
 
 
-def decide(*, agreeing: int, at_work: int = 2) -> tuple[bool, float]:
+def decide(*, agreeing: int, at_work: int = 2, in_flight: int = 1) -> tuple[bool, float]:
     """Whether a reset with so many others like it, half a second apart, is an outage; and when."""
 
     async def main() -> tuple[bool, float]:
         loop = asyncio.get_running_loop()
-        breaker = Breaker(
-            patience_seconds=600, in_flight=lambda: 1, end=not_expected, rng=random.Random(1)
-        )
-        streak = breaker.observe(await breaker.admit(), RESET, place="e")
+        gate = Gate(random.Random(1))
+        breaker = Breaker(gate, patience_seconds=600, in_flight=lambda: in_flight, end=not_expected)
+        streak = breaker.observe(await gate.admit(), RESET, place="e")
         assert streak is not None
         deciding = asyncio.create_task(
             breaker.is_outage(streak, others_at_work=lambda: at_work > 1)
         )
         for _ in range(agreeing - 1):
             await asyncio.sleep(0.5)
-            breaker.observe(await breaker.admit(), AWAY, place="e")
+            turn = await gate.admit() if in_flight == 1 else Turn()
+            breaker.observe(turn, AWAY, place="e")
         return await deciding, loop.time()
 
     return run_virtual(main())
@@ -341,6 +341,28 @@ def decide(*, agreeing: int, at_work: int = 2) -> tuple[bool, float]:
 
 def test_a_lost_answer_belongs_to_an_outage_if_others_agree() -> None:
     assert decide(agreeing=AGREE) == (True, pytest.approx(1.5))
+
+
+def test_a_few_of_many_connections_that_break_at_once_are_no_outage() -> None:
+    """It takes half of those in flight, or a probe."""
+    assert decide(agreeing=AGREE, in_flight=63) == (False, pytest.approx(5.0))
+    assert decide(agreeing=7, in_flight=15) == (False, pytest.approx(5.0))
+    assert decide(agreeing=8, in_flight=15) == (True, pytest.approx(3.5))
+
+
+def test_a_probe_that_fails_as_well_shows_an_outage() -> None:
+    async def main() -> None:
+        gate = Gate(random.Random(1))
+        breaker = Breaker(gate, patience_seconds=600, in_flight=lambda: 63, end=not_expected)
+        for _ in range(AGREE):
+            streak = breaker.observe(Turn(), RESET, place="e")
+            assert streak is not None
+            assert not streak.is_outage
+        streak = breaker.observe(await gate.admit(), RESET, place="e")
+        assert streak is not None
+        assert streak.is_outage
+
+    run_virtual(main())
 
 
 def test_a_lost_answer_is_a_row_of_its_own_if_nobody_agrees() -> None:
@@ -353,38 +375,18 @@ def test_the_last_row_has_nobody_to_wait_for() -> None:
 
 def test_a_probe_that_is_cancelled_makes_room_for_another() -> None:
     async def main() -> None:
-        breaker = Breaker(
-            patience_seconds=600, in_flight=lambda: 0, end=not_expected, rng=random.Random(1)
-        )
+        gate = Gate(random.Random(1))
+        breaker = Breaker(gate, patience_seconds=600, in_flight=lambda: 0, end=not_expected)
         for _ in range(AGREE):
-            breaker.observe(await breaker.admit(), AWAY, place="e")
-        first = asyncio.create_task(breaker.admit())
+            breaker.observe(await gate.admit(), AWAY, place="e")
+        first = asyncio.create_task(gate.admit())
         await asyncio.sleep(0)
         first.cancel()
-        turn = await breaker.admit()
+        turn = await gate.admit()
         assert turn.is_probe
-        second = asyncio.create_task(breaker.admit())
+        second = asyncio.create_task(gate.admit())
         await asyncio.sleep(0)
-        breaker.give_up(turn)
+        gate.give_up(turn)
         assert (await second).is_probe
-
-    run_virtual(main())
-
-
-def test_a_row_that_may_have_been_paid_for_is_the_last_to_probe() -> None:
-    async def main() -> None:
-        breaker = Breaker(
-            patience_seconds=600, in_flight=lambda: 0, end=not_expected, rng=random.Random(1)
-        )
-        for _ in range(AGREE):
-            breaker.observe(await breaker.admit(), RESET, place="e")
-        spared = [asyncio.create_task(breaker.admit(spare=True)) for _ in range(9)]
-        other = asyncio.create_task(breaker.admit())
-        assert (await other).is_probe
-        breaker.observe(await other, RESET, place="e")
-        await asyncio.sleep(60)
-        assert [task.done() for task in spared].count(True) == 1
-        breaker.observe(Turn(), None, place="e")
-        assert [(await task).is_probe for task in spared].count(True) == 1
 
     run_virtual(main())

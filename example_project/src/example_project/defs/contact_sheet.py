@@ -15,7 +15,11 @@ from example_project.sheet import Picture, draw_contact_sheet
 PREVIEW_WIDTH = 640
 
 
-@dg.asset(group_name="shop", kinds={"image"})
+@dg.asset(
+    group_name="shop",
+    kinds={"image"},
+    deps=["cost_report"],  # So that the lines which tell where all is are the last.
+)
 def contact_sheet(
     context: dg.AssetExecutionContext, hero: pa.Table, imagegen: ImageGenResource
 ) -> None:

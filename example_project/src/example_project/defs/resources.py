@@ -1,6 +1,7 @@
 """Who makes the pictures, and where everything goes. `.env` decides; see `.env.example`."""
 
 import os
+from pathlib import Path
 
 import dagster as dg
 
@@ -8,6 +9,8 @@ from dagster_imagegen import ImageGenResource
 from example_project.tables import ParquetTables
 
 OUTPUT = "output"
+# Absolute: what is there is not paid for again, wherever Dagster is started.
+STORAGE = str(Path(__file__).parents[3] / OUTPUT)
 BASE_URL = os.getenv("IMAGEGEN_BASE_URL") or "sandbox"
 
 
@@ -21,7 +24,7 @@ def resources() -> dg.Definitions:
                 # Dagster stores of it is the variable's name.
                 api_key=None if BASE_URL == "sandbox" else dg.EnvVar("IMAGEGEN_API_KEY"),
                 model=os.getenv("IMAGEGEN_MODEL") or "openai-gpt-image-1",
-                storage_uri=os.getenv("IMAGEGEN_STORAGE_URI") or OUTPUT,
+                storage_uri=os.getenv("IMAGEGEN_STORAGE_URI") or STORAGE,
             ),
             "io_manager": ParquetTables(folder=f"{OUTPUT}/tables"),
         },

@@ -44,18 +44,17 @@ def test_serve_says_where_it_is_and_ends_on_a_signal(ending: signal.Signals) -> 
 
 def test_serve_refuses_what_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown fault is named with those that exist, and nothing is started."""
-    assert main(["serve", "--fault", "explode=0.5"]) == 1
+    assert main(["serve", "--fault", "explode=0.5"]) == 2
     told = capsys.readouterr().err
     assert "unknown fault 'explode'; known faults: rate_limited" in told
     assert "port" not in told
-    with pytest.raises(SystemExit):
-        main(["serve", "--fault", "bogus"])
-    assert "argument --fault: 'bogus' is not KIND=RATE" in capsys.readouterr().err
+    assert main(["serve", "--fault", "bogus"]) == 2
+    assert "'--fault': 'bogus' is not KIND=RATE" in capsys.readouterr().err
 
 
 def test_serve_refuses_a_port_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     """In one line, with its number."""
-    assert main(["serve", "--port", "99999"]) == 1
+    assert main(["serve", "--port", "99999"]) == 2
     told = capsys.readouterr().err
     assert told.startswith("dagster-imagegen serve: port 99999: ")
     assert told.count("\n") == 1
@@ -71,15 +70,6 @@ def test_serve_without_its_extra_says_what_to_install(library: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "pip install 'dagster-imagegen[sandbox]'" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_the_command_line_starts_without_dagster() -> None:
-    """Neither help nor serving imports Dagster."""
-    script = (
-        "import sys, dagster_imagegen.cli, dagster_imagegen.sandbox.server\n"
-        "assert 'dagster' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

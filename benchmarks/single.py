@@ -1,0 +1,61 @@
+"""Cases of this project alone: without an endpoint, and without others to compare it with."""
+
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+
+from benchmarks.machine import HERE, run_program
+from benchmarks.report import Result
+
+PROGRAMS = HERE / "contestants"
+
+
+def _record(folder: str, what: str, rows: int, parts: int) -> Mapping[str, float]:
+    program = [sys.executable, str(PROGRAMS / "record.py"), what, "--folder", folder]
+    return run_program([*program, "--rows", str(rows), "--parts", str(parts)])
+
+
+def _planning(case: str, *, rounds: int, wanted: Mapping[str, tuple[int, int]]) -> list[Result]:
+    """Plans of some rows, all paid, on records of so many rows in so many parts."""
+    results: list[Result] = []
+    for name, (rows, parts) in wanted.items():
+        with tempfile.TemporaryDirectory(prefix="imagegen-bench-") as folder:
+            _record(folder, "make", rows, parts)
+            runs = [_record(folder, "plan", min(rows, 1_000_000), parts) for _ in range(rounds)]
+        results.append(Result(case, "a run that sends nothing", name, "seconds", runs))
+    return results
+
+
+def planning(*, rounds: int, scale: float) -> list[Result]:
+    """Whether the time and the memory of a plan grow in proportion to its rows."""
+    sizes = [round(rows * scale) for rows in (10_000, 200_000, 1_000_000)]
+    wanted = {f"{rows:,} rows": (rows, max(1, rows // 5_000)) for rows in sizes}
+    return _planning("planning", rounds=rounds, wanted=wanted)
+
+
+def many_parts(*, rounds: int, scale: float) -> list[Result]:
+    """Whether a run costs more after a year of runs: 2,000 rows in one part, or in 2,000."""
+    rows = max(2, round(2_000 * scale))
+    wanted = {"1 part": (rows, 1), f"{rows:,} parts": (rows, rows)}
+    return _planning("many_parts", rounds=rounds, wanted=wanted)
+
+
+def imports(*, rounds: int, scale: float) -> list[Result]:
+    """The time of `import dagster_imagegen` beside that of Dagster."""
+    program = [sys.executable, str(PROGRAMS / "imports.py")]
+    run_program(program)  # Compiles what was never imported.
+    runs = [run_program(program) for _ in range(rounds)]
+    title = "importing all public names after dagster"
+    return [Result("imports", title, "dagster_imagegen", "seconds", runs)]
+
+
+SINGLES: Mapping[str, Callable[..., list[Result]]] = {
+    "imports": imports,
+    "planning": planning,
+    "many_parts": many_parts,
+}
+
+
+def run_single(name: str, *, rounds: int, scale: float) -> list[Result]:
+    """All runs of one case."""
+    return SINGLES[name](rounds=rounds, scale=scale)

@@ -1,0 +1,110 @@
+"""Recorded requests at the prices of another list. What is on record stays as it is."""
+
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from dagster_imagegen.engine.attempt import SANDBOX, Cost, TokenUsage
+from dagster_imagegen.engine.money.price_list import PriceList
+from dagster_imagegen.engine.record.schema import MONEY
+
+OF_SANDBOX = "the sandbox costs nothing"
+"""Why a request to the sandbox is not repriced."""
+
+_TOKENS = tuple(TokenUsage.__dataclass_fields__)
+_KEPT = ("attempt_id", "started_at", "asset_key", "partition_key", "model", "status", "cost_basis")
+_READ = (
+    *_KEPT,
+    "endpoint_id",
+    "billing",
+    "size",
+    "quality",
+    "answered_size",
+    "answered_quality",
+    "partial_images",
+    "svg_total_tokens",
+    "cost_usd",
+    *_TOKENS,
+)
+
+REPRICED: pa.Schema = pa.schema(
+    [
+        ("attempt_id", pa.string()),
+        ("started_at", pa.timestamp("us", tz="UTC")),
+        *((name, pa.string()) for name in _KEPT[2:]),
+        ("recorded_usd", MONEY),
+        ("repriced_usd", MONEY),
+        ("repriced_basis", pa.string()),
+        ("price_source", pa.string()),
+        ("price_as_of", pa.date32()),
+        ("not_repriced", pa.string()),
+    ]
+)
+"""Recorded and repriced cost side by side; `not_repriced` says why there is no repriced cost."""
+
+
+def reprice(
+    usage: ds.Dataset, prices: PriceList, *, where: pc.Expression | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Each request of the usage table with the cost that it would have by `prices`.
+
+    Yields batches of `REPRICED`, one for each batch that is read, and changes nothing. A request
+    that was not billed costs nothing by any list. One whose cost the list cannot tell has no
+    `repriced_usd`, and `not_repriced` says why.
+    """
+    for batch in usage.to_batches(columns=list(_READ), filter=where):
+        rows = [_repriced(row, prices) for row in batch.to_pylist()]
+        yield pa.RecordBatch.from_pylist(rows, schema=REPRICED)
+
+
+def _repriced(row: Mapping[str, Any], prices: PriceList) -> dict[str, Any]:
+    kept = {name: row[name] for name in _KEPT} | {"recorded_usd": row["cost_usd"]}
+    reason = _reason(row)
+    if reason is not None:
+        return {**kept, "not_repriced": reason}
+    if row["billing"] == "not_billed":
+        return {**kept, "repriced_usd": Decimal(0), "repriced_basis": "estimated"}
+    cost = _cost(row, prices)
+    if cost.usd is None:
+        return {**kept, "not_repriced": _no_price(row, prices)}
+    return {
+        **kept,
+        "repriced_usd": cost.usd,
+        "repriced_basis": cost.basis,
+        "price_source": cost.source,
+        "price_as_of": cost.as_of,
+    }
+
+
+def _reason(row: Mapping[str, Any]) -> str | None:
+    if SANDBOX in (row["endpoint_id"], row["cost_basis"]):
+        return OF_SANDBOX
+    if row["cost_basis"] == "reported":
+        return "the endpoint reported what it charged"
+    if row["billing"] not in ("billed", "not_billed"):
+        return "whether it was billed is unknown"
+    if row["model"] is None:
+        return "no model is on record"
+    return "the text model of an svg has no price" if row["svg_total_tokens"] else None
+
+
+def _cost(row: Mapping[str, Any], prices: PriceList) -> Cost:
+    return prices.cost(
+        row["model"],
+        tokens=TokenUsage(**{name: row[name] for name in _TOKENS}),
+        size=row["answered_size"] or row["size"],
+        quality=row["answered_quality"] or row["quality"],
+        partial_images=row["partial_images"] or 0,
+        image_made=row["status"] == "succeeded",
+    )
+
+
+def _no_price(row: Mapping[str, Any], prices: PriceList) -> str:
+    model = row["model"]
+    if prices.find(model) is None:
+        return f'the price list has no model "{model}"'
+    return "the answer has no token counts, and the list no price for its size and quality"
