@@ -36,6 +36,8 @@ _CUSTOM: Mapping[str, str] = {
     "x_RunId": "run_id",
     "x_AssetKey": "asset_key",
     "x_PartitionKey": "partition_key",
+    "x_AssetGroup": "asset_group",
+    "x_AssetOwners": "asset_owners",
     "x_PromptId": "prompt_id",
     "x_Attempt": "attempt",
     "x_Status": "status",
@@ -48,7 +50,7 @@ _CUSTOM: Mapping[str, str] = {
 }
 """Our own columns, by the column of the usage table that they come from."""
 
-_READ = (*_CUSTOM.values(), "endpoint_id", "model", "size", "quality", "cost_usd")
+_READ = (*_CUSTOM.values(), "asset_tags", "endpoint_id", "model", "size", "quality", "cost_usd")
 _TEXT = (
     "BillingAccountId",
     "BillingAccountName",
@@ -66,6 +68,7 @@ _TEXT = (
     "ServiceName",
     "ServiceSubcategory",
     "SkuId",
+    "Tags",
 )
 _TIMES = ("BillingPeriodStart", "BillingPeriodEnd", "ChargePeriodStart", "ChargePeriodEnd")
 _TYPES: Mapping[str, pa.DataType] = {
@@ -180,6 +183,7 @@ def _charge(row: Mapping[str, Any], biller: Biller) -> dict[str, Any]:
         "ServiceName": "Image generation",
         "ServiceSubcategory": "Generative AI",
         "SkuId": row["model"] or UNKNOWN,
+        "Tags": row["asset_tags"],
         "x_IsEstimate": row["cost_basis"] != "reported",
         **{name: row[column] for name, column in _CUSTOM.items()},
         "x_CostBasis": row["cost_basis"] or UNKNOWN,

@@ -43,6 +43,17 @@ _IDENTITY: tuple[tuple[str, pa.DataType, str], ...] = (
     ("asset_key", pa.string(), "asset that requested the image, as a/b"),
     ("partition_key", pa.string(), "partition that requested it"),
     ("step_key", pa.string(), "step that requested it"),
+    (
+        "asset_owners",
+        pa.string(),
+        "the asset's owners, sorted, with commas; null: none, or before 0.2",
+    ),
+    ("asset_group", pa.string(), "the asset's group; null: no asset, or before 0.2"),
+    (
+        "asset_tags",
+        pa.string(),
+        "those tags of the asset that `usage_tags` names, as JSON; or null",
+    ),
     ("prompt_id", pa.string(), "row of the prompt table"),
     ("variant", pa.int32(), "0 to n-1"),
     ("fingerprint", pa.string(), "sha256 of what decides the image"),
