@@ -1,4 +1,4 @@
-"""A long usage table: `usage.py make|bill|waste|duckdb|… --folder … --rows … --parts …`.
+"""A long usage table: `usage.py make|bill|waste|… --folder … --rows … --parts …`.
 
 `make` writes parts as writers would have. The others read them, each in a process of its own: `bill`
 is the cost table by its default dimensions, `waste` the same with what was made again or replaced,
@@ -143,17 +143,36 @@ def bill(folder: Path, *, waste: bool = False) -> object:
     return _scanned(folder, lambda usage: cost_table(usage, finds_superseded=waste))
 
 
-def duckdb(folder: Path) -> object:
-    """DuckDB's sums of the same columns by the same columns, of the same files."""
+def duckdb(folder: Path, *, waste: bool = False) -> object:
+    """DuckDB's sums of the same columns by the same columns, of the same files.
+
+    With `waste` also by whether an image was bought again, or its row has a higher revision.
+    """
     import duckdb  # noqa: PLC0415
 
-    return duckdb.sql(f"""
+    files = f"read_parquet('{folder}/usage/*/*.parquet')"
+    superseded = f"""
+        with made as (from {files} where status = 'succeeded'),
+        last as (
+            select fingerprint, max((started_at, attempt_id)) as latest from made group by all),
+        newest as (
+            select asset_key, partition_key, prompt_id, variant, max(revision) as revision
+            from made group by all having max(revision) > 0),
+        superseded as (
+            select attempt_id, 'replaced' as superseded from made join newest
+            using (asset_key, partition_key, prompt_id, variant)
+            where coalesce(made.revision, 0) < newest.revision
+            union select attempt_id, 'retried' from made join last using (fingerprint)
+            where (started_at, attempt_id) < latest)
+    """
+    return duckdb.sql(f"""{superseded if waste else ""}
         select cast(started_at as date) as day, endpoint_id, asset_key, partition_key, asset_group,
                asset_owners, asset_tags, model, quality, size, status, answered_quality,
-               answered_size, cost_basis, count(*), count(*) filter (where cost_usd is null),
-               sum(input_tokens), sum(output_tokens), sum(total_tokens), sum(cost_usd),
+               answered_size, cost_basis, {"superseded," if waste else ""}
+               count(*), count(*) filter (where cost_usd is null), sum(input_tokens),
+               sum(output_tokens), sum(total_tokens), sum(cost_usd),
                sum(coalesce(cost_usd_max, cost_usd))
-        from read_parquet('{folder}/usage/*/*.parquet') group by all
+        from {files} {"left join superseded using (attempt_id)" if waste else ""} group by all
     """).fetchall()  # noqa: S608  # no text of anybody else's
 
 
@@ -210,6 +229,7 @@ READERS: Mapping[str, Callable[[Path], object]] = {
     "bill": bill,
     "waste": lambda folder: bill(folder, waste=True),
     "duckdb": duckdb,
+    "duckdb_waste": lambda folder: duckdb(folder, waste=True),
     "prices": prices,
     "focus": focus,
     "reconcile": reconcile,

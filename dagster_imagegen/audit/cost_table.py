@@ -204,7 +204,7 @@ def _classified(sums: pa.Table) -> pa.Table:
         "sandbox": sandbox,
         "images": compute.if_else(stored, requests, 0),
         "images_kept": compute.if_else(kept, requests, 0),
-        "unpriced_requests": compute.if_else(sandbox, 0, sums["unpriced_requests"]),
+        "unpriced_requests": compute.if_else(sandbox, 0, sums["cost_usd_nulls"]),
         "cost_usd": cost,
         "cost_usd_max": compute.if_else(sandbox, _ZERO, sums["cost_usd_max"].cast(SUM_OF_MONEY)),
         "waste_usd": compute.if_else(kept, _ZERO, cost),

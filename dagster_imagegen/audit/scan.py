@@ -21,7 +21,7 @@ _CODES_MAX = 1 << 40
 """Codes of several columns are multiplied; above this they are counted anew, so as not to wrap."""
 _HELD_MAX = 100_000
 """So many rows of sums are held before they are summed again."""
-_COUNTED, _UNPRICED = "requests", "unpriced_requests"
+_COUNTED, _NULLS = "requests", "_nulls"
 
 
 def sums_by(
@@ -33,8 +33,8 @@ def sums_by(
     where: pc.Expression | None,
     marks: Mapping[str, "pa.Array[Any]"],
 ) -> pa.Table:
-    """One row for each combination of `keys`: the sums of `values`, `requests`, and how many of
-    them have no `cost_usd`.
+    """One row for each combination of `keys`: the sums of `values`, how many rows lack each of
+    them (`cost_usd_nulls` and so on), and `requests`.
 
     `columns` are those that the scan reads. The key `day` is made of `started_at`; the key
     `superseded` is the name in `marks` of the list that has the row's `attempt_id`. Where
@@ -79,7 +79,9 @@ def encoded_batches(
         form = ds.ParquetFileFormat(dictionary_columns=names)
         fragment = form.make_fragment(fragment.path, filesystem=fragment.filesystem)
         kind = pa.dictionary(pa.int32(), pa.string())
-        schema = pa.schema([each.with_type(kind) if each.name in names else each for each in schema])
+        schema = pa.schema(
+            [each.with_type(kind) if each.name in names else each for each in schema]
+        )
     return fragment.to_batches(
         schema=schema, columns=list(columns), filter=where, use_threads=False
     )
@@ -125,7 +127,7 @@ def _of_batch(
             [
                 ("row", "min"),
                 ([], "count_all"),
-                ("cost_usd", "count", pc.CountOptions("only_null")),
+                *((name, "count", pc.CountOptions("only_null")) for name in values),
                 *((name, "sum") for name in values),
             ]
         )
@@ -133,7 +135,8 @@ def _of_batch(
     first = compute.subtract(sums["row_min"], 1)
     made: Any = {name: each.take(first) for name, each in encoded.items()}
     made = {name: compute.cast(each, each.type.value_type) for name, each in made.items()}
-    made |= {_COUNTED: sums["count_all"], _UNPRICED: sums["cost_usd_count"]}
+    made |= {_COUNTED: sums["count_all"]}
+    made |= {f"{name}{_NULLS}": sums[f"{name}_count"] for name in values}
     return pa.table({**made, **{name: sums[f"{name}_sum"] for name in values}})
 
 
@@ -177,7 +180,7 @@ def _code(columns: Sequence[Any], rows: int) -> Any:
 
 
 def _again(held: Sequence[pa.Table], keys: Sequence[str], values: Sequence[str]) -> pa.Table:
-    names = (_COUNTED, _UNPRICED, *values)
+    names = (_COUNTED, *values, *(f"{name}{_NULLS}" for name in values))
     together: Any = pa.concat_tables(held, promote_options="permissive")
     sums = together.group_by(list(keys)).aggregate([(name, "sum") for name in names])
     return sums.rename_columns([name.removesuffix("_sum") for name in sums.column_names])
