@@ -1,4 +1,4 @@
-"""A long usage table: `usage.py make|bill|waste|… --folder … --rows … --parts …`.
+"""A long usage table: `usage.py make|bill|… --folder … --rows … --parts …`.
 
 `make` writes parts as writers would have. The others read them, each in a process of its own: `bill`
 is the cost table by its default dimensions, `waste` the same with what was made again or replaced,
@@ -57,8 +57,10 @@ def _part(random: np.random.Generator, part: int, count: int) -> pa.Table:
     # Of an earlier part, now and then: the same image again.
     image = np.where(random.random(count) < 0.01, 0, part) * count + np.arange(count)
     status = random.choice(4, count, p=[0.95, 0.02, 0.02, 0.01])
-    tokens = random.integers(200, 4_000, count)
-    cents = (tokens * 40_000 + random.integers(0, 40_000, count)) * 10
+    # As answered for a size and a quality, and now and then any other number.
+    tokens = random.choice([272, 408, 1056, 1568, 1584, 4160, 6208, 6240], count)
+    tokens = np.where(random.random(count) < 0.01, random.integers(200, 4_000, count), tokens)
+    cents = (tokens * 40_000 + random.integers(10, 60, count) * 5_000) * 10
     made = status == 0
     cost = _money(cents, null=~made)
     seconds = np.sort(random.integers(0, 3_600_000_000, count))

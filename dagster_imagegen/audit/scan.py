@@ -112,8 +112,8 @@ def _of_batch(
     values: Sequence[str],
     marks: Mapping[str, "pa.Array[Any]"],
 ) -> pa.Table:
-    encoded = {name: _encoded(_key(batch, name, marks)) for name in keys}
-    table: Any = {"code": _code(list(encoded.values()), batch.num_rows)}
+    encoded = {name: with_dictionary(_key(batch, name, marks)) for name in keys}
+    table: Any = {"code": codes(list(encoded.values()), batch.num_rows)}
     for name in values:
         table[name] = batch[name]
     if "cost_usd_max" in table:
@@ -140,7 +140,7 @@ def _of_batch(
     return pa.table({**made, **{name: sums[f"{name}_sum"] for name in values}})
 
 
-def _encoded(values: Any) -> Any:
+def with_dictionary(values: Any) -> Any:
     """Values with a dictionary. Null is one of those of its indices that it does not have."""
     return values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
 
@@ -159,7 +159,7 @@ def _key(batch: pa.RecordBatch, name: str, marks: Mapping[str, "pa.Array[Any]"])
     return marked
 
 
-def _code(columns: Sequence[Any], rows: int) -> Any:
+def codes(columns: Sequence[Any], rows: int) -> Any:
     """One number for each combination of values."""
     code: Any = pa.repeat(pa.scalar(0, pa.int64()), rows)
     size = 1
