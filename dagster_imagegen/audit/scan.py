@@ -1,5 +1,6 @@
 """Sums over many rows, grouped a batch at a time: what is held is the groups, not the rows."""
 
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,7 +38,7 @@ def sums_by(
     them (`cost_usd_nulls` and so on), and `requests`.
 
     `columns` are those that the scan reads. The key `day` is made of `started_at`; the key
-    `superseded` is the name in `marks` of the list that has the row's `attempt_id`. Where
+    `superseded` is the name in `marks` of the sorted list that has the row's `attempt_id`. Where
     `cost_usd_max` is null, `cost_usd` counts for it.
     """
     held: list[pa.Table] = []
@@ -152,11 +153,24 @@ def _key(batch: pa.RecordBatch, name: str, marks: Mapping[str, "pa.Array[Any]"])
         return batch[name]
     marked: Any = pa.nulls(batch.num_rows, pa.string())
     for mark, ids in marks.items():
-        if len(ids):
-            marked = compute.if_else(
-                compute.is_in(batch["attempt_id"], value_set=ids), mark, marked
-            )
+        if not len(ids):
+            continue
+        near = _between(ids, compute.min_max(batch["attempt_id"]).as_py())
+        marked = compute.if_else(compute.is_in(batch["attempt_id"], value_set=near), mark, marked)
     return marked
+
+
+def _between(ids: Any, ends: Mapping[str, str | None]) -> Any:
+    """Those of a sorted list that a batch can have: a part has the attempts of one journal.
+
+    Each look-up makes a hash table of the list that it is given.
+    """
+    first = bisect_left(ids, ends["min"] or "", key=_text)
+    return ids.slice(first, bisect_right(ids, ends["max"] or "", key=_text) - first)
+
+
+def _text(scalar: Any) -> str:
+    return scalar.as_py()
 
 
 def codes(columns: Sequence[Any], rows: int) -> Any:
