@@ -183,7 +183,7 @@ class ImageGenResource(ResourceSettings):
         imagegen.usage("hero").group_by("model").aggregate([("cost_usd", "sum")])
         """
         with self.open_engine() as engine:
-            return engine.usage(asset_key=key_text(asset_key))
+            return engine.usage.read(asset_key=key_text(asset_key))
 
     def models(self) -> "tuple[ListedModel, ...]":
         """The models that the account can use, as the endpoint lists them, and when each ends.

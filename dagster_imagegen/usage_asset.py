@@ -94,7 +94,7 @@ def build_usage_asset(
         keys = [key.to_user_string() for key in context.assets_def.dependency_keys]
         with imagegen.open_engine() as engine:
             of_these = pc.field("asset_key").isin(keys)
-            rows = measured(engine.usage(columns=COLUMNS, where=of_these))
+            rows = measured(engine.usage.read(columns=COLUMNS, where=of_these))
             uri = engine.usage_uri
         run = context.run.root_run_id or context.run.run_id
         return dg.MaterializeResult(value=None, metadata=usage_metadata(rows, run=run, uri=uri))

@@ -101,7 +101,7 @@ def cost_table(
     """A tidy table of costs: one row for each combination of `by`, with the columns of
     `schema_of(by)`, sorted by `by`.
 
-    `usage` is a dataset with the usage table's schema, as `Engine.scan_usage` opens it; it is
+    `usage` is a dataset with the usage table's schema, as `UsageTable.scan` opens it; it is
     scanned, never loaded. `where` filters its rows. Money of the sandbox is 0 whatever its rows
     say. Without `finds_superseded` the causes `retried` and `replaced` are not looked for, which
     saves reading every fingerprint. Raises `ConfigurationError` for a name in `by` that is none.
