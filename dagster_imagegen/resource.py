@@ -169,7 +169,8 @@ class ImageGenResource(ResourceSettings):
         """
         place = Place(context, asset_key=key_text(asset_key), partition_key=partition_key)
         with self.open_engine() as engine:
-            images = AssetImages(engine, place.identity(self.run_ids))
+            tags = engine.settings.usage_tags
+            images = AssetImages(engine, place.identity(self.run_ids, tags=tags))
             try:
                 with images.block:
                     yield images

@@ -56,7 +56,7 @@ def _filters(command: Any) -> Any:
     default="asset_key,model",
     show_default=True,
     metavar="NAMES",
-    help=f"What to group by: {', '.join((*DIMENSIONS, *FURTHER_DIMENSIONS))}.",
+    help=f"What to group by: {', '.join((*DIMENSIONS, *FURTHER_DIMENSIONS, 'tag:NAME'))}.",
 )
 @_filters
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Only from this day (UTC) on.")
@@ -103,6 +103,7 @@ def command(
     \b
     Examples:
       dagster-imagegen usage --storage s3://shop/imagegen
+      dagster-imagegen usage --storage out --by asset_group,tag:team
       dagster-imagegen usage --storage out --by day,cause --asset hero --since 2026-11-01
       dagster-imagegen usage --storage out --output bill.html
       dagster-imagegen usage --storage out --prices next-year.yaml --by model
