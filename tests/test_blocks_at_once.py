@@ -1,4 +1,4 @@
-"""Blocks of calls that are open at the same time, in threads of one step and in ops of one process."""
+"""Blocks of calls that are open at once, in threads of one step and in ops of one process."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -32,17 +32,11 @@ def at_once(*works: Callable[[], object]) -> None:
         raise errors[0]
 
 
-def block_of(
-    imagegen: ImageGenResource,
-    context: Any,
-    prompts: Sequence[str],
-    *,
-    both_open: threading.Barrier,
-) -> list[str]:
+def block_of(imagegen: ImageGenResource, context: Any, both_open: threading.Barrier) -> list[str]:
     """The statuses of the images of one block, which is open while another one is."""
     with imagegen.for_asset(context) as images:
         both_open.wait(timeout=300)
-        statuses = [images.generate(each, quality="low").status for each in prompts]
+        statuses = [images.generate(each, quality="low").status for each in PROMPTS]
         both_open.wait(timeout=300)
     return statuses
 
@@ -67,7 +61,7 @@ def test_two_threads_of_one_step(project: Project) -> None:
     @dg.asset
     def hero(context: dg.AssetExecutionContext, imagegen: ImageGenResource) -> None:
         def work() -> None:
-            statuses.append(block_of(imagegen, context, PROMPTS, both_open=both_open))
+            statuses.append(block_of(imagegen, context, both_open))
 
         at_once(work, work)
 
@@ -83,7 +77,7 @@ def test_two_ops_of_one_process(project: Project) -> None:
     def run_of(name: str) -> None:
         @dg.op(name=name)
         def draw(context: dg.OpExecutionContext, imagegen: ImageGenResource) -> None:
-            statuses.append(block_of(imagegen, context, PROMPTS, both_open=both_open))
+            statuses.append(block_of(imagegen, context, both_open))
 
         @dg.job(name=f"{name}_job", resource_defs={"imagegen": project.resource()})
         def job() -> None:
