@@ -3,11 +3,13 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds  # loads pandas, if it is there
 
 compute: Any = pc
 """pyarrow's stubs know no arrays beside scalars."""
@@ -25,7 +27,7 @@ _COUNTED, _UNPRICED = "requests", "unpriced_requests"
 
 
 def sums_by(
-    dataset: ds.Dataset,
+    dataset: "ds.Dataset",
     *,
     keys: Sequence[str],
     values: Sequence[str],
@@ -43,7 +45,7 @@ def sums_by(
     held: list[pa.Table] = []
     rows = 0
 
-    def summed(fragment: ds.Fragment) -> list[pa.Table]:
+    def summed(fragment: "ds.Fragment") -> list[pa.Table]:
         batches = fragment.to_batches(
             schema=dataset.schema, columns=list(columns), filter=where, use_threads=False
         )
