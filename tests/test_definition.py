@@ -302,6 +302,8 @@ def test_a_prompt_table_that_is_no_asset_is_an_error_where_it_is_loaded(
 
     with pytest.raises(dg.DagsterInvalidDefinitionError, match=r'"\["nope"\]" is not produced by'):
         load("nope")
-    with pytest.raises(dg.DagsterInvalidDefinitionError, match=r'Did you mean .*\n\t\["products"\]'):
+    with pytest.raises(
+        dg.DagsterInvalidDefinitionError, match=r'Did you mean .*\n\t\["products"\]'
+    ):
         load("product")
     load("nope", dg.AssetSpec("nope"))  # The remedy that the docs name, for other code locations.
