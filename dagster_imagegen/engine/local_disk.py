@@ -102,6 +102,19 @@ def list_files(root: Path, folder: str, prefix: str = "") -> dict[str, os.stat_r
     return found
 
 
+def list_paths(root: Path, folder: str) -> list[str]:
+    """The paths of `list_files`, without their times and sizes."""
+    found: list[str] = []
+    try:
+        entries = list(os.scandir(root / folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return found
+    for entry in entries:
+        path = f"{folder}/{entry.name}"
+        found += list_paths(root, path) if entry.is_dir() else [path]
+    return found
+
+
 def _make_folder(folder: Path, *, within: Path | None) -> None:
     if folder == within or folder.is_dir():
         return

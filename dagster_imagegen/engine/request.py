@@ -129,7 +129,8 @@ class Parameter:
             yield InvalidRequest(self.name, value, rule, remedy="UTF-8 cannot encode it; remove it")
 
 
-PROMPT = Parameter("text", name="prompt", nullable=False, max_characters=32_000)
+PROMPT_CHARACTERS_MAX = 32_000
+PROMPT = Parameter("text", name="prompt", nullable=False, max_characters=PROMPT_CHARACTERS_MAX)
 """The rules for a prompt, which comes from the prompt table and not from `ImageParams`."""
 
 
@@ -200,10 +201,13 @@ class ImageRequest:
 
         `user`, `moderation`, streaming, run and row ids are left out: they do not decide it.
         """
-        head, tail = _around_prompt(
-            type(self), self.endpoint_id, self.variant, *_values_of(type(self))(self)
-        )
+        head, tail = self.around_prompt(self.variant)
         return hashlib.sha256(f"{head}{canonical_json(self.prompt)}{tail}".encode()).hexdigest()
+
+    def around_prompt(self, variant: int) -> tuple[str, str]:
+        """What precedes and what follows the prompt in what `fingerprint` is the hash of."""
+        values = _values_of(type(self))(self)
+        return _around_prompt(type(self), self.endpoint_id, variant, *values)
 
     def body(self) -> dict[str, Any]:
         """The JSON body: `prompt`, `model`, `n`, and the parameters that are set."""
@@ -317,6 +321,15 @@ PARAMETERS: Mapping[str, Parameter] = {
     each.name: each for each in (N, *parameters_of(ImageRequest))
 }
 """Every parameter that a user can set, by name: the keys of `ImageParams`."""
+
+
+def is_sound_prompt(text: str) -> bool:
+    """Whether a prompt breaks no rule of `PROMPT`: the same, and faster, for a million of them."""
+    return (
+        0 < len(text) <= PROMPT_CHARACTERS_MAX
+        and not text.isspace()
+        and not has_lone_surrogate(text)
+    )
 
 
 def has_lone_surrogate(text: str) -> bool:
