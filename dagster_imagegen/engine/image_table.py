@@ -102,12 +102,13 @@ def _came(
     ]
     tables = [_paid_columns(outcomes.paid, uri), pa.Table.from_pylist(found, schema=_CAME)]
     came = pa.concat_tables(tables)
+    # As a rule all are paid for and none is wanted twice: then nothing has to be looked up.
+    if fingerprints.equals(came["image_fingerprint"]):
+        return came
     at = pc.index_in(fingerprints, came["image_fingerprint"].combine_chunks())
     if at.null_count:
         raise KeyError(fingerprints.filter(at.is_null())[0].as_py())
-    # As a rule all are paid for and none is wanted twice: then nothing has to be copied.
-    in_place = at.combine_chunks().equals(pa.array(range(came.num_rows), pa.int32()))
-    return came if in_place else came.take(at)
+    return came.take(at)
 
 
 _CAME = pa.schema(

@@ -171,15 +171,16 @@ class Images:
         by_folder = pc.replace_substring_regex(paths, "/[^/]*$", "").combine_chunks()
         by_folder = by_folder.dictionary_encode()
 
-        def gone_of(number: int, there: Sequence[str]) -> list[str]:
+        def gone_of(number: int, folder: str, names: Sequence[str]) -> list[str]:
+            there = pc.binary_join_element_wise(folder, pa.array(names, pa.string()), "/")
             mine = paths.filter(pc.equal(by_folder.indices, number))
-            gone = pc.invert(pc.is_in(mine, pa.array(there, pa.string())))
-            return [str(path) for path in mine.filter(gone).to_pylist()]
+            gone = mine.filter(pc.invert(pc.is_in(mine, there)))
+            return [str(path) for path in gone.to_pylist()]
 
         async def gone(number: int, folder: str) -> list[str]:
-            there = await self._storage.repeat(lambda: self._store.paths(folder))
+            names = await self._storage.repeat(lambda: self._store.names(folder))
             # Now, so that the names in all folders are never in memory together.
-            return await asyncio.to_thread(gone_of, number, there)
+            return await asyncio.to_thread(gone_of, number, folder, names)
 
         folders = by_folder.dictionary.to_pylist()
         found = await asyncio.gather(*(gone(*each) for each in enumerate(map(str, folders))))

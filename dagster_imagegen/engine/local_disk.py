@@ -102,17 +102,12 @@ def list_files(root: Path, folder: str, prefix: str = "") -> dict[str, os.stat_r
     return found
 
 
-def list_paths(root: Path, folder: str) -> list[str]:
-    """The paths of `list_files`, without their times and sizes."""
-    found: list[str] = []
+def list_names(folder: Path) -> list[str]:
+    """The names in a folder; none where there is no such folder."""
     try:
-        entries = list(os.scandir(root / folder))
+        return os.listdir(folder)  # noqa: PTH208  # a path for each is not needed
     except (FileNotFoundError, NotADirectoryError):
-        return found
-    for entry in entries:
-        path = f"{folder}/{entry.name}"
-        found += list_paths(root, path) if entry.is_dir() else [path]
-    return found
+        return []
 
 
 def _make_folder(folder: Path, *, within: Path | None) -> None:

@@ -24,7 +24,7 @@ from dagster_imagegen.engine.local_disk import (
     HAS_LOCKS,
     is_locked,
     list_files,
-    list_paths,
+    list_names,
     write_whole,
 )
 from dagster_imagegen.engine.machine import explaining_threads
@@ -211,11 +211,11 @@ class Storage:
         wanted = f"{folder}/{prefix}"
         return {path: entry for path, entry in listed.items() if path.startswith(wanted)}
 
-    def _paths(self, folder: str) -> list[str]:
-        if self.is_local:
-            self._check_root()
-            return list_paths(Path(self.root), folder)
-        return list(self._list(folder))
+    def _names(self, folder: str) -> Sequence[str]:
+        if not self.is_local:
+            return [path[len(folder) + 1 :] for path in self._list(folder)]
+        self._check_root()
+        return list_names(Path(self.full_path(folder)))
 
     def _folders(self, folder: str) -> Sequence[str]:
         full = self.full_path(folder)
@@ -277,9 +277,9 @@ class Storage:
         """Every object below `folder` whose path begins with `prefix`."""
         return await self._run("list", folder, lambda: self._list(folder, prefix=prefix))
 
-    async def paths(self, folder: str) -> Sequence[str]:
-        """The paths of `list`, without what else a local disk has to be asked for each."""
-        return await self._run("list", folder, lambda: self._paths(folder))
+    async def names(self, folder: str) -> Sequence[str]:
+        """The names of the objects in `folder`; on a local disk those of its folders as well."""
+        return await self._run("list", folder, lambda: self._names(folder))
 
     async def folders(self, folder: str) -> Sequence[str]:
         """The names of the folders in `folder`."""

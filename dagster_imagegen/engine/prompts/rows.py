@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dagster_imagegen.engine.request import ImageRequest, canonical_json
+from dagster_imagegen.engine.request import ImageRequest, canonical_text
 
 ROWS_AT_ONCE = 8_192
 """How many rows are Python objects at a time."""
@@ -296,7 +296,7 @@ class Fingerprints:
         return [
             hashlib.sha256(f"{head}{text}{tail}".encode()).hexdigest()
             for prompt, index in zip(prompts, settings, strict=True)
-            for text in (canonical_json(prompt),)
+            for text in (canonical_text(prompt),)
             for head, tail in self._around.get(index) or self._made(index)
         ]
 

@@ -2,9 +2,9 @@
 
 import hashlib
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
+from typing import Any, TypeGuard
 
 import pyarrow as pa
 
@@ -37,7 +37,7 @@ from dagster_imagegen.engine.request import (
     ImageParams,
     ImageRequest,
     Parameter,
-    is_sound_prompt,
+    is_sound_text,
 )
 
 OUR_PREFIX = "image_"
@@ -246,9 +246,45 @@ class _RowReader:
         return self._rows.table(carried, warnings=warnings)
 
     def _read_some(self, start: int, columns: Mapping[str, Sequence[object]]) -> None:
-        rows = zip(*columns.values(), strict=True)
-        for position, values in enumerate(rows, start):
-            self._read(position, dict(zip(columns, values, strict=True)))
+        count = len(next(iter(columns.values())))
+        settings = self._settings_before(columns, count)
+        ids = self._plain_ids(columns, start, count)
+        texts = self._texts(columns, count)
+        for at, (index, prompt_id, text) in enumerate(zip(settings, ids, texts, strict=True)):
+            # Most rows have nothing new about them.
+            if index is not None and prompt_id is not None and text is not None:
+                self._rows.add(prompt_id or _stand_in(start + at, text), text, index)
+            else:
+                self._read(start + at, {name: column[at] for name, column in columns.items()})
+
+    def _settings_before(
+        self, columns: Mapping[str, Sequence[object]], count: int
+    ) -> Iterable[int | None]:
+        """For each row the settings of an earlier sound one with the same overrides."""
+        if not self._overrides:
+            return repeat(self._known.get(()), count)
+        keys = map(_key, zip(*(columns[name] for name in self._overrides), strict=True))
+        return (None if key is None else self._known.get(key) for key in keys)
+
+    def _plain_ids(
+        self, columns: Mapping[str, Sequence[object]], start: int, count: int
+    ) -> Iterable[str | None]:
+        """The `prompt_id` of each row, None for one to look at closer; "" where there are none."""
+        if "prompt_id" not in columns:
+            return repeat("", count)
+        is_first, ids = self._positions.setdefault, enumerate(columns["prompt_id"], start)
+        return [
+            each if _is_sound(each, PROMPT_ID) and is_first(each, at) == at else None
+            for at, each in ids
+        ]
+
+    def _texts(self, columns: Mapping[str, Sequence[object]], count: int) -> Iterable[str | None]:
+        """The prompt of each row, None for one to look at closer."""
+        if self._template is None:
+            texts = columns["prompt"]
+        else:
+            texts = self._template.fill_all(columns, count)
+        return [each if _is_sound(each, PROMPT) else None for each in texts]
 
     def _read(self, position: int, cells: Mapping[str, object]) -> None:
         """Add a row, or note its problems. Positions are read in order."""
@@ -261,22 +297,9 @@ class _RowReader:
         with found:
             template = self._template
             prompt = _prompt(cells["prompt"]) if template is None else template.fill(cells)
-        settings = self._settings_before(cells)
-        if settings is None or found or prompt is None or not is_sound_prompt(prompt):
-            settings = self._judge(position, cells, prompt_id, prompt, found)
+        settings = self._judge(position, cells, prompt_id, prompt, found)
         if settings is not None and prompt is not None:
             self._rows.add(prompt_id or _stand_in(position, prompt), prompt, settings)
-
-    def _settings_before(self, cells: Mapping[str, object]) -> int | None:
-        """The settings of an earlier sound row with the same overrides."""
-        try:
-            return self._known.get(self._key(cells))
-        except TypeError:  # A mapping has no hash.
-            return None
-
-    def _key(self, cells: Mapping[str, object]) -> tuple[object, ...]:
-        # With the types: True and 1 are equal.
-        return tuple((cells[name], type(cells[name])) for name in self._overrides)
 
     def _judge(
         self,
@@ -303,8 +326,9 @@ class _RowReader:
             self.problems += [row_problem(position, prompt_id, each) for each in found]
             return None
         settings = self._rows.settings(request, n=changes.get("n", self._base["n"]))
-        with suppress(TypeError):
-            self._known[self._key(cells)] = settings
+        key = _key([cells[name] for name in self._overrides])
+        if key is not None:
+            self._known[key] = settings
         return settings
 
     def _check_unique(self, prompt_id: str, position: int) -> None:
@@ -323,6 +347,19 @@ class _RowReader:
 
     def _problems(self, request: ImageRequest) -> Iterator[InvalidRequest]:
         return request.problems(streaming_needs_partials=self._streaming_needs_partials)
+
+
+def _key(values: Sequence[object]) -> tuple[object, ...] | None:
+    """What is the same for the same overrides; None for a mapping, which has no hash.
+
+    With the types: True and 1 are equal.
+    """
+    key = (*values, *map(type, values))
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key
 
 
 def _stand_in(position: int, prompt: str) -> str:
@@ -353,6 +390,11 @@ class _Found(list[InvalidRequest]):
         if isinstance(error, InvalidRequest):
             self.append(error)
         return isinstance(error, InvalidRequest)
+
+
+def _is_sound(cell: object, parameter: Parameter) -> TypeGuard[str]:
+    """Whether a cell is text without a problem: quicker than to look for all problems of it."""
+    return isinstance(cell, str) and is_sound_text(cell, parameter)
 
 
 def _prompt(cell: object) -> str:

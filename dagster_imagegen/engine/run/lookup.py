@@ -84,9 +84,10 @@ class OnRecord:
             where=pc.field("fingerprint").isin(every),
         )
         places = wanted.places(rows["fingerprint"])
-        there = places.is_valid()  # Those of open journals come unfiltered.
-        self._rows = rows.filter(there)
-        self._places = places.filter(there)
+        if places.null_count:  # Those of open journals come unfiltered.
+            there = places.is_valid()
+            rows, places = rows.filter(there), places.filter(there)
+        self._rows, self._places = rows, places
 
     @property
     def image_paths(self) -> "pa.ChunkedArray[pa.StringScalar]":
@@ -108,12 +109,22 @@ class OnRecord:
         found = attempts_of(others.drop_columns("place"))
         for place, attempt in zip(others["place"].to_pylist(), found, strict=True):
             attempts.setdefault(int(place or 0), []).append(attempt)
-        paid = self._rows.take(at)
-        where = paid.schema.get_field_index("fingerprint")
-        paid = paid.set_column(
-            where, paid.schema.field(where), self._wanted.fingerprints.take(places)
-        )
-        return PaidImages(rows=paid), attempts
+        return PaidImages(rows=self._taken(at, places)), attempts
+
+    def _taken(
+        self, at: "pa.Array[pa.Int64Scalar]", places: "pa.Array[pa.Int32Scalar]"
+    ) -> pa.Table:
+        """Some of the rows, with the fingerprints at some places. No rows are left after it."""
+        schema = self._rows.schema
+        columns = dict(zip(schema.names, self._rows.columns, strict=True))
+        self._rows = self._rows.select([])
+        columns["fingerprint"] = pa.chunked_array([self._wanted.fingerprints.take(places)])
+        # One after the other: all of them twice would be more than the image table.
+        taken = [
+            columns.pop(name) if name == "fingerprint" else columns.pop(name).take(at)
+            for name in schema.names
+        ]
+        return pa.Table.from_arrays(taken, schema=schema)
 
     def _oldest_there(
         self, gone: Collection[str]
