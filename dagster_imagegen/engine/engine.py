@@ -12,17 +12,19 @@ import pyarrow as pa
 from typing_extensions import Self
 
 from dagster_imagegen.engine.apart import run_apart
-from dagster_imagegen.engine.attempt import Identity, Outcome
+from dagster_imagegen.engine.attempt import Identity
 from dagster_imagegen.engine.endpoint.response import OnPartial
 from dagster_imagegen.engine.errors import PromptTableError
 from dagster_imagegen.engine.image_table import image_table
 from dagster_imagegen.engine.money.budget import budgets_of
-from dagster_imagegen.engine.prompts.table import PromptTable, read_prompts
+from dagster_imagegen.engine.prompts.rows import PromptTable
+from dagster_imagegen.engine.prompts.table import read_prompts
 from dagster_imagegen.engine.publishing.names import Names, Partition, Publication, names_of
 from dagster_imagegen.engine.publishing.publisher import Published
 from dagster_imagegen.engine.record import Record, read_record
 from dagster_imagegen.engine.record.parts import PARTS_FOLDER
 from dagster_imagegen.engine.request import PARAMETERS, ImageParams
+from dagster_imagegen.engine.run.outcomes import Outcomes
 from dagster_imagegen.engine.run.plan import Plan, make_plan
 from dagster_imagegen.engine.run.progress import PassTotals, Totals
 from dagster_imagegen.engine.run.recorded import run_totals
@@ -274,7 +276,7 @@ class Engine:
         return self._wiring.storage.get_now(path)
 
     def image_table(
-        self, plan: Plan, outcomes: Mapping[str, Outcome], *, prompts: PromptTable | None = None
+        self, plan: Plan, outcomes: Outcomes, *, prompts: PromptTable | None = None
     ) -> pa.Table:
         """The image table: one row for each prompt row and variant.
 
