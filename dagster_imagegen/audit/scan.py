@@ -76,7 +76,7 @@ def encoded_batches(
 
     Parquet has them encoded already: text that is not decoded need not be encoded again.
     """
-    import pyarrow.dataset as ds  # loads pandas, if it is there
+    import pyarrow.dataset as ds  # noqa: PLC0415  # loads pandas, if it is there
 
     names = [name for name in encoded if name in columns and schema.field(name).type == pa.string()]
     if names and isinstance(fragment, ds.ParquetFileFragment):
