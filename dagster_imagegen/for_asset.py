@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import dagster as dg
@@ -17,7 +16,7 @@ from dagster_imagegen.engine.endpoint.response import OnPartial
 from dagster_imagegen.engine.engine import Engine
 from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.image_table import OUR_COLUMNS
-from dagster_imagegen.engine.prompts.table import PromptTable
+from dagster_imagegen.engine.prompts.rows import PromptTable
 from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.engine.run.progress import cost_text
 from dagster_imagegen.engine.run.thread import Generation
@@ -108,14 +107,11 @@ class AssetImages:
 
 def _with_outcomes(generation: Generation) -> PromptTable:
     """The rows whose images all have an outcome: fewer than all where a call ended early."""
-    prompts, outcomes = generation.plan.prompts, generation.outcomes
-    kept = [
-        index
-        for index, row in enumerate(prompts.rows)
-        if all(each.fingerprint in outcomes for each in row.requests)
-    ]
-    rows = [prompts.rows[index] for index in kept]
-    return replace(prompts, rows=tuple(rows), carried=prompts.carried.take(kept))
+    plan, outcomes = generation.plan, generation.outcomes
+    if len(outcomes) == plan.distinct:
+        return plan.prompts
+    jobs = (job.request.fingerprint for job in plan.jobs)
+    return plan.prompts.without([each for each in jobs if each not in outcomes.found])
 
 
 class Place:

@@ -16,7 +16,7 @@ from dagster_imagegen.engine.errors import (
     EndpointError,
     ImageGenError,
 )
-from dagster_imagegen.engine.prompts.table import PromptTable
+from dagster_imagegen.engine.prompts.rows import PromptTable
 from dagster_imagegen.engine.publishing.names import Publication
 from dagster_imagegen.engine.run.plan import Plan
 from dagster_imagegen.engine.run.progress import cost_text
@@ -266,7 +266,7 @@ def limited(
     if limit is None:
         return tables, 0
     first = first_rows(tables, limit)
-    rows, kept = (sum(len(each.rows) for each in some.values()) for some in (tables, first))
+    rows, kept = (sum(each.num_rows for each in some.values()) for some in (tables, first))
     return first, rows - kept
 
 

@@ -16,7 +16,7 @@ from dagster_imagegen.engine.record.schema import MONEY, SCHEMA
 from dagster_imagegen.engine.run.progress import Totals, cost_text
 from dagster_imagegen.event_size import cut
 from dagster_imagegen.metadata import column_schema
-from dagster_imagegen.resource import ImageGenResource
+from dagster_imagegen.resource import resource_of
 
 compute: Any = pc
 """pyarrow's stubs know no arrays beside scalars."""
@@ -96,12 +96,12 @@ def build_usage_asset(
     own["required_resource_keys"] = {resource_key, *own.get("required_resource_keys", ())}
 
     def usage(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
-        imagegen: ImageGenResource = getattr(context.resources, resource_key)
+        imagegen = resource_of(context, resource_key)
         # An image asset can be renamed after it was defined.
         keys = [key.to_user_string() for key in context.assets_def.dependency_keys]
         with imagegen.open_engine() as engine:
             of_these = pc.field("asset_key").isin(keys)
-            rows = measured(engine.usage(columns=COLUMNS, where=of_these))
+            rows = measured(engine.usage.read(columns=COLUMNS, where=of_these))
             uri = engine.usage_uri
         run = context.run.root_run_id or context.run.run_id
         return dg.MaterializeResult(value=None, metadata=usage_metadata(rows, run=run, uri=uri))

@@ -3,16 +3,18 @@
 import json
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from dagster_imagegen.audit.scan import sums_by
 from dagster_imagegen.audit.superseded import REPLACED, RETRIED, superseded
 from dagster_imagegen.engine.attempt import SANDBOX
 from dagster_imagegen.engine.errors import ConfigurationError, did_you_mean
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds  # loads pandas, if it is there
 
 compute: Any = pc
 """pyarrow's stubs know no arrays beside scalars."""
@@ -73,7 +75,6 @@ PER_IMAGE = "cost_per_image_kept_usd"
 _TOKENS = ("input_tokens", "output_tokens", "total_tokens")
 _VALUES = (*_TOKENS, "cost_usd", "cost_usd_max")
 _ANSWERED = ("quality", "size")
-_ZERO = pa.scalar(Decimal(0), SUM_OF_MONEY)
 
 
 def _field(name: str, kind: pa.DataType, text: str) -> "pa.Field[Any]":
@@ -105,7 +106,7 @@ COST_SCHEMA = schema_of()
 
 
 def cost_table(
-    usage: ds.Dataset,
+    usage: "ds.Dataset",
     *,
     by: Sequence[str] = tuple(DIMENSIONS),
     where: pc.Expression | None = None,
@@ -114,7 +115,7 @@ def cost_table(
     """A tidy table of costs: one row for each combination of `by`, with the columns of
     `schema_of(by)`, sorted by `by`.
 
-    `usage` is a dataset with the usage table's schema, as `Engine.scan_usage` opens it; it is
+    `usage` is a dataset with the usage table's schema, as `UsageTable.scan` opens it; it is
     scanned, never loaded. `where` filters its rows. Money of the sandbox is 0 whatever its rows
     say. Without `finds_superseded` the causes `retried` and `replaced` are not looked for, which
     saves reading every fingerprint. Beside `DIMENSIONS` and `FURTHER_DIMENSIONS`, `by` can name
@@ -139,7 +140,7 @@ def _check(by: Sequence[str]) -> None:
 
 
 def _scanned(
-    usage: ds.Dataset,
+    usage: "ds.Dataset",
     by: Sequence[str],
     where: pc.Expression | None,
     of_no_use: Mapping[str, "pa.Array[Any]"],
@@ -198,7 +199,8 @@ def _classified(sums: pa.Table) -> pa.Table:
         compute.fill_null(compute.equal(sums["endpoint_id"], SANDBOX), False),
     )
     requests, kept = sums["requests"], compute.equal(cause, KEPT)
-    cost = compute.if_else(sandbox, _ZERO, sums["cost_usd"].cast(SUM_OF_MONEY))
+    zero = pa.scalar(Decimal(0), SUM_OF_MONEY)
+    cost = compute.if_else(sandbox, zero, sums["cost_usd"].cast(SUM_OF_MONEY))
     made = {
         "cause": cause,
         "sandbox": sandbox,
@@ -206,8 +208,8 @@ def _classified(sums: pa.Table) -> pa.Table:
         "images_kept": compute.if_else(kept, requests, 0),
         "unpriced_requests": compute.if_else(sandbox, 0, sums["cost_usd_nulls"]),
         "cost_usd": cost,
-        "cost_usd_max": compute.if_else(sandbox, _ZERO, sums["cost_usd_max"].cast(SUM_OF_MONEY)),
-        "waste_usd": compute.if_else(kept, _ZERO, cost),
+        "cost_usd_max": compute.if_else(sandbox, zero, sums["cost_usd_max"].cast(SUM_OF_MONEY)),
+        "waste_usd": compute.if_else(kept, zero, cost),
     }
     columns = {name: sums[name] for name in sums.column_names if name not in made}
     both: Any = {**columns, **made}

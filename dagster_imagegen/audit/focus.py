@@ -13,17 +13,19 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from dagster_imagegen.audit.scan import compute, encoded_batches
 from dagster_imagegen.audit.table_files import check_target, write_batches
 from dagster_imagegen.engine.attempt import SANDBOX
 from dagster_imagegen.engine.record.schema import MONEY, TIME
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds  # loads pandas, if it is there
 
 FOCUS_VERSION = "1.2"
 GENERATOR = "dagster_imagegen"
@@ -118,7 +120,7 @@ class Biller:
 
 
 def focus_batches(
-    usage: ds.Dataset, *, biller: Biller | None = None, where: pc.Expression | None = None
+    usage: "ds.Dataset", *, biller: Biller | None = None, where: pc.Expression | None = None
 ) -> Iterator[pa.RecordBatch]:
     """Each request of the usage table as one row of `FOCUS_SCHEMA`, a batch at a time.
 
@@ -134,7 +136,7 @@ def focus_batches(
 
 
 def write_focus(
-    usage: ds.Dataset,
+    usage: "ds.Dataset",
     path: str | Path,
     *,
     biller: Biller | None = None,

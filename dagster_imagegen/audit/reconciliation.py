@@ -4,15 +4,17 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from dagster_imagegen.audit.provider_export import FIGURES, Figure, Group, ProviderExport
 from dagster_imagegen.audit.scan import encoded_batches, sums_by
 from dagster_imagegen.engine.attempt import SANDBOX
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds  # loads pandas, if it is there
 
 Verdict: TypeAlias = Literal["matched", "may_be_unknown", "different", "ours_only", "theirs_only"]
 """`may_be_unknown`: the figures differ, and requests of unknown billing can be the reason."""
@@ -150,7 +152,7 @@ class _Ours:
 
 
 def reconcile(
-    usage: ds.Dataset,
+    usage: "ds.Dataset",
     export: ProviderExport,
     *,
     tolerance: Tolerance | None = None,
@@ -185,7 +187,7 @@ def reconcile(
 
 
 def _unknown(
-    usage: ds.Dataset, counted: pc.Expression, groups: Collection[Group], most: int
+    usage: "ds.Dataset", counted: pc.Expression, groups: Collection[Group], most: int
 ) -> tuple[list[dict[str, Any]], int]:
     """The first rows of unknown billing in these groups, and how many more there are."""
     billing = pc.field("billing")
@@ -213,7 +215,7 @@ def _counted(first: date, last: date) -> pc.Expression:
     return (at >= pa.scalar(start, moment)) & (at < pa.scalar(end, moment)) & paid & billed
 
 
-def _rows(usage: ds.Dataset, where: pc.Expression) -> Iterator[dict[str, Any]]:
+def _rows(usage: "ds.Dataset", where: pc.Expression) -> Iterator[dict[str, Any]]:
     for fragment in usage.get_fragments(filter=where):
         for batch in encoded_batches(fragment, usage.schema, COLUMNS, where):
             yield from batch.to_pylist()
@@ -223,7 +225,7 @@ def _group(row: Mapping[str, Any]) -> Group:
     return row["started_at"].astimezone(timezone.utc).date(), row["model"] or ""
 
 
-def _measured(usage: ds.Dataset, where: pc.Expression) -> dict[Group, _Ours]:
+def _measured(usage: "ds.Dataset", where: pc.Expression) -> dict[Group, _Ours]:
     """Sums by day and model, of all rows of one billing at once."""
     groups: dict[Group, _Ours] = {}
     sums = sums_by(

@@ -4,11 +4,13 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds  # loads pandas, if it is there
 
 compute: Any = pc
 """pyarrow's stubs know no arrays beside scalars."""
@@ -26,7 +28,7 @@ _COUNTED, _NULLS = "requests", "_nulls"
 
 
 def sums_by(
-    dataset: ds.Dataset,
+    dataset: "ds.Dataset",
     *,
     keys: Sequence[str],
     values: Sequence[str],
@@ -44,7 +46,7 @@ def sums_by(
     held: list[pa.Table] = []
     rows = 0
 
-    def summed(fragment: ds.Fragment) -> list[pa.Table]:
+    def summed(fragment: "ds.Fragment") -> list[pa.Table]:
         batches = encoded_batches(fragment, dataset.schema, columns, where, encoded=keys)
         return [_of_batch(each, keys, values, marks) for each in batches if each.num_rows]
 
@@ -64,7 +66,7 @@ def sums_by(
 
 
 def encoded_batches(
-    fragment: ds.Fragment,
+    fragment: "ds.Fragment",
     schema: pa.Schema,
     columns: Sequence[str],
     where: pc.Expression | None,
@@ -75,6 +77,8 @@ def encoded_batches(
 
     Parquet has them encoded already: text that is not decoded need not be encoded again.
     """
+    import pyarrow.dataset as ds  # noqa: PLC0415  # loads pandas, if it is there
+
     names = [name for name in encoded if name in columns and schema.field(name).type == pa.string()]
     if names and isinstance(fragment, ds.ParquetFileFragment):
         form = ds.ParquetFileFormat(dictionary_columns=names)

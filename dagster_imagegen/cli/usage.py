@@ -118,7 +118,7 @@ def command(
     engine = open_engine(storage)
     if focus is not None:
         biller = Biller(provider=provider, account_id=billing_account)
-        engine.scan_usage(lambda usage: write_focus(usage, focus, biller=biller, where=where))
+        engine.usage.scan(lambda usage: write_focus(usage, focus, biller=biller, where=where))
     elif listed is not None and output is not None:
         write_repriced(engine, listed, output, where=where)
     elif listed is not None:
@@ -147,7 +147,7 @@ def _costs(
     keys = list(dict.fromkeys(("sandbox", *names)))
     if output is not None and output.suffix == ".html":
         keys = list(DIMENSIONS)
-    return engine.scan_usage(lambda usage: cost_table(usage, by=keys, where=where))
+    return engine.usage.scan(lambda usage: cost_table(usage, by=keys, where=where))
 
 
 def _where(

@@ -35,7 +35,7 @@ def books(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[pa.Table, 
     passes = Passes(folder)
     with Sandbox(paint=False) as sandbox:
         engine = _killed_run_and_others(passes, sandbox)
-        yield engine.scan_usage(cost_table), sandbox.totals
+        yield engine.usage.scan(cost_table), sandbox.totals
         passes.close()
 
 
