@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, TypeAlias
 
-from dagster_imagegen.engine.errors import StorageError
+from dagster_imagegen.engine.errors import ConfigurationError, StorageError
 from dagster_imagegen.engine.provenance import marks_of
 from dagster_imagegen.engine.publishing.manifests import FileFacts, Manifests
 from dagster_imagegen.engine.storage import Storage
@@ -65,7 +65,7 @@ class PublishedCopies:
             try:
                 async for problem in self._in_folder(folder, files, reads=reads):
                     yield problem
-            except (StorageError, ImportError) as error:
+            except (ConfigurationError, StorageError) as error:
                 # That of another account needs options of its own; the others are compared.
                 yield CopyProblem(kind="unreadable_copy", address=folder, detail=str(error))
 
