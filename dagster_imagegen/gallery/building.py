@@ -76,7 +76,7 @@ def build_gallery(
     if max_entries < 1:
         raise ConfigurationError(f"max_entries must be at least 1, got {max_entries}")
     found = Entries(limit=max_entries)
-    entries = found.read(engine.usage_backwards(asset_key=asset_key, columns=COLUMNS))
+    entries = found.read(engine.usage.backwards(asset_key=asset_key, columns=COLUMNS))
     if asset_key is not None and not entries:
         raise ConfigurationError(
             f"the usage table {engine.usage_uri} has no rows of the asset {asset_key!r}; "
