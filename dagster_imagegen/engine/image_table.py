@@ -123,7 +123,7 @@ _CAME = pa.schema(
 def _paid_columns(paid: PaidImages, uri: Callable[[str], str]) -> pa.Table:
     """The same as `_outcome_columns` of each of them."""
     rows = paid.rows
-    columns = {
+    columns: dict[str, Column] = {
         **{f"image_{name}": rows[name] for name in rows.column_names if f"image_{name}" in _PLAIN},
         **{name: rows[name] for name in rows.column_names if name in _CAME.names},
         "image_status": paid.statuses,

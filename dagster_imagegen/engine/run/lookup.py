@@ -111,7 +111,7 @@ class OnRecord:
     def image_paths(self) -> Column:
         """The paths of all images that were stored."""
         paths = self._rows["image_path"]
-        stored = pc.and_(self._made(), paths.is_valid())
+        stored: Column = pc.and_(self._made(), paths.is_valid())
         return paths if pc.all(stored).as_py() else paths.filter(stored)
 
     def settle(self, gone: Collection[str]) -> "tuple[PaidImages, dict[int, list[Attempt]]]":
@@ -150,7 +150,8 @@ class OnRecord:
 
         The oldest, so that every reader names the same image. One without a path is left out.
         """
-        paths, there = self._rows["image_path"], self._made()
+        paths = self._rows["image_path"]
+        there: Column = self._made()
         if gone:
             missing = pc.is_in(paths, pa.array(sorted(gone), pa.string()))
             there = pc.and_(there, pc.invert(missing))
