@@ -10,6 +10,7 @@ import pyarrow as pa
 from typing_extensions import Unpack
 
 from dagster_imagegen.calls import StoredImage, generate_one, generate_table, partition_text
+from dagster_imagegen.charge_back import charged_to
 from dagster_imagegen.engine.attempt import SANDBOX, Identity
 from dagster_imagegen.engine.endpoint.response import OnPartial
 from dagster_imagegen.engine.engine import Engine
@@ -127,8 +128,11 @@ class Place:
         self._asset_key = asset_key or self._only_asset()
         self._partition_key = partition_text(partition_key) or self._only_partition()
 
-    def identity(self, run_ids: tuple[str, str]) -> Identity:
-        """On whose behalf requests are sent; the run ids are for a context without a run."""
+    def identity(self, run_ids: tuple[str, str], *, tags: Sequence[str] = ()) -> Identity:
+        """On whose behalf requests are sent; the run ids are for a context without a run.
+
+        `tags` are the names of those tags of the asset that usage rows have.
+        """
         run_id, root_run_id = self._run_ids() or run_ids
         return Identity(
             run_id=run_id,
@@ -136,6 +140,7 @@ class Place:
             asset_key=self._asset_key,
             partition_key=self._partition_key,
             step_key=None if self._step is None else step_key_of(self._step),
+            **charged_to(self._context, self._step, self._asset_key, tags),
         )
 
     def add(self, metadata: dict[str, Any]) -> None:

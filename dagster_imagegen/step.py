@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import dagster as dg
 
+from dagster_imagegen.charge_back import charged_to
 from dagster_imagegen.engine.attempt import Identity
 from dagster_imagegen.engine.errors import (
     BudgetExhausted,
@@ -98,6 +99,7 @@ def executing(
                     root_run_id=root_run_id,
                     asset_key=asset_key,
                     step_key=step_key,
+                    **charged_to(context, context, asset_key, engine.settings.usage_tags),
                 ),
                 redo=[each.value for each in config.redo],
                 max_usd=config.limit_usd(),
