@@ -115,14 +115,14 @@ class Rate:
 
     def _close(self, now: float) -> None:
         """End the cycle, and the wait before it."""
+        is_short = self.is_known and self._cycle.taken < SHORT
+        self._short_cycles = self._short_cycles + 1 if is_short else 0
         # The first refusal that is put down to a rate follows one that was waited for.
         waited_before = self._refused_at == -math.inf
         if self._is_window and now - self._cycle.began_at < self._closed.seconds / 2:
             self._closed.taken += self._cycle.taken
         else:
             self._closed, self._is_window = self._cycle, False
-            is_short = self.is_known and self._closed.taken < SHORT
-            self._short_cycles = self._short_cycles + 1 if is_short else 0
         self._cycle = _Cycle()
         self._refused_at = now
         self._wait_seconds = FIRST_WAIT_SECONDS * (LONGER if waited_before else 1)
