@@ -9,7 +9,8 @@ MINUTE_SECONDS = 61.0  # most limits are a minute's: no wait goes past its end, 
 LONG_SECONDS = 10.0  # waited: a window, not a bucket. Also the least before the rate is raised
 RAISE = 0.02  # of the rate; doubles with each raise
 RAISE_MAX = 0.25
-SHORT = 20  # taken in a cycle: so few, again and again, and the rate may not be the reason
+FEW = 5  # taken in a cycle, from which a rate is known so badly that it is raised by most at once
+SHORT = 16  # taken in a cycle: so few, again and again, and the rate may not be the reason
 SHORT_CYCLES = 3  # in a row before a trial without a rate; twice as many after each that fails
 TRIAL = 20  # requests, at least, that decide a trial, and no more than twice as many
 TRIAL_FAILS = 0.45  # of them refused: it is a rate. A full bucket refuses each second one
@@ -107,9 +108,10 @@ class Rate:
             if self._cycle.taken > 0 or self._refused_at == -math.inf:
                 self._close(now)
             else:
-                self._wait_seconds *= LONGER
+                self._wait_seconds = min(LONGER * self._wait_seconds, MINUTE_SECONDS)
             self._wait(now, wait_seconds)
-        self._per_second = max(1, self._closed.taken) / self._closed.seconds
+        # One a minute is no harm, and brings news.
+        self._per_second = max(self._closed.taken / self._closed.seconds, 1 / MINUTE_SECONDS)
         if self._short_cycles >= self._trial_after:
             self._begin_trial()
 
@@ -137,7 +139,7 @@ class Rate:
         self._is_window = self._is_window or self._resume_at - self._refused_at > LONG_SECONDS
         ends_at = self._resume_at if self._is_window or self._closed.is_first else self._refused_at
         self._closed.seconds = ends_at - self._closed.began_at
-        self._raise = RAISE
+        self._raise = RAISE if self._closed.taken >= FEW else RAISE_MAX
         self._raise_at = self._resume_at + max(LONG_SECONDS, self._closed.seconds)
 
     def _begin_trial(self) -> None:
