@@ -110,8 +110,11 @@ class Rate:
             else:
                 self._wait_seconds = min(LONGER * self._wait_seconds, MINUTE_SECONDS)
             self._wait(now, wait_seconds)
-        # One a minute is no harm, and brings news.
-        self._per_second = max(self._closed.taken / self._closed.seconds, 1 / MINUTE_SECONDS)
+        # The first refusal that asks for a long wait can be the only one; of others, many have come.
+        is_only_one = self._closed.is_first and wait_seconds > FIRST_WAIT_SECONDS
+        if self.is_known or not is_only_one or self._closed.taken >= FEW:
+            measured = self._closed.taken / self._closed.seconds
+            self._per_second = max(measured, 1 / MINUTE_SECONDS)  # the least that brings news
         if self._short_cycles >= self._trial_after:
             self._begin_trial()
 
