@@ -78,7 +78,7 @@ def _written(imagegen: ImageGenResource, keys: Sequence[str], folder: str) -> di
     """Write both files; returns the metadata of the materialization."""
     of_these = pc.field("asset_key").isin(list(keys))
     with imagegen.open_engine() as engine:
-        costs = engine.scan_usage(lambda usage: cost_table(usage, where=of_these))
+        costs = engine.usage.scan(lambda usage: cost_table(usage, where=of_these))
         html = report_html(
             costs,
             made_at=datetime.now(timezone.utc),

@@ -50,7 +50,7 @@ def build_reconciliation_check(
         imagegen = resource_of(context, resource_key)
         theirs = read_export(export, models=models)
         with imagegen.open_engine() as engine:
-            found = engine.scan_usage(lambda usage: reconcile(usage, theirs, tolerance=tolerance))
+            found = engine.usage.scan(lambda usage: reconcile(usage, theirs, tolerance=tolerance))
         return dg.AssetCheckResult(
             passed=found.agrees, severity=severity, metadata=_metadata(found)
         )

@@ -169,7 +169,8 @@ class ImageGenResource(ResourceSettings):
         """
         place = Place(context, asset_key=key_text(asset_key), partition_key=partition_key)
         with self.open_engine() as engine:
-            images = AssetImages(engine, place.identity(self.run_ids))
+            tags = engine.settings.usage_tags
+            images = AssetImages(engine, place.identity(self.run_ids, tags=tags))
             try:
                 with images.block:
                     yield images
@@ -183,7 +184,7 @@ class ImageGenResource(ResourceSettings):
         imagegen.usage("hero").group_by("model").aggregate([("cost_usd", "sum")])
         """
         with self.open_engine() as engine:
-            return engine.usage(asset_key=key_text(asset_key))
+            return engine.usage.read(asset_key=key_text(asset_key))
 
     def models(self) -> "tuple[ListedModel, ...]":
         """The models that the account can use, as the endpoint lists them, and when each ends.
