@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 
+from tests.conftest import column
 from tests.pages import README, ROOT
 
 # It installs Dagster into an environment of its own, from the network.
@@ -62,5 +63,5 @@ def test_images_without_writing_python(shell: Callable[[str], str], tmp_path: Pa
     assert f"`{launch}`" in README.text
     assert "2 generated" in shell(launch)
     usage = ds.dataset(project / "output/usage", format="parquet").to_table()
-    assert sorted(usage["prompt_id"].to_pylist()) == ["sku-1", "sku-2"]
+    assert sorted(column(usage, "prompt_id")) == ["sku-1", "sku-2"]
     assert len([*(project / "output/images").rglob("*.png")]) == 2
