@@ -207,7 +207,7 @@ class Pacer:
         if wait:
             self._since_refusal = 0
         if self._about_rate(signal):
-            self._refused_for_rate(slot, wait, now)
+            self._refused_for_rate(slot, wait, often=False, now=now)
             return
         unexplained = self._climb.refused(
             slot.number,
@@ -217,7 +217,7 @@ class Pacer:
             now=now,
         )
         if unexplained and (self._climb.in_a_row >= IN_A_ROW or self._refuses_often(wait)):
-            self._refused_for_rate(slot, wait, now)
+            self._refused_for_rate(slot, wait, often=True, now=now)
 
     def _about_rate(self, signal: Signal) -> bool:
         if signal.names_concurrency or signal.remaining:
@@ -231,12 +231,14 @@ class Pacer:
         lately = self._refused_lately
         return wait > 0 and len(lately) == OFTEN and self._newest.number - lately[0] < RECENT
 
-    def _refused_for_rate(self, slot: Slot, wait: float, now: float) -> None:
+    def _refused_for_rate(self, slot: Slot, wait: float, *, often: bool, now: float) -> None:
         if self._window.is_announced:
             self._window.refused(slot.number, now=now)
             return
         self._since_refusal = 0
-        self._rate.refused(slot.number, newest=self._newest.number, wait_seconds=wait, now=now)
+        self._rate.refused(
+            slot.number, newest=self._newest.number, wait_seconds=wait, often=often, now=now
+        )
 
     def _delay(self) -> float:
         """Seconds until the next may be sent; infinite: not before an open one ends."""

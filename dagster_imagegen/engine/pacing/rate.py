@@ -99,8 +99,13 @@ class Rate:
                 self._per_second, self._trial = self._trial.per_second, None
                 self._trial_after *= 2
 
-    def refused(self, number: int, *, newest: int, wait_seconds: float, now: float) -> None:
-        """Request `number`, which is `not_taken`, was refused for the rate."""
+    def refused(
+        self, number: int, *, newest: int, wait_seconds: float, often: bool, now: float
+    ) -> None:
+        """Request `number`, which is `not_taken`, was refused for the rate.
+
+        `often`: many refusals have shown so, and not its own words, which tell of this one alone.
+        """
         if self._trial is not None:
             return
         if number > self._fell_after:
@@ -110,11 +115,11 @@ class Rate:
             else:
                 self._wait_seconds = min(LONGER * self._wait_seconds, MINUTE_SECONDS)
             self._wait(now, wait_seconds)
-        # The first refusal that asks for a long wait can be the only one; of others, many have come.
-        is_only_one = self._closed.is_first and wait_seconds > FIRST_WAIT_SECONDS
-        if self.is_known or not is_only_one or self._closed.taken >= FEW:
+        if self.is_known or often or self._closed.taken >= FEW:
             measured = self._closed.taken / self._closed.seconds
             self._per_second = max(measured, 1 / MINUTE_SECONDS)  # the least that brings news
+        if wait_seconds > FIRST_WAIT_SECONDS:
+            self._short_cycles = 0  # nothing at random asks for so long
         if self._short_cycles >= self._trial_after:
             self._begin_trial()
 
