@@ -65,5 +65,15 @@ LOADS = {
             measure="seconds",
             contestants=("generate_many", "bare"),
         ),
+        # Compare it with `--scale 10`: memory must not grow with the images.
+        Load(
+            "memory",
+            200_000,
+            0,
+            64,
+            5_000,
+            measure="peak_rss_mb",
+            contestants=("generate_many",),
+        ),
     )
 }
