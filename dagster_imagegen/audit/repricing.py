@@ -18,7 +18,18 @@ OF_SANDBOX = "the sandbox costs nothing"
 """Why a request to the sandbox is not repriced."""
 
 _TOKENS = tuple(TokenUsage.__dataclass_fields__)
-_KEPT = ("attempt_id", "started_at", "asset_key", "partition_key", "model", "status", "cost_basis")
+_KEPT = (
+    *(
+        "attempt_id",
+        "started_at",
+        "asset_key",
+        "partition_key",
+        "asset_group",
+        "asset_owners",
+        "asset_tags",
+    ),
+    *("model", "status", "cost_basis"),
+)
 _READ = (
     *_KEPT,
     "endpoint_id",
