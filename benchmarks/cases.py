@@ -65,7 +65,7 @@ LOADS = {
             measure="seconds",
             contestants=("generate_many", "bare"),
         ),
-        # Compare it with `--scale 10`: memory must not grow with the images.
+        # To be compared with itself at another `--scale`: how memory grows with the images.
         Load(
             "memory",
             200_000,
