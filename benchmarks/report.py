@@ -11,6 +11,7 @@ UNITS = {
     "images_per_second": "images/s",
     "cpu_ms_per_image": "ms of CPU per image",
     "seconds": "s",
+    "cpu_seconds": "s of CPU",
     "peak_rss_mb": "MB",
 }
 BAR, GAP, LEFT, WIDTH = 22, 10, 150, 760
