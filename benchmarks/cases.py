@@ -65,5 +65,15 @@ LOADS = {
             measure="seconds",
             contestants=("generate_many", "bare"),
         ),
+        # To be compared with itself at another `--scale`: how memory grows with the images.
+        Load(
+            "memory",
+            200_000,
+            0,
+            64,
+            5_000,
+            measure="peak_rss_mb",
+            contestants=("generate_many",),
+        ),
     )
 }

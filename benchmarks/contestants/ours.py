@@ -1,5 +1,6 @@
 """This project: `python ours.py generate_many|asset`, its guarantees on."""
 
+import functools
 import importlib
 import sys
 
@@ -29,31 +30,38 @@ def generate_many(job: Job) -> None:
     assert set(images["image_status"].to_pylist()) == {"generated"}  # noqa: S101
 
 
-def asset(job: Job) -> None:
-    """A decorated asset, materialized by Dagster on its ephemeral instance."""
+def asset(job: Job, instance: dg.DagsterInstance) -> None:
+    """A decorated asset, materialized by Dagster in process."""
 
     @image_asset(quality="low")
     def pictures() -> list[dict[str, str]]:
         return [{"prompt": prompt} for prompt in job.prompts]
 
-    done = dg.materialize([pictures], resources={"imagegen": resource_for(job)})
+    resources = {"imagegen": resource_for(job)}
+    done = dg.materialize([pictures], resources=resources, instance=instance)
     assert done.success  # noqa: S101
 
 
-def start_dagster() -> None:
-    """Materialize an asset of nothing: what Dagster loads for its first run is not per image."""
+def start_dagster() -> dg.DagsterInstance:
+    """An instance that has materialized an asset of nothing.
+
+    What Dagster loads for its first run, and the making of an ephemeral instance, is not per image.
+    """
 
     @dg.asset
     def nothing() -> None:
         """Nothing."""
 
-    dg.materialize([nothing])
+    instance = dg.DagsterInstance.ephemeral()
+    dg.materialize([nothing], instance=instance)
+    return instance
 
 
 if __name__ == "__main__":
     name = sys.argv.pop(1)
     for module in LOADED_LATE:
         importlib.import_module(module)
+    works = {"generate_many": generate_many}
     if name == "asset":
-        start_dagster()
-    run({"generate_many": generate_many, "asset": asset}[name])
+        works[name] = functools.partial(asset, instance=start_dagster())
+    run(works[name])

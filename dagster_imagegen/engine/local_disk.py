@@ -46,11 +46,14 @@ def write_whole(
 
 
 def _write_once(path: Path, data: bytes, *, temporaries: Path, locked: bool) -> FileLock | None:
-    temporaries.mkdir(exist_ok=True)
     temporary = temporaries / f"{path.name}.{secrets.token_hex(4)}.tmp"
     lock = None
     try:
-        lock = _write_file(temporary, data, locked=locked)
+        try:
+            lock = _write_file(temporary, data, locked=locked)
+        except FileNotFoundError:  # Nearly always the folder is there.
+            temporaries.mkdir(exist_ok=True)
+            lock = _write_file(temporary, data, locked=locked)
         temporary.replace(path)
         _sync_folder(path.parent)
     except BaseException:

@@ -13,7 +13,6 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.request import getproxies
 
@@ -110,8 +109,6 @@ class ImageClient:
             _client,
             transport=transport,
             verify=tls,
-            # No cookies: one goes to every port of a host, whoever answers there.
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             timeout=httpx.Timeout(
                 timeout_seconds, connect=CONNECT_SECONDS, write=WRITE_SECONDS, pool=None
             ),
@@ -218,7 +215,7 @@ class ImageClient:
                 self._home.answered()
                 head = AnswerHead(
                     http_status=response.status_code,
-                    headers=response.headers,
+                    headers=dict(response.headers),
                     now=self._wall_clock(),
                 )
                 result = await self._result(response, head, delivery, on_partial)
@@ -340,9 +337,26 @@ def _client(
     own = transport and _SharedTransport(transport)
     if own is None and not (trust_env and getproxies()):
         own = DirectTransport(tls=verify, limits=limits)
-    return httpx.AsyncClient(
-        transport=own, verify=verify, limits=limits, trust_env=trust_env, **settings
-    )
+    return _Client(transport=own, verify=verify, limits=limits, trust_env=trust_env, **settings)
+
+
+class _NoCookies(httpx.Cookies):
+    """Takes none: a cookie goes to every port of a host, whoever answers there.
+
+    To look for one in an answer would take more time than to read the answer's head.
+    """
+
+    def extract_cookies(self, response: httpx.Response) -> None:
+        pass
+
+
+class _Client(httpx.AsyncClient):
+    @property
+    def cookies(self) -> httpx.Cookies:  # pyright: ignore[reportIncompatibleMethodOverride]  # nobody sets them
+        return _NO_COOKIES
+
+
+_NO_COOKIES = _NoCookies()
 
 
 class _SharedTransport(httpx.AsyncBaseTransport):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -26,6 +26,8 @@ _EXACT = Context(prec=100)
 # The limits of the usage table: ten decimals, and more dollars than any real bill.
 _SMALLEST_USD = Decimal("1e-10")
 _ABSURD_USD = Decimal(10**9)
+_Key: TypeAlias = tuple[str, str | None, str | None, int, int]
+"""Model, size, quality, the number of partial images, and the bytes of the prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,9 @@ class PriceList:
     lives: Mapping[str, ModelLife] = field(default_factory=dict[str, ModelLife])
     _found: dict[str, ModelPrice | None] = field(
         default_factory=dict[str, "ModelPrice | None"], init=False, repr=False, compare=False
+    )
+    _bounds: dict[_Key, tuple[Cost, Cost]] = field(
+        default_factory=dict[_Key, tuple[Cost, Cost]], init=False, repr=False, compare=False
     )
 
     @staticmethod
@@ -143,23 +148,23 @@ class PriceList:
         size or quality that the request names, or another of its parameters has no price.
         """
         price = self.find(request.model)
-        if price is None:
+        if price is None or (request.unpriced and not price.usd_per_image):
             return UNKNOWN_COST, UNKNOWN_COST
-        with localcontext(_EXACT):
-            bounds = _range(price, request)
-            if bounds is None:
-                return UNKNOWN_COST, UNKNOWN_COST
-            least, most = (_cost(usd, "estimated", price, size=request.size) for usd in bounds)
-            return least, most
+        prompt_bytes = len(request.prompt.encode("utf-8", "surrogatepass"))
+        partials = request.partial_images or 0
+        key = (request.model, request.size, request.quality, partials, prompt_bytes)
+        if key not in self._bounds:
+            # Rows that cost the same share them: a prompt table can have a million.
+            with localcontext(_EXACT):
+                self._bounds[key] = _bounds(price, request)
+        return self._bounds[key]
 
 
 def _is_bill(usd: Decimal) -> bool:
     return usd.is_finite() and _SMALLEST_USD <= usd < _ABSURD_USD
 
 
-def _range(price: ModelPrice, request: ImageRequest) -> tuple[Decimal, Decimal] | None:
-    if request.unpriced and not price.usd_per_image:
-        return None
+def _bounds(price: ModelPrice, request: ImageRequest) -> tuple[Cost, Cost]:
     bound = price.bound_of_size(request.size)
     sizes = (request.size,) if bound is None else bound.counted
     partials = request.partial_images or 0
@@ -168,8 +173,10 @@ def _range(price: ModelPrice, request: ImageRequest) -> tuple[Decimal, Decimal] 
     least = price.estimates(request.size, request.quality, 0) if bound is None else [Decimal(0)]
     prompt = price.prompt_bound(request.prompt)
     if not least or not most or prompt is None:
-        return None
-    return min(least), max(most) + prompt
+        return UNKNOWN_COST, UNKNOWN_COST
+    both = (min(least), max(most) + prompt)
+    low, high = (_cost(usd, "estimated", price, size=request.size) for usd in both)
+    return low, high
 
 
 def _cost(usd: Decimal, basis: CostBasis, price: ModelPrice, *, size: str | None = None) -> Cost:

@@ -15,8 +15,6 @@ from dagster_imagegen.engine.record.schema import attempts_of
 from dagster_imagegen.engine.run.outcomes import PaidImages
 from dagster_imagegen.engine.storage import Storage
 
-_SUCCEEDED = pa.scalar("succeeded")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
@@ -165,7 +163,8 @@ class OnRecord:
 
     def _made(self) -> Column:
         """Which attempts brought an image."""
-        return pc.coalesce(pc.equal(self._rows["status"], _SUCCEEDED), pa.scalar(False))
+        made = pc.equal(self._rows["status"], pa.scalar("succeeded"))
+        return pc.coalesce(made, pa.scalar(False))
 
     def _oldest(self, made: pa.Table) -> pa.Table:
         """The first of the attempts at each place."""

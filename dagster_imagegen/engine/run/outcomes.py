@@ -14,7 +14,10 @@ from dagster_imagegen.engine.prompts.rows import Column
 from dagster_imagegen.engine.record.index import VERDICT_COLUMNS
 from dagster_imagegen.engine.record.schema import SCHEMA, attempts_of
 
-NONE_PAID: pa.Table = pa.schema([SCHEMA.field(name) for name in VERDICT_COLUMNS]).empty_table()
+
+def _none_paid() -> pa.Table:
+    # Made when it is used: pyarrow loads pandas for the first table that it makes.
+    return pa.schema([SCHEMA.field(name) for name in VERDICT_COLUMNS]).empty_table()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +27,7 @@ class PaidImages:
     They are `reused`; those that the root run `made_by` has made itself are `generated`.
     """
 
-    rows: pa.Table = field(default_factory=lambda: NONE_PAID)
+    rows: pa.Table = field(default_factory=_none_paid)
     """In the columns of a verdict."""
     made_by: str | None = None
 
