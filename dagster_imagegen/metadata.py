@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import dagster as dg
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.image_table import OUR_COLUMNS
@@ -199,7 +200,12 @@ def cost_by_basis(totals: Totals) -> str:
 
 def count_values(columns: "Iterable[pa.ChunkedArray[Any]]") -> Counter[str]:
     """How often each text occurs in the columns."""
-    return Counter(str(value) for column in columns for value in column.to_pylist())
+    counts = Counter[str]()
+    for column in columns:
+        counted: Any = pc.value_counts(column)  # Any: the stubs know no such lists.
+        for each in counted.to_pylist():
+            counts[str(each["values"])] += each["counts"]
+    return counts
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
@@ -209,7 +215,8 @@ def counts_text(counts: Mapping[str, int]) -> str:
 
 def partial_images(images: pa.Table) -> int:
     """How many rows of an image table have a partial image."""
-    return images["image_partial"].to_pylist().count(True)
+    partial: Any = images["image_partial"]
+    return pc.sum(partial).as_py() or 0
 
 
 def column_schema(schema: pa.Schema) -> dg.TableSchema:
