@@ -9,9 +9,10 @@ MINUTE_SECONDS = 61.0  # most limits are a minute's: no wait goes past its end, 
 LONG_SECONDS = 10.0  # waited: a window, not a bucket. Also the least before the rate is raised
 RAISE = 0.02  # of the rate; doubles with each raise
 RAISE_MAX = 0.25
-FEW = 5  # taken in a cycle, from which a rate is known so badly that it is raised by most at once
-SHORT = 16  # taken in a cycle: so few, again and again, and the rate may not be the reason
-SHORT_CYCLES = 3  # in a row before a trial without a rate; twice as many after each that fails
+FEW = 5  # taken in a cycle: fewer tell so little of the rate that it is raised in larger steps
+RAISE_AFTER_FEW = 0.08
+SHORT = 20  # taken in a cycle: so few, again and again, and the rate may not be the reason
+SHORT_CYCLES = 4  # in a row before a trial without a rate; twice as many after each that fails
 TRIAL = 20  # requests, at least, that decide a trial, and no more than twice as many
 TRIAL_FAILS = 0.45  # of them refused: it is a rate. A full bucket refuses each second one
 
@@ -31,11 +32,12 @@ class _Trial:
     per_second: float
     sent: int = 0
     refused: int = 0
+    is_long: bool = False  # it did not fail at once: refusals before it were no rate's
 
     def fails(self) -> bool:
         """Whether so many are refused that there is a rate after all."""
         if self.sent > 2 * TRIAL:  # What is long ago counts less.
-            self.sent, self.refused = self.sent // 2, self.refused // 2
+            self.sent, self.refused, self.is_long = self.sent // 2, self.refused // 2, True
         return self.sent >= TRIAL and self.refused >= TRIAL_FAILS * self.sent
 
 
@@ -96,8 +98,8 @@ class Rate:
         if self._trial is not None:
             self._trial.refused += 1
             if self._trial.fails():
+                self._trial_after = SHORT_CYCLES if self._trial.is_long else 2 * self._trial_after
                 self._per_second, self._trial = self._trial.per_second, None
-                self._trial_after *= 2
 
     def refused(
         self, number: int, *, newest: int, wait_seconds: float, often: bool, now: float
@@ -147,7 +149,7 @@ class Rate:
         self._is_window = self._is_window or self._resume_at - self._refused_at > LONG_SECONDS
         ends_at = self._resume_at if self._is_window or self._closed.is_first else self._refused_at
         self._closed.seconds = ends_at - self._closed.began_at
-        self._raise = RAISE if self._closed.taken >= FEW else RAISE_MAX
+        self._raise = RAISE if self._closed.taken >= FEW else RAISE_AFTER_FEW
         self._raise_at = self._resume_at + max(LONG_SECONDS, self._closed.seconds)
 
     def _begin_trial(self) -> None:
