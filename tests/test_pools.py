@@ -14,6 +14,11 @@ from tests.conftest import Project, of_rows, table_asset
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 
 POOL = "images"
+# Capturing what is printed needs processes that end badly if a thread has started them.
+NO_CAPTURE = {
+    "module": "dagster._core.storage.noop_compute_log_manager",
+    "class": "NoOpComputeLogManager",
+}
 
 
 @pytest.fixture
@@ -21,7 +26,7 @@ def pooled(project: Project) -> Iterator[Project]:
     """A project on an instance of its own, whose pool has a limit of 0."""
     home = project.folder / "home"
     home.mkdir()
-    with dg.DagsterInstance.local_temp(str(home)) as instance:
+    with dg.DagsterInstance.local_temp(str(home), {"compute_logs": NO_CAPTURE}) as instance:
         instance.event_log_storage.set_concurrency_slots(POOL, 0)
         project.instance = instance
         yield project

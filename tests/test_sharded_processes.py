@@ -36,6 +36,7 @@ def runs(tmp_path: Path, sandbox: Sandbox) -> Iterator[ShardedRuns]:
         )
 
 
+@pytest.mark.full
 def test_a_killed_shard_is_finished_by_later_runs(runs: ShardedRuns) -> None:
     """The re-execution sends what was never sent, a new run what was in flight; no more than that.
 
