@@ -105,6 +105,26 @@ class Project:
         return [each.user_message for each in entries if each.dagster_event is None]
 
 
+LONG_FILES = (
+    "test_component_project.py",
+    "test_sharded_processes.py",
+    "test_model.py",
+    "test_docs.py",
+    "test_example_project.py",
+    "test_sharding.py",
+    "test_stores.py",
+    "test_kill.py",
+    "test_io_manager.py",
+    "test_execution.py",
+    "test_ops.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: the last one to begin decides when all end."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
+
+
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
     """A sandbox that paints small pictures at once."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from dagster_imagegen.engine.attempt import (
@@ -200,7 +201,8 @@ def _not_paid(
 ) -> list[_Image]:
     """The images that a judge has to look at, as objects; those that are paid stay columns."""
     open_ones = pc.invert(pc.is_in(wanted.fingerprints, paid.fingerprints.combine_chunks()))
-    places = pc.indices_nonzero(open_ones)
+    # Not `indices_nonzero`: it has crashed in pyarrow 18.
+    places = pa.array(range(len(open_ones)), pa.int64()).filter(open_ones)
     rows = prompts.wanted(wanted.images.take(places))
     return [
         _Image(request=row.requests[0], row=row, attempts=attempts.get(int(place or 0), []))
