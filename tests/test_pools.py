@@ -1,7 +1,6 @@
 """Image assets in Dagster's concurrency pools."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import dagster as dg
@@ -14,11 +13,6 @@ from tests.conftest import Project, of_rows, table_asset
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 
 POOL = "images"
-# Capturing what is printed needs processes that end badly if a thread has started them.
-NO_CAPTURE = {
-    "module": "dagster._core.storage.noop_compute_log_manager",
-    "class": "NoOpComputeLogManager",
-}
 
 
 @pytest.fixture
@@ -26,7 +20,7 @@ def pooled(project: Project) -> Iterator[Project]:
     """A project on an instance of its own, whose pool has a limit of 0."""
     home = project.folder / "home"
     home.mkdir()
-    with dg.DagsterInstance.local_temp(str(home), {"compute_logs": NO_CAPTURE}) as instance:
+    with dg.DagsterInstance.local_temp(str(home)) as instance:
         instance.event_log_storage.set_concurrency_slots(POOL, 0)
         project.instance = instance
         yield project
@@ -53,14 +47,23 @@ def test_a_pool_without_slots_holds_a_run_up_until_it_has_one(
     pooled: Project, assets: Callable[[], list[dg.AssetsDefinition]]
 ) -> None:
     """Nothing is requested meanwhile, and Dagster's event names the pool."""
-    thread = threading.Thread(target=lambda: pooled.run(*assets()))
+    said: list[str] = []
+    sent_before: list[int] = []
+    ended = threading.Event()
+
+    def give_it_a_slot() -> None:
+        while not said and not ended.wait(0.05):
+            said.extend(blocked(pooled.instance))
+        sent_before.append(pooled.sent())
+        pooled.instance.event_log_storage.set_concurrency_slots(POOL, 1)
+
+    # Beside the run, which captures what is printed and has to be on the main thread.
+    thread = threading.Thread(target=give_it_a_slot)
     thread.start()
-    while not (said := blocked(pooled.instance)) and thread.is_alive():
-        time.sleep(0.05)
-    sent_before = pooled.sent()
-    pooled.instance.event_log_storage.set_concurrency_slots(POOL, 1)
+    pooled.run(*assets())
+    ended.set()
     thread.join()
     assert POOL in said[0]
-    assert (sent_before, pooled.sent()) == (0, 1)
+    assert (sent_before, pooled.sent()) == ([0], 1)
     (run,) = pooled.instance.get_runs()
     assert run.status == dg.DagsterRunStatus.SUCCESS
