@@ -110,7 +110,7 @@ def test_the_original_is_one_click_away_and_versions_are_side_by_side(
     href = first.locator("a").get_attribute("href") or ""
     assert (built[1] / "gallery" / href).resolve().is_relative_to(built[1] / "images")
     first.locator(".open").click()
-    expect(opened.locator("#one-title")).to_have_text("row-7")
+    expect(opened.locator("#one-title")).to_have_text("row-7, revision 1")
     opened.wait_for_function("() => document.querySelector('#picture img').naturalWidth > 0")
     assert "../images/" in (opened.locator("#picture img").get_attribute("src") or "")
     versions = opened.locator("#versions-list li")
