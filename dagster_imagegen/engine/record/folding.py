@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -11,10 +11,9 @@ from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.record.journal import (
     JOURNAL_FOLDER,
     JOURNAL_VERSION,
-    object_path,
-    parse_listing,
     seal_path,
 )
+from dagster_imagegen.engine.record.open_journals import list_journals
 from dagster_imagegen.engine.record.parts import has_part, put_part
 from dagster_imagegen.engine.record.reader import read_journal, read_journal_header
 from dagster_imagegen.engine.record.watcher import Watcher
@@ -78,8 +77,7 @@ class Folding:
                 return
             seal = f"{self._now().isoformat()} {self._run_id}\n".encode()
             await self._store.put(seal_path(jid), seal)
-        listed = await self._store.list(f"{JOURNAL_FOLDER}/{jid}")
-        found = parse_listing(listed.values()).get(jid)
+        found = (await list_journals(self._store, f"{JOURNAL_FOLDER}/{jid}")).get(jid)
         if found is None:
             return
         content = await read_journal(self._store, jid, found)
@@ -88,7 +86,7 @@ class Folding:
                 content.resolve(attempt_id, await self._result_of(content.attempts[attempt_id]))
             if content.had_intents:
                 await put_part(self._store, jid, content.attempts.values())
-        await delete_journal(self._store, jid, max(found.objects) + 1)
+        await delete_journal(self._store, found.paths)
 
     async def _result_of(self, attempt: Attempt) -> Result:
         images = await self._images.find(attempt.fingerprint)
@@ -98,10 +96,10 @@ class Folding:
         return await self._images.recover(attempt, path)
 
 
-async def delete_journal(store: ObjectStore, jid: str, count: int) -> None:
+async def delete_journal(store: ObjectStore, paths: Sequence[str]) -> None:
     """Delete a journal's objects, the header first: without it, nobody reads the rest.
 
     A failure is no error: the objects no longer count, and the next writer tries again.
     """
     with contextlib.suppress(StorageError):
-        await store.delete([object_path(jid, seq) for seq in range(count)])
+        await store.delete(paths)

@@ -1,16 +1,24 @@
 """Journals, the write-ahead record of attempts: what their objects hold, and what that means.
 
-    _journal/<jid>/<seq>.jsonl   whole objects of one record a line; seq 0 begins with the header
-    _journal/<jid>.sealed        its writer is presumed dead; a writer that finds its own seal stops
+    _journal/<jid>/000000.jsonl         the header, and what is reserved
+    _journal/<jid>/<seq>.<tags>.jsonl   whole objects of one record a line
+    _journal/<jid>.sealed               its writer is presumed dead; one that finds its seal stops
+
+The name of an object has a tag for each image that its records are about, so that a listing tells
+who else requests an image, and nothing is read of other images' records. An object about more
+images than a name can hold has none; it may be about any.
+
 
 Records: `intent` (what is on record before a request is sent), `result` (its outcome), `withdrawn`
 (it was not sent after all), `reserve` (what the pass may spend on attempts of this journal),
 `heartbeat`. docs/write-protocol.md explains the whole protocol.
 """
 
+import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from base64 import urlsafe_b64encode
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
@@ -30,12 +38,19 @@ from dagster_imagegen.engine.record.schema import (
 from dagster_imagegen.engine.storage import StoredObject, WriterLock
 
 JOURNAL_FOLDER = "_journal"
-JOURNAL_VERSION = 1
+JOURNAL_VERSION = 2
+"""Since 2 names have tags. Earlier journals are read like those whose names could hold none."""
+
+TAG_LENGTH = 4
+TAGS_MAX = 28
+"""So that no name is longer than 138 characters, also while it is temporary; some encrypted folders
+take 143."""
+NO_IMAGES = "-"
 
 _PROMPTS = ("prompt", "extra_body")
 """The columns of an intent that can be long."""
 
-_ENTRY = re.compile(rf"{JOURNAL_FOLDER}/([^/.]+)(?:/(\d{{6}})\.jsonl|\.sealed)")
+_ENTRY = re.compile(rf"{JOURNAL_FOLDER}/([^/.]+)(?:/(\d{{6}})(?:\.([\w-]+))?\.jsonl|\.sealed)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +89,20 @@ def journal_id_of(attempt_id: str) -> str:
     return attempt_id.rpartition("-")[0]
 
 
-def object_path(journal_id: str, seq: int) -> str:
-    """The path of one object of a journal."""
-    return f"{JOURNAL_FOLDER}/{journal_id}/{seq:06d}.jsonl"
+def object_path(journal_id: str, seq: int, *, tags: str = "") -> str:
+    """The path of one object of a journal; without `tags` for a header."""
+    return f"{JOURNAL_FOLDER}/{journal_id}/{seq:06d}{tags and '.'}{tags}.jsonl"
+
+
+def tag_of(fingerprint: str) -> str:
+    """An image's tag: 24 bits, of letters that any store takes. Another image's is hardly ever the
+    same, and if it is, an object is read in vain."""
+    return urlsafe_b64encode(hashlib.sha256(fingerprint.encode()).digest()[:3]).decode()
+
+
+def tags_in_name(tags: Collection[str]) -> str:
+    """What the name of an object about these images says; nothing if they are too many."""
+    return "" if len(tags) > TAGS_MAX else "".join(tags) or NO_IMAGES
 
 
 def seal_path(journal_id: str) -> str:
@@ -86,17 +112,19 @@ def seal_path(journal_id: str) -> str:
 
 def intent_line(attempt: Attempt) -> str:
     """The record that puts an attempt on record."""
-    return _line("intent", attempt.attempt_id, request_columns(attempt))
+    tag = tag_of(attempt.fingerprint)
+    return _line("intent", attempt.attempt_id, request_columns(attempt), tag=tag)
 
 
-def result_line(attempt_id: str, result: Result) -> str:
+def result_line(attempt: Attempt, result: Result) -> str:
     """The record of an attempt's outcome."""
-    return _line("result", attempt_id, result_columns(result))
+    tag = tag_of(attempt.fingerprint)
+    return _line("result", attempt.attempt_id, result_columns(result), tag=tag)
 
 
-def withdrawn_line(attempt_id: str) -> str:
+def withdrawn_line(attempt: Attempt) -> str:
     """The record that an attempt was not sent after all."""
-    return _line("withdrawn", attempt_id)
+    return _line("withdrawn", attempt.attempt_id, tag=tag_of(attempt.fingerprint))
 
 
 def reserve_line(usd: Decimal) -> str:
@@ -109,10 +137,20 @@ def heartbeat_line() -> str:
     return _line("heartbeat")
 
 
-def _line(kind: str, attempt_id: str | None = None, values: Row | None = None) -> str:
-    """`{"record":kind,"attempt_id":…}`, then the values as a JSON object of their own."""
-    head = json.dumps({"record": kind, "attempt_id": attempt_id}, separators=(",", ":"))
+def _line(
+    kind: str, attempt_id: str | None = None, values: Row | None = None, *, tag: str | None = None
+) -> str:
+    """`{"record":kind,"attempt_id":…,"tag":…}`, then the values as a JSON object of their own."""
+    record = {"record": kind, "attempt_id": attempt_id} | ({"tag": tag} if tag else {})
+    head = json.dumps(record, separators=(",", ":"))
     return head if values is None else f"{head}\t{encode_values(values)}"
+
+
+def tags_in(data: bytes) -> str | None:
+    """The tags of all images that an object's records are about; None: older records have none."""
+    heads = [json.loads(line.partition("\t")[0]) for line in data.decode().splitlines()]
+    tags = {head.get("tag") for head in heads if head.get("attempt_id") is not None}
+    return None if None in tags else "".join(sorted(tags))
 
 
 @dataclass(kw_only=True)
@@ -217,11 +255,40 @@ class OwnJournal:
     lock: WriterLock | None
     opened_at: float
     last_put_at: float
-    next_seq: int = 1
     next_attempt: int = 0
     state: Literal["open", "draining", "publishing"] = "open"
     pending: list[str] = field(default_factory=list[str])
     """Lines that the next object of the journal holds."""
+    tags: dict[str, None] = field(default_factory=dict[str, None])
+    """Of the images that these are about."""
+    unwritten: tuple[str, bytes] | None = None
+    """The path and the bytes of an object that is being written, or could not be."""
+    paths: list[str] = field(default_factory=list[str])
+    """Of the objects that are in place, in their order."""
+
+    def add(self, line: str, about: Attempt) -> None:
+        """Let the next object hold a line about an attempt."""
+        self.pending.append(line)
+        self.tags[tag_of(about.fingerprint)] = None
+
+    def begin_object(self) -> tuple[str, bytes] | None:
+        """The object that is to be written now; None: there is none.
+
+        After an error that is the same one again, because it may be in place all the same.
+        """
+        if self.unwritten is None and self.pending:
+            tags = tags_in_name(self.tags)
+            path = object_path(self.journal_id, len(self.paths), tags=tags)
+            self.unwritten = (path, "".join(f"{line}\n" for line in self.pending).encode())
+            self.pending.clear()
+            self.tags.clear()
+        return self.unwritten
+
+    def end_object(self, path: str, *, at: float) -> None:
+        """An object is in place."""
+        self.unwritten = None
+        self.paths.append(path)
+        self.last_put_at = at
 
     def reserve(self, usd: Decimal) -> None:
         """Say with the next object what the pass may spend, if the journal says otherwise."""
@@ -236,6 +303,18 @@ class JournalListing:
 
     objects: Mapping[int, StoredObject]
     sealed: bool
+    tags: Mapping[int, str] = field(default_factory=dict[int, str])
+    """What the names of objects say; without those that may be about any image."""
+
+    @property
+    def paths(self) -> list[str]:
+        """The objects in their order."""
+        return [self.objects[seq].path for seq in sorted(self.objects)]
+
+    @property
+    def gaps(self) -> Collection[int]:
+        """Objects before the last one that are not listed."""
+        return set(range(max(self.objects, default=0))) - self.objects.keys()
 
     @property
     def newest(self) -> float | None:
@@ -247,15 +326,20 @@ class JournalListing:
 def parse_listing(entries: Iterable[StoredObject]) -> dict[str, JournalListing]:
     """The journals in one listing of `JOURNAL_FOLDER`, in the order of their ids."""
     objects: dict[str, dict[int, StoredObject]] = {}
+    tags: dict[str, dict[int, str]] = {}
     seals: set[str] = set()
     for entry in entries:
         if match := _ENTRY.fullmatch(entry.path):
-            jid, seq = match.groups()
+            jid, seq, tagged = match.groups()
             if seq is None:
                 seals.add(jid)
             else:
                 objects.setdefault(jid, {})[int(seq)] = entry
+                if tagged is not None:
+                    tags.setdefault(jid, {})[int(seq)] = tagged
     return {
-        jid: JournalListing(objects=objects.get(jid, {}), sealed=jid in seals)
+        jid: JournalListing(
+            objects=objects.get(jid, {}), sealed=jid in seals, tags=tags.get(jid, {})
+        )
         for jid in sorted(objects.keys() | seals)
     }

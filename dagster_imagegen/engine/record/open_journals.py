@@ -5,14 +5,31 @@ from collections.abc import Mapping
 
 from dagster_imagegen.engine.errors import DamagedJournal
 from dagster_imagegen.engine.record.journal import (
+    JOURNAL_FOLDER,
     JournalContent,
     JournalListing,
     apply_object,
-    object_path,
+    parse_listing,
 )
 from dagster_imagegen.engine.storage import ObjectStore
 
 READS_AT_ONCE = 32
+
+
+async def list_journals(
+    store: ObjectStore, folder: str = JOURNAL_FOLDER
+) -> dict[str, JournalListing]:
+    """The journals in a folder, without an object that the listing passed by.
+
+    One that is written during a listing may be missed while the next one is listed. Then another
+    listing shows it, unless somebody has deleted it.
+    """
+    gaps: set[tuple[str, int]] = set()
+    while True:
+        listing = parse_listing((await store.list(folder)).values())
+        before, gaps = gaps, {(jid, seq) for jid, each in listing.items() for seq in each.gaps}
+        if gaps <= before:
+            return listing
 
 
 class OpenJournals:
@@ -56,30 +73,32 @@ class OpenJournals:
 
     async def _read_news(self, jid: str, found: JournalListing) -> None:
         content = self._content.get(jid) or JournalContent(lean=self._lean)
-        seqs = range(self._next_seq.get(jid, 0), max(found.objects, default=-1) + 1)
+        first = self._next_seq.get(jid, 0)
+        seqs = sorted(seq for seq in found.objects if seq >= first)
         if 0 not in found.objects:
             self.forget(jid)
             return
         if content.is_of_newer_schema or not seqs:
             return
-        gets = (self._get(jid, seq) for seq in seqs)
+        gets = (self._get(found.objects[seq].path) for seq in seqs)
         objects = await asyncio.gather(*gets, return_exceptions=True)
         self._content[jid] = content
         for seq, data in zip(seqs, objects, strict=True):
             if isinstance(data, BaseException):
                 raise data
-            if data is None and seq in found.objects:
+            if data is None:
                 self.forget(jid)  # It was published in the meantime.
                 return
-            if data is not None and not content.is_of_newer_schema:
-                _apply(content, object_path(jid, seq), data, alone=found.objects.keys() <= {0})
+            if not content.is_of_newer_schema:
+                path = found.objects[seq].path
+                _apply(content, path, data, alone=found.objects.keys() <= {0})
             self._next_seq[jid] = seq + 1
 
-    async def _get(self, jid: str, seq: int) -> bytes | None:
-        """One object, also one that a listing missed; None: it is not there."""
+    async def _get(self, path: str) -> bytes | None:
+        """One object; None: it is not there any more."""
         async with self._turns:
             try:
-                return await self._store.get(object_path(jid, seq))
+                return await self._store.get(path)
             except FileNotFoundError:
                 return None
 

@@ -105,6 +105,7 @@ class OwnJournals:
             lock=lock,
             opened_at=_clock(),
             last_put_at=_clock(),
+            paths=[object_path(jid, 0)],
         )
         # What was published meanwhile is in no header.
         self._journals[jid].reserve(self._reserved_usd)
@@ -130,7 +131,7 @@ class OwnJournals:
         limits = self._limits
         return (
             journal.next_attempt >= limits.roll_attempts
-            or journal.next_seq >= limits.roll_objects
+            or len(journal.paths) >= limits.roll_objects
             or _clock() - journal.opened_at >= limits.roll_seconds
             or not journal.journal_id.startswith(f"{self._now():%Y%m%d}")
         )
@@ -160,13 +161,11 @@ class OwnJournals:
             journal.reserve(self._reserved_usd)
         await self.commit()
 
-    async def commit(self, journal: OwnJournal | None = None, line: str | None = None) -> None:
-        """Write a line with the journal's next object, then refresh. Without a line: only refresh.
+    async def commit(self) -> None:
+        """Write what is waiting, then refresh.
 
         Raises the `StorageError` that broke this writer.
         """
-        if journal is not None and line is not None:
-            journal.pending.append(line)
         # Not before: what is known when the part is written is on record before it.
         self.raise_if_broken()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -174,9 +173,8 @@ class OwnJournals:
         self._wake.set()
         await waiter
 
-    def commit_later(self, journal: OwnJournal, line: str) -> None:
-        """Write a line with the journal's next object, without waiting for it."""
-        journal.pending.append(line)
+    def commit_later(self) -> None:
+        """`commit`, without waiting for it."""
         self._wake.set()
 
     async def _commit_forever(self) -> None:
@@ -202,17 +200,15 @@ class OwnJournals:
                     waiter.set_result(None)
 
     async def _put_pending(self, journal: OwnJournal) -> None:
-        if not journal.pending:
+        if not journal.pending and journal.unwritten is None:
             if _clock() - journal.last_put_at < self._limits.lease / 4:
                 return
             journal.pending.append(heartbeat_line())
-        lines = list(journal.pending)
-        path = object_path(journal.journal_id, journal.next_seq)
-        data = "".join(f"{line}\n" for line in lines).encode()
-        await self._store.put(path, data)
-        del journal.pending[: len(lines)]
-        journal.next_seq += 1
-        journal.last_put_at = _clock()
+        # One that could not be written comes first, and the rest after it.
+        for _ in range(1 if journal.unwritten is None else 2):
+            if (begun := journal.begin_object()) is not None:
+                await self._store.put(*begun)
+                journal.end_object(begun[0], at=_clock())
 
     def raise_if_broken(self) -> None:
         """Raise the `StorageError` that broke this writer, if any did."""
@@ -248,7 +244,7 @@ class OwnJournals:
             del self._journals[journal.journal_id]
             self._reserve_less(journal.content.bound_usd)
         # Nothing is written to it any more, and others need not wait for hundreds of deletions.
-        await delete_journal(self._store, journal.journal_id, journal.next_seq)
+        await delete_journal(self._store, journal.paths)
         if journal.lock is not None:
             journal.lock.release()
 

@@ -14,15 +14,13 @@ from dagster_imagegen.engine.attempt import Attempt, Identity
 from dagster_imagegen.engine.errors import DamagedJournal, StorageError
 from dagster_imagegen.engine.record.index import BY_PART, Index, read_index
 from dagster_imagegen.engine.record.journal import (
-    JOURNAL_FOLDER,
     Header,
     JournalContent,
     JournalListing,
     apply_object,
     object_path,
-    parse_listing,
 )
-from dagster_imagegen.engine.record.open_journals import OpenJournals
+from dagster_imagegen.engine.record.open_journals import OpenJournals, list_journals
 from dagster_imagegen.engine.record.parts import (
     PARTS_FOLDER,
     day_folder,
@@ -117,7 +115,7 @@ class RecordReader:
         seen: set[str] = set()
         published: set[str] = set()
         while True:
-            listing = parse_listing((await self._store.list(JOURNAL_FOLDER)).values())
+            listing = await list_journals(self._store)
             others = {jid: each for jid, each in listing.items() if jid not in without}
             if new := {jid: each for jid, each in others.items() if jid not in seen}:
                 read = await self._journals.read(new)
@@ -130,6 +128,8 @@ class RecordReader:
             before, published = published, seen & (found.paths.keys() | covered)
             if published <= before:
                 break
+        for jid in self._journals.contents.keys() - listing.keys():
+            self._journals.forget(jid)
         empty = {jid for jid, each in listing.items() if not each.objects}
         unpublished = {
             jid: content
@@ -150,6 +150,11 @@ class RecordReader:
             listed_days=found.days,
             without_part=found.without_part & empty,
         )
+
+    def forget(self) -> None:
+        """Keep nothing of journals; the next `read` reads them from their beginning."""
+        for jid in list(self._journals.contents):
+            self._journals.forget(jid)
 
     async def _list_parts(self, seen: Collection[str]) -> "_Parts":
         """The parts of days to which some may still be added, and late ones of journals `seen`.

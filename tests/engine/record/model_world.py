@@ -293,7 +293,7 @@ class World:
     def _compare_with_journal(self, jid: str, rows: list[Attempt]) -> None:
         folder = f"{JOURNAL_FOLDER}/{jid}"
         paths = sorted(path for path in self.objects if path.startswith(f"{folder}/"))
-        whole = bool(paths) and len(paths) == int(paths[-1][-12:-6]) + 1
+        whole = bool(paths) and len(paths) == int(paths[-1].split("/")[2][:6]) + 1
         if not whole or f"{folder}.sealed" in self.objects:
             return
         journal = JournalContent()

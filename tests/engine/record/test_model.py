@@ -69,7 +69,7 @@ class Mutant:
 
 
 READ_JOURNALS = """\
-            listing = parse_listing((await self._store.list(JOURNAL_FOLDER)).values())
+            listing = await list_journals(self._store)
             others = {jid: each for jid, each in listing.items() if jid not in without}
             if new := {jid: each for jid, each in others.items() if jid not in seen}:
                 read = await self._journals.read(new)
@@ -83,8 +83,8 @@ LIST_PARTS = "            found = await self._list_parts({*seen, *listing})\n"
 MUTANTS = [
     Mutant(
         rule="an intent is on record before it is sent",
-        was="await self._journals.commit(journal, intent_line(attempt))",
-        becomes="await self._journals.commit()",
+        was="            journal.add(intent_line(attempt), attempt)\n",
+        becomes="",
         seeds=(0, 1),
     ),
     Mutant(
@@ -96,16 +96,16 @@ MUTANTS = [
     ),
     Mutant(
         rule="rivals are heeded",
-        was="        return [\n            attempt_id\n            for jid, content in",
-        becomes="        return [] and [\n            attempt_id\n            for jid, content in",
+        was="return [attempt_id for each in contents for",
+        becomes="return [] and [attempt_id for each in contents for",
         seeds=(2, 4),
     ),
     Mutant(
         rule="the older of two writers waits as well",
-        was="while rivals := self._watcher.rivals(fingerprint):",
+        was="while rivals := await self._watcher.rivals(fingerprint):",
         becomes="while rivals := [\n"
         "                r\n"
-        "                for r in self._watcher.rivals(fingerprint)\n"
+        "                for r in await self._watcher.rivals(fingerprint)\n"
         "                if r < journal.journal_id\n"
         "            ]:",
         seeds=(50, 74),
@@ -124,29 +124,28 @@ MUTANTS = [
     ),
     Mutant(
         rule="a writer that gives way says so",
-        was="            await self._withdraw(journal, attempt_id, wait=True)\n",
+        was="            await self._withdraw(journal, attempt, wait=True)\n",
         becomes="            pass\n",
         seeds=(2, 4),
     ),
     Mutant(
         rule="what was not sent is withdrawn",
-        was="            await self._withdraw(journal, attempt_id, wait=False)\n            raise",
+        was="            await self._withdraw(journal, attempt, wait=False)\n            raise",
         becomes="            raise",
         seeds=(31, 32),
     ),
     Mutant(
         rule="an outcome is on record before it is reported",
-        was="await self._journals.commit(journal, result_line(attempt_id, result))",
-        becomes="journal.pending.append(result_line(attempt_id, result))",
+        was="        journal.add(result_line(attempt, result), attempt)\n"
+        "        await self._journals.commit()\n",
+        becomes="        journal.add(result_line(attempt, result), attempt)\n",
         seeds=(2, 177),
     ),
     Mutant(
         rule="a write that failed is a failure",
-        was='        data = "".join(f"{line}\\n" for line in lines).encode()\n'
-        "        await self._store.put(path, data)\n",
-        becomes='        data = "".join(f"{line}\\n" for line in lines).encode()\n'
-        "        with contextlib.suppress(StorageError):\n"
-        "            await self._store.once.put(path, data)\n",
+        was="                await self._store.put(*begun)\n",
+        becomes="                with contextlib.suppress(StorageError):\n"
+        "                    await self._store.once.put(*begun)\n",
         seeds=(63, 116),
     ),
     Mutant(
@@ -178,8 +177,7 @@ MUTANTS = [
     Mutant(
         rule="a writer's part exists before its journal is deleted",
         was="            if journal.content.had_intents:\n",
-        becomes="            count = journal.next_seq\n"
-        "            await delete_journal(self._store, journal.journal_id, count)\n"
+        becomes="            await delete_journal(self._store, journal.paths)\n"
         "            if journal.content.had_intents:\n",
         seeds=(0, 2),
     ),
@@ -198,7 +196,7 @@ MUTANTS = [
     Mutant(
         rule="a fold's part exists before the journal is deleted",
         was="        if not await has_part(self._store, jid):",
-        becomes="        await delete_journal(self._store, jid, max(found.objects) + 1)\n"
+        becomes="        await delete_journal(self._store, found.paths)\n"
         "        if not await has_part(self._store, jid):",
         seeds=(174, 444),
     ),
@@ -254,13 +252,14 @@ MUTANTS = [
     ),
     Mutant(
         rule="what settles stays reserved until its part is in place",
-        was="        if not journal.pending:\n            if _clock()",
+        was="        if not journal.pending and journal.unwritten is None:\n"
+        "            if _clock()",
         becomes="        if journal.state == 'open':\n"
         "            older = [each for each in self._journals.values() if each.state != 'open']\n"
         "            all_ = [a for each in older for a in each.content.attempts.values()]\n"
         "            less = sum((a.bound_usd for a in all_ if a.result), Decimal(0))\n"
         "            journal.reserve(max(self._reserved_usd - less, Decimal(0)))\n"
-        "        if not journal.pending:\n"
+        "        if not journal.pending and journal.unwritten is None:\n"
         "            if _clock()",
         seeds=(110, 306),
     ),
