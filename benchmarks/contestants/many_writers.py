@@ -180,7 +180,7 @@ async def beside_others(
         asyncio.create_task(write(store, f"other{number}", images=10_000, in_flight=in_flight))
         for number in range(others)
     ]
-    await asyncio.sleep(100 * SECONDS_PER_IMAGE)
+    await asyncio.sleep(30 * SECONDS_PER_IMAGE)
     began = asyncio.get_running_loop().time()
     await write(store, "last", images=images, in_flight=in_flight)
     seconds = asyncio.get_running_loop().time() - began

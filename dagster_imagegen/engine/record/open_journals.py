@@ -13,7 +13,7 @@ from dagster_imagegen.engine.record.journal import (
 )
 from dagster_imagegen.engine.storage import ObjectStore
 
-READS_AT_ONCE = 32
+READS_AT_ONCE = 64
 
 
 async def list_journals(

@@ -101,6 +101,24 @@ MUTANTS = [
         seeds=(2, 4),
     ),
     Mutant(
+        rule="an object whose name does not tell may be about any image",
+        was="        return named is None or tag in named",
+        becomes="        return named is not None and tag in named",
+        seeds=(2, 4),
+    ),
+    Mutant(
+        rule="what was learned of such an object are all of its images",
+        was='    return None if None in tags else "".join(sorted(tags))',
+        becomes="    return None if None in tags else min(tags, default='')",
+        seeds=(2, 4),
+    ),
+    Mutant(
+        rule="a name tells of all images of its object",
+        was="        self.tags[tag_of(about.fingerprint)] = None",
+        becomes="        self.tags = {tag_of(about.fingerprint): None}",
+        seeds=(2, 4),
+    ),
+    Mutant(
         rule="the older of two writers waits as well",
         was="while rivals := await self._watcher.rivals(fingerprint):",
         becomes="while rivals := [\n"
