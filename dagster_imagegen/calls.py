@@ -13,7 +13,7 @@ from dagster_imagegen.engine.attempt import Outcome
 from dagster_imagegen.engine.endpoint.response import OnPartial
 from dagster_imagegen.engine.engine import Engine
 from dagster_imagegen.engine.errors import ConfigurationError, NoImage
-from dagster_imagegen.engine.prompts.table import PromptTable
+from dagster_imagegen.engine.prompts.rows import PromptTable
 from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.engine.run.thread import Generation
 from dagster_imagegen.metadata import check_carried
@@ -104,8 +104,7 @@ def finished(generation: Generation) -> Generation:
         warnings = generation.plan.warnings
         for warning in (*warnings, *filter(None, [generation.warning])):
             logging.getLogger(__name__).warning(warning)
-        for _ in generation:
-            pass
+        generation.wait()
     return generation
 
 

@@ -227,7 +227,7 @@ class ImageChecks:
     def _requested_sizes(self) -> dict[str, str]:
         """By attempt. Another asset may have requested the image."""
         attempts = [row["image_attempt_id"] for row in self._chosen]
-        usage = self._engine.usage(
+        usage = self._engine.usage.read(
             columns=["attempt_id", "size"],
             where=pc.field("attempt_id").isin(pa.array(attempts, pa.string())),
         )
@@ -304,7 +304,7 @@ class ImageChecks:
         if begins is not None:
             where &= pc.field("started_at") >= pa.scalar(begins, TIME)
         columns = [*COLUMNS, "partition_key", "endpoint_id", *DOUBTFUL_COLUMNS]
-        return self._engine.usage(columns=list(dict.fromkeys(columns)), where=where)
+        return self._engine.usage.read(columns=list(dict.fromkeys(columns)), where=where)
 
     @property
     def _time(self) -> str:

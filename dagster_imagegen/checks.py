@@ -13,7 +13,7 @@ from dagster_imagegen.check_results import CheckName, ImageChecks, Limits, Row, 
 from dagster_imagegen.engine.errors import ConfigurationError, did_you_mean
 from dagster_imagegen.engine.image_table import OUR_COLUMNS, PUBLISHED_URI
 from dagster_imagegen.inspection import LOOK_BITS
-from dagster_imagegen.resource import ImageGenResource
+from dagster_imagegen.resource import resource_of
 
 CheckedAsset: TypeAlias = AssetKeyLike | dg.AssetsDefinition | dg.AssetSpec
 
@@ -156,7 +156,7 @@ def _definition(
     def image_checks(
         context: dg.AssetCheckExecutionContext, images: Any
     ) -> Iterator[dg.AssetCheckResult]:
-        imagegen: ImageGenResource = getattr(context.resources, resource_key)
+        imagegen = resource_of(context, resource_key)
         selected = sorted(context.selected_asset_check_keys, key=lambda each: each.name)
         # The asset can be renamed after its checks were defined.
         asset_key = selected[0].asset_key.to_user_string()

@@ -18,7 +18,7 @@ from dagster_imagegen.audit.cost_table import COST_SCHEMA, PER_IMAGE, cost_table
 from dagster_imagegen.audit.report import report_html
 from dagster_imagegen.event_size import room
 from dagster_imagegen.metadata import column_schema
-from dagster_imagegen.resource import ImageGenResource
+from dagster_imagegen.resource import ImageGenResource, resource_of
 from dagster_imagegen.usage_asset import asset_names, check_arguments, cost, figures
 
 FOLDER = "reports"
@@ -63,7 +63,7 @@ def build_cost_report_asset(
     own["required_resource_keys"] = {resource_key, *own.get("required_resource_keys", ())}
 
     def report(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
-        imagegen: ImageGenResource = getattr(context.resources, resource_key)
+        imagegen = resource_of(context, resource_key)
         keys = [key.to_user_string() for key in context.assets_def.dependency_keys]
         folder = f"{FOLDER}/{context.asset_key.to_user_string()}"
         metadata = _written(imagegen, keys, folder)
@@ -78,7 +78,7 @@ def _written(imagegen: ImageGenResource, keys: Sequence[str], folder: str) -> di
     """Write both files; returns the metadata of the materialization."""
     of_these = pc.field("asset_key").isin(list(keys))
     with imagegen.open_engine() as engine:
-        costs = engine.scan_usage(lambda usage: cost_table(usage, where=of_these))
+        costs = engine.usage.scan(lambda usage: cost_table(usage, where=of_these))
         html = report_html(
             costs,
             made_at=datetime.now(timezone.utc),

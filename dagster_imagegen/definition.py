@@ -19,7 +19,7 @@ from dagster_imagegen.engine.prompts.table import check_carry_prefix
 from dagster_imagegen.engine.publishing.names import Publication
 from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.execution import TableOptions
-from dagster_imagegen.resource import ImageGenResource
+from dagster_imagegen.resource import ImageGenResource, resource_of
 from dagster_imagegen.run_config import OURS, ImageRunConfig, own_config, with_run_config
 from dagster_imagegen.step import OnIncomplete, StepEvents, StepOptions
 from dagster_imagegen.table_types import TableType, check_table_type
@@ -245,7 +245,7 @@ class ImageAssetDefinition:
 
         def step(context: dg.AssetExecutionContext, **inputs: Any) -> StepEvents:
             config = inputs.pop("config")
-            imagegen = getattr(context.resources, self.resource_key)
+            imagegen = resource_of(context, self.resource_key)
             if not takes_resource:
                 inputs.pop(self.resource_key, None)
             if own_class is not None:

@@ -9,7 +9,7 @@ from decimal import Decimal
 from dagster_imagegen.calls import read_table
 from dagster_imagegen.engine.attempt import Identity
 from dagster_imagegen.engine.engine import Engine
-from dagster_imagegen.engine.prompts.table import PromptTable, join_partitions
+from dagster_imagegen.engine.prompts.rows import PromptTable, join_partitions
 from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.engine.run.plan import Plan
 from dagster_imagegen.engine.run.progress import Totals
@@ -119,15 +119,15 @@ class Execution:
     def _finished(
         self, generation: Generation, partition: Partition, prompts: PromptTable, *, alone: bool
     ) -> FinishedPass:
-        wanted = {each.fingerprint for row in prompts.rows for each in row.requests}
-        outcomes = (generation.outcomes[each] for each in wanted)
+        found = generation.outcomes.found.items()
+        helpful = [fingerprint for fingerprint, outcome in found if outcome.retry_can_help]
         parts = generation.pass_totals.by_partition
         return FinishedPass(
             prompts=prompts,
             images=self.engine.image_table(generation.plan, generation.outcomes, prompts=prompts),
             totals=generation.totals if alone else parts.get(partition, Totals()),
             sandbox=generation.plan.sandbox,
-            retry_can_help=any(each.retry_can_help for each in outcomes),
+            retry_can_help=prompts.wants_any(helpful),
         )
 
 
@@ -139,7 +139,7 @@ def first_rows(tables: Mapping[Partition, PromptTable], limit: int) -> dict[Part
     first: dict[Partition, PromptTable] = {}
     for partition, table in tables.items():
         first[partition] = table.first(limit)
-        limit -= len(first[partition].rows)
+        limit -= first[partition].num_rows
     return first
 
 

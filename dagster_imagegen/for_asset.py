@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import dagster as dg
@@ -11,12 +10,13 @@ import pyarrow as pa
 from typing_extensions import Unpack
 
 from dagster_imagegen.calls import StoredImage, generate_one, generate_table, partition_text
+from dagster_imagegen.charge_back import charged_to
 from dagster_imagegen.engine.attempt import SANDBOX, Identity
 from dagster_imagegen.engine.endpoint.response import OnPartial
 from dagster_imagegen.engine.engine import Engine
 from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.image_table import OUR_COLUMNS
-from dagster_imagegen.engine.prompts.table import PromptTable
+from dagster_imagegen.engine.prompts.rows import PromptTable
 from dagster_imagegen.engine.request import ImageParams
 from dagster_imagegen.engine.run.progress import cost_text
 from dagster_imagegen.engine.run.thread import Generation
@@ -107,14 +107,11 @@ class AssetImages:
 
 def _with_outcomes(generation: Generation) -> PromptTable:
     """The rows whose images all have an outcome: fewer than all where a call ended early."""
-    prompts, outcomes = generation.plan.prompts, generation.outcomes
-    kept = [
-        index
-        for index, row in enumerate(prompts.rows)
-        if all(each.fingerprint in outcomes for each in row.requests)
-    ]
-    rows = [prompts.rows[index] for index in kept]
-    return replace(prompts, rows=tuple(rows), carried=prompts.carried.take(kept))
+    plan, outcomes = generation.plan, generation.outcomes
+    if len(outcomes) == plan.distinct:
+        return plan.prompts
+    jobs = (job.request.fingerprint for job in plan.jobs)
+    return plan.prompts.without([each for each in jobs if each not in outcomes.found])
 
 
 class Place:
@@ -131,8 +128,11 @@ class Place:
         self._asset_key = asset_key or self._only_asset()
         self._partition_key = partition_text(partition_key) or self._only_partition()
 
-    def identity(self, run_ids: tuple[str, str]) -> Identity:
-        """On whose behalf requests are sent; the run ids are for a context without a run."""
+    def identity(self, run_ids: tuple[str, str], *, tags: Sequence[str] = ()) -> Identity:
+        """On whose behalf requests are sent; the run ids are for a context without a run.
+
+        `tags` are the names of those tags of the asset that usage rows have.
+        """
         run_id, root_run_id = self._run_ids() or run_ids
         return Identity(
             run_id=run_id,
@@ -140,6 +140,7 @@ class Place:
             asset_key=self._asset_key,
             partition_key=self._partition_key,
             step_key=None if self._step is None else step_key_of(self._step),
+            **charged_to(self._context, self._step, self._asset_key, tags),
         )
 
     def add(self, metadata: dict[str, Any]) -> None:

@@ -15,7 +15,8 @@ import pyarrow as pa
 from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.image_table import OUR_COLUMNS
 from dagster_imagegen.engine.money.amounts import usd_text
-from dagster_imagegen.engine.prompts.table import PromptTable, name_before
+from dagster_imagegen.engine.prompts.rows import PromptTable
+from dagster_imagegen.engine.prompts.table import name_before
 from dagster_imagegen.engine.run.plan import Plan
 from dagster_imagegen.engine.run.progress import Totals, cost_text
 from dagster_imagegen.event_size import cut, room, within

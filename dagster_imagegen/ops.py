@@ -21,6 +21,7 @@ from dagster_imagegen.engine.run.plan import Plan
 from dagster_imagegen.incomplete import incomplete_failure, problem_metadata, problems_of
 from dagster_imagegen.metadata import FinishedPass, data_version, table_metadata
 from dagster_imagegen.partition_tables import Partition
+from dagster_imagegen.resource import resource_of
 from dagster_imagegen.returned import Returned
 from dagster_imagegen.run_config import ImageRunConfig
 from dagster_imagegen.step import Step, StepEvents, StepOptions, executing, failing
@@ -113,7 +114,7 @@ def _step(options: StepOptions, resource_key: str) -> Callable[..., StepEvents]:
     def step(
         context: dg.OpExecutionContext, prompt_table: Any, config: ImageRunConfig
     ) -> StepEvents:
-        imagegen = getattr(context.resources, resource_key)
+        imagegen = resource_of(context, resource_key)
         partitions = [context.partition_key if context.has_partition_key else None]
         with executing(context, imagegen, config) as execution:
             op = _OpStep(context, execution, options, partitions)

@@ -135,7 +135,10 @@ def _fitting(
 ) -> str:
     while shown:
         for form in forms:
-            rows = [[_shown(each, form) for each in shown], [literal(each.name) for each in shown]]
+            made = _all_shown(shown, form, max_bytes)
+            if made is None:
+                continue
+            rows = [made, [literal(each.name) for each in shown]]
             if prompts:
                 rows.append([literal(each.prompt) for each in shown])
             markdown = _grid(rows, min(columns, len(shown)))
@@ -143,6 +146,18 @@ def _fitting(
                 return markdown
         shown = shown[: len(shown) // 2]
     return ""
+
+
+def _all_shown(
+    shown: Sequence[Picture], form: tuple[int, int], max_bytes: int
+) -> Sequence[str] | None:
+    """All pictures of this form; None as soon as they are too large together: each costs time."""
+    made: list[str] = []
+    for each in shown:
+        made.append(_shown(each, form))
+        if sum(map(len, made)) > max_bytes:
+            return None
+    return made
 
 
 def literal(text: str) -> str:

@@ -9,7 +9,7 @@ from typing_extensions import Self
 
 from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.image_table import with_published
-from dagster_imagegen.engine.prompts.table import PromptTable
+from dagster_imagegen.engine.prompts.rows import PromptTable
 from dagster_imagegen.engine.publishing.names import Names, Partition, Publication
 from dagster_imagegen.engine.publishing.publisher import Published
 from dagster_imagegen.execution import Execution

@@ -10,7 +10,7 @@ from dagster_imagegen.audit.provider_export import read_export
 from dagster_imagegen.audit.reconciliation import Reconciliation, Tolerance, reconcile
 from dagster_imagegen.calls import AssetKeyLike
 from dagster_imagegen.event_size import cut
-from dagster_imagegen.resource import ImageGenResource
+from dagster_imagegen.resource import resource_of
 
 LINES_MAX = 40
 """The check shows this many lines that do not match: an event must stay small."""
@@ -47,10 +47,10 @@ def build_reconciliation_check(
         required_resource_keys={resource_key},
     )
     def spending_reconciled(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        imagegen: ImageGenResource = getattr(context.resources, resource_key)
+        imagegen = resource_of(context, resource_key)
         theirs = read_export(export, models=models)
         with imagegen.open_engine() as engine:
-            found = engine.scan_usage(lambda usage: reconcile(usage, theirs, tolerance=tolerance))
+            found = engine.usage.scan(lambda usage: reconcile(usage, theirs, tolerance=tolerance))
         return dg.AssetCheckResult(
             passed=found.agrees, severity=severity, metadata=_metadata(found)
         )

@@ -169,7 +169,8 @@ class ImageGenResource(ResourceSettings):
         """
         place = Place(context, asset_key=key_text(asset_key), partition_key=partition_key)
         with self.open_engine() as engine:
-            images = AssetImages(engine, place.identity(self.run_ids))
+            tags = engine.settings.usage_tags
+            images = AssetImages(engine, place.identity(self.run_ids, tags=tags))
             try:
                 with images.block:
                     yield images
@@ -183,7 +184,7 @@ class ImageGenResource(ResourceSettings):
         imagegen.usage("hero").group_by("model").aggregate([("cost_usd", "sum")])
         """
         with self.open_engine() as engine:
-            return engine.usage(asset_key=key_text(asset_key))
+            return engine.usage.read(asset_key=key_text(asset_key))
 
     def models(self) -> "tuple[ListedModel, ...]":
         """The models that the account can use, as the endpoint lists them, and when each ends.
@@ -221,3 +222,19 @@ class ImageGenResource(ResourceSettings):
             partition_key=partition_text(partition_key),
         )
         return partial(engine.generate, identity=identity)
+
+
+def resource_of(context: AnyContext, key: str) -> ImageGenResource:
+    """The resource under a key. Raises `dg.Failure` if it is something else.
+
+    Dagster checks the type of a resource only where it is an annotated argument.
+    """
+    found: object = getattr(context.resources, key)
+    if isinstance(found, ImageGenResource):
+        return found
+    raise dg.Failure(
+        f"the resource {key!r} must be an ImageGenResource, got {type(found).__name__}; in your "
+        f"Definitions set resources={{{key!r}: ImageGenResource(...)}}, or give the definition the "
+        "key of one as resource_key",
+        allow_retries=False,
+    )

@@ -231,6 +231,12 @@ class ResourceSettings(dg.ConfigurableResource):  # pyright: ignore[reportMissin
         description="Whether Dagster's events show small copies of the images. Switch it off for "
         "private pictures: the event log keeps them, whoever may read the storage.",
     )
+    usage_tags: list[str] = Field(
+        default_factory=list,
+        description="The names of those asset tags that usage rows have in `asset_tags`, e.g. "
+        '["team", "cost-center"], so that costs can be charged to whoever caused them. Rows have '
+        "the asset's owners and group in any case.",
+    )
     drain_seconds: AtLeastZero = Field(
         default=Settings.drain_seconds,
         description="How long a terminated run waits for requests in flight, in seconds. The usage "

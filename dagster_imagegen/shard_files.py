@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from dagster_imagegen.engine.attempt import Identity, Outcome
 from dagster_imagegen.engine.errors import ConfigurationError
-from dagster_imagegen.engine.prompts.table import PromptRow, PromptTable
+from dagster_imagegen.engine.prompts.rows import ROWS_AT_ONCE, PromptRow, PromptTable
 from dagster_imagegen.engine.request import ImageRequest, canonical_json
 from dagster_imagegen.engine.storage import Storage
 from dagster_imagegen.run_config import ImageRedo, ImageRunConfig
@@ -84,13 +84,13 @@ class ShardFiles:
 
     def _put_rows(self, plan: ShardedPlan, prompts: PromptTable) -> None:
         rows = {
-            "prompt_id": [row.prompt_id for row in prompts.rows],
-            "fingerprints": [[each.fingerprint for each in row.requests] for row in prompts.rows],
+            "prompt_id": prompts.row_columns["prompt_id"],
+            "fingerprints": prompts.fingerprints_by_row(),
         }
         self._put("carried.arrow", _encoded(prompts.carried))
         self._put("rows.arrow", _encoded(pa.table(rows, schema=_ROWS)))
         shards: list[dict[str, dict[str, str]]] = [{} for _ in range(plan.shards)]
-        for row in prompts.rows:
+        for row in prompts.each_row():
             for each in row.requests:
                 shard = shards[shard_of(each.fingerprint, plan.shards)]
                 # That of the first row, if several want the image.
@@ -115,11 +115,10 @@ class ShardFiles:
 
     def shard(self, number: int, *, partition: str | None) -> PromptTable:
         """The distinct images of one shard as a prompt table that carries nothing."""
-        rows = tuple(
+        return PromptTable.of(
             PromptRow(prompt_id=prompt_id, requests=(request,), partition_key=partition)
             for prompt_id, request in self._requests(number)
         )
-        return PromptTable(carried=pa.table({"": pa.nulls(len(rows))}).select([]), rows=rows)
 
     def finish(self, number: int, outcomes: Iterable[Outcome]) -> None:
         """Put down that a shard is at its end, and what is on no record: what it has deferred."""
@@ -148,16 +147,15 @@ class ShardFiles:
                 f"another re-execution of this run has replaced {self._storage.uri(self._folder)}. "
                 f"Once that one has ended, {LAUNCH_AGAIN}"
             )
-        return PromptTable(
-            carried=carried,
-            rows=tuple(
-                PromptRow(
-                    prompt_id=row["prompt_id"],
-                    requests=tuple(map(requests.__getitem__, row["fingerprints"])),
-                )
-                for row in rows.to_pylist()
-            ),
+        each_row = (
+            PromptRow(
+                prompt_id=row["prompt_id"],
+                requests=tuple(map(requests.__getitem__, row["fingerprints"])),
+            )
+            for batch in rows.to_batches(max_chunksize=ROWS_AT_ONCE)
+            for row in batch.to_pylist()
         )
+        return PromptTable.of(each_row, carried=carried)
 
     def finished(self, plan: ShardedPlan) -> dict[int, dict[str, Outcome]]:
         """What each shard that is at its end has deferred, by fingerprint."""

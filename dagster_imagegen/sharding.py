@@ -12,7 +12,7 @@ from dagster_imagegen.definition import ImageAssetDefinition, argument_names, ch
 from dagster_imagegen.engine.attempt import OutcomeStatus
 from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.request import ImageParams
-from dagster_imagegen.resource import AssetKeyLike, ImageGenResource
+from dagster_imagegen.resource import AssetKeyLike, ImageGenResource, resource_of
 from dagster_imagegen.run_config import ImageRunConfig
 from dagster_imagegen.shard_steps import (
     PLANNED_OUTPUT,
@@ -235,7 +235,7 @@ class _ShardedAsset:
         return [each.get_python_identifier() for each in self._checks]
 
     def _imagegen(self, context: dg.AssetExecutionContext) -> ImageGenResource:
-        return getattr(context.resources, self._definition.resource_key)
+        return resource_of(context, self._definition.resource_key)
 
 
 @dg.config_mapping

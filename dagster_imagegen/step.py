@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import dagster as dg
 
+from dagster_imagegen.charge_back import charged_to
 from dagster_imagegen.engine.attempt import Identity
 from dagster_imagegen.engine.errors import (
     BudgetExhausted,
@@ -15,7 +16,7 @@ from dagster_imagegen.engine.errors import (
     EndpointError,
     ImageGenError,
 )
-from dagster_imagegen.engine.prompts.table import PromptTable
+from dagster_imagegen.engine.prompts.rows import PromptTable
 from dagster_imagegen.engine.publishing.names import Publication
 from dagster_imagegen.engine.run.plan import Plan
 from dagster_imagegen.engine.run.progress import cost_text
@@ -98,6 +99,7 @@ def executing(
                     root_run_id=root_run_id,
                     asset_key=asset_key,
                     step_key=step_key,
+                    **charged_to(context, context, asset_key, engine.settings.usage_tags),
                 ),
                 redo=[each.value for each in config.redo],
                 max_usd=config.limit_usd(),
@@ -264,7 +266,7 @@ def limited(
     if limit is None:
         return tables, 0
     first = first_rows(tables, limit)
-    rows, kept = (sum(len(each.rows) for each in some.values()) for some in (tables, first))
+    rows, kept = (sum(each.num_rows for each in some.values()) for some in (tables, first))
     return first, rows - kept
 
 

@@ -16,13 +16,16 @@ from dagster_imagegen.engine.record.schema import MONEY, SCHEMA
 from dagster_imagegen.engine.run.progress import Totals, cost_text
 from dagster_imagegen.event_size import cut
 from dagster_imagegen.metadata import column_schema
-from dagster_imagegen.resource import ImageGenResource
+from dagster_imagegen.resource import resource_of
 
 compute: Any = pc
 """pyarrow's stubs know no arrays beside scalars."""
 
 COLUMNS = (
     "asset_key",
+    "asset_group",
+    "asset_owners",
+    "asset_tags",
     "root_run_id",
     "model",
     "status",
@@ -41,6 +44,9 @@ FIGURES = (
 )
 ROWS_MAX = 40
 """A table shows this many rows, and the rest as one: an event must stay small."""
+
+CHARGED_ROWS_MAX = 10
+"""The same of a table by group, owners or tags."""
 
 NAME_CHARACTERS = 100
 NAME_BYTES = 150
@@ -61,7 +67,8 @@ def build_usage_asset(
         build_usage_asset(image_assets=[hero, product_shots], group_name="costs")
 
     It is downstream of the image assets and sends nothing. A materialization shows the cost by
-    asset, by model and by day, and as numbers that Dagster plots: the totals, and those of its own
+    asset, by model and by day, by the groups, owners and chosen tags of the assets if there are
+    any, and as numbers that Dagster plots: the totals, and those of its own
     run. `cost_usd` is what was charged as far as anybody can tell, `cost_usd_max` the most that may
     have been; where the cost of a request is unknown, the second is left out. Requests to the
     sandbox are counted and cost nothing.
@@ -89,12 +96,12 @@ def build_usage_asset(
     own["required_resource_keys"] = {resource_key, *own.get("required_resource_keys", ())}
 
     def usage(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
-        imagegen: ImageGenResource = getattr(context.resources, resource_key)
+        imagegen = resource_of(context, resource_key)
         # An image asset can be renamed after it was defined.
         keys = [key.to_user_string() for key in context.assets_def.dependency_keys]
         with imagegen.open_engine() as engine:
             of_these = pc.field("asset_key").isin(keys)
-            rows = measured(engine.usage(columns=COLUMNS, where=of_these))
+            rows = measured(engine.usage.read(columns=COLUMNS, where=of_these))
             uri = engine.usage_uri
         run = context.run.root_run_id or context.run.run_id
         return dg.MaterializeResult(value=None, metadata=usage_metadata(rows, run=run, uri=uri))
@@ -136,12 +143,14 @@ def asset_names(image_assets: Sequence[Upstream]) -> str:
 
 
 def measured(usage: pa.Table) -> pa.Table:
-    """Usage rows with `COLUMNS` as rows of `FIGURES`, by asset, model, day and root run."""
+    """Usage rows with `COLUMNS` as rows of `FIGURES`, by asset, whom it is charged to, model, day
+    and root run."""
     sandbox = compute.equal(compute.fill_null(usage["cost_basis"], "unknown"), SANDBOX)
     nothing = pa.scalar(Decimal(0), MONEY)
     most = compute.coalesce(usage["cost_usd_max"], usage["cost_usd"], nothing)
     columns: dict[str, Any] = {
         "asset": usage["asset_key"],
+        **{name: usage[f"asset_{name}"] for name in _CHARGED},
         "model": usage["model"],
         "day": usage["started_at"].cast(pa.date32(), safe=False),
         "root_run_id": usage["root_run_id"],
@@ -154,7 +163,7 @@ def measured(usage: pa.Table) -> pa.Table:
         ),
         "cost_usd_max": compute.if_else(sandbox, nothing, most),
     }
-    return _summed(pa.table(columns), ["asset", "model", "day", "root_run_id"])
+    return _summed(pa.table(columns), ["asset", *_CHARGED, "model", "day", "root_run_id"])
 
 
 def _count(is_one: Any) -> Any:  # Any: the stubs type arrays by their values
@@ -169,7 +178,8 @@ def _summed(table: pa.Table, by: list[str]) -> pa.Table:
 def usage_metadata(rows: pa.Table, *, run: str, uri: str) -> dict[str, Any]:
     """What a materialization shows of rows that are `measured`; `run` is the root run's id."""
     all_rows = totals(rows)
-    by = {name: _by(rows, name, order) for name, order in _ORDERS.items()}
+    by = {name: _by(rows, name) for name in ("asset", "model", "day")}
+    by |= {name: _by(rows, name) for name in _CHARGED if rows[name].null_count < rows.num_rows}
     return {
         "imagegen/cost": cost(all_rows),
         **{f"imagegen/cost_by_{name}": table for name, table in by.items()},
@@ -182,11 +192,14 @@ def usage_metadata(rows: pa.Table, *, run: str, uri: str) -> dict[str, Any]:
     }
 
 
-_ORDERS = {
-    "asset": [("cost_usd_max", "descending"), ("requests", "descending"), ("asset", "ascending")],
-    "model": [("cost_usd_max", "descending"), ("requests", "descending"), ("model", "ascending")],
-    "day": [("day", "descending")],
-}
+_CHARGED = ("group", "owners", "tags")
+"""What whoever is charged is known by; `asset_group` and so on in the usage table."""
+
+
+def _order(name: str) -> list[tuple[str, str]]:
+    if name == "day":
+        return [("day", "descending")]
+    return [("cost_usd_max", "descending"), ("requests", "descending"), (name, "ascending")]
 
 
 def totals(rows: pa.Table) -> dict[str, Any]:
@@ -232,13 +245,14 @@ def _name(value: object) -> str:
     return cut(str(value), characters=NAME_CHARACTERS, max_bytes=NAME_BYTES)
 
 
-def _by(rows: pa.Table, name: str, order: list[tuple[str, str]]) -> dg.TableMetadataValue:
-    groups = _summed(rows, [name]).sort_by(cast("Any", order))
+def _by(rows: pa.Table, name: str) -> dg.TableMetadataValue:
+    groups = _summed(rows, [name]).sort_by(cast("Any", _order(name)))
+    most = CHARGED_ROWS_MAX if name in _CHARGED else ROWS_MAX
     records = [
-        {name: _name(row[name]), **figures(row)} for row in groups.slice(0, ROWS_MAX).to_pylist()
+        {name: _name(row[name]), **figures(row)} for row in groups.slice(0, most).to_pylist()
     ]
-    if more := groups.slice(ROWS_MAX).num_rows:
-        records.append({name: f"{more:,} more", **figures(totals(groups.slice(ROWS_MAX)))})
+    if more := groups.slice(most).num_rows:
+        records.append({name: f"{more:,} more", **figures(totals(groups.slice(most)))})
     kinds = {name: "string", **dict.fromkeys(FIGURES, "int"), **dict.fromkeys(FIGURES[4:], "float")}
     return dg.MetadataValue.table(
         [dg.TableRecord(record) for record in records],

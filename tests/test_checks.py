@@ -437,7 +437,7 @@ def test_spending_counts_in_its_time(project: Project, per: Window, requests: in
     later = datetime.now(timezone.utc) + timedelta(days=731)
     for now, counted in ((later, requests), (None, 3)):
         with project.resource().open_engine() as engine:
-            first = min(column(engine.usage(), "started_at"))
+            first = min(column(engine.usage.read(), "started_at"))
             checks = ImageChecks(
                 [],
                 engine,

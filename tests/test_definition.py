@@ -279,3 +279,31 @@ def test_a_missing_resource_is_an_error_where_it_is_loaded(
     wanted = "'imagegen' required by op .* was not provided. Please provide"
     with pytest.raises(dg.DagsterInvalidDefinitionError, match=wanted):
         dg.Definitions.validate_loadable(definitions())
+
+
+NOT_THERE = [
+    lambda name: build_image_asset("hero", prompt_table=name),
+    lambda name: build_sharded_image_asset("hero", prompt_table=name, shards=2),
+    lambda name: image_asset(name="hero", ins={"rows": dg.AssetIn(name)})(lambda rows: rows),
+]
+
+
+@pytest.mark.parametrize("hero", NOT_THERE, ids=["asset", "shards", "function"])
+def test_a_prompt_table_that_is_no_asset_is_an_error_where_it_is_loaded(
+    project: Project, hero: Callable[[str], dg.AssetsDefinition]
+) -> None:
+    """By Dagster, as of any asset: it names the key, and those that are alike."""
+    resources = {"imagegen": project.resource()}
+    products = table_asset([{"prompt": "mug"}])
+
+    def load(name: str, *others: dg.AssetSpec) -> None:
+        assets = [products, hero(name), *others]
+        dg.Definitions.validate_loadable(dg.Definitions(assets=assets, resources=resources))
+
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match=r'"\["nope"\]" is not produced by'):
+        load("nope")
+    with pytest.raises(
+        dg.DagsterInvalidDefinitionError, match=r'Did you mean .*\n\t\["products"\]'
+    ):
+        load("product")
+    load("nope", dg.AssetSpec("nope"))  # The remedy that the docs name, for other code locations.

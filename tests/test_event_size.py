@@ -169,6 +169,7 @@ def test_the_usage_asset(project: Project, log: Log) -> None:
     rows = [
         {
             "asset_key": f"{number}{'x' * 500}",
+            **{f"asset_{each}": f"{number}{LONG}" for each in ("owners", "group", "tags")},
             "model": f"{number}{LONG}",
             "root_run_id": "run",
             "status": "succeeded",

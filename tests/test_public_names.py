@@ -68,3 +68,17 @@ for verb in VERBS:
 assert "dagster" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_importing_all_names_loads_nothing_that_only_a_run_needs() -> None:
+    """A code location imports them each time that it loads: no HTTP client, no pandas."""
+    program = """
+import sys
+import dagster
+before = set(sys.modules)
+from dagster_imagegen import *
+heavy = {"httpx", "pandas", "polars", "pyarrow.dataset", "uvicorn", "c2pa"}
+print(sorted(heavy & (set(sys.modules) - before)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert done.stdout.decode().strip() == "[]"

@@ -119,7 +119,7 @@ def test_requests_of_a_run_in_progress_count(project: Project) -> None:
         with engine.generate(prompts, identity=identity) as generation:
             next(iter(generation))
             counts = {
-                key: engine.usage(columns=COLUMNS, where=pc.field("asset_key") == key).num_rows
+                key: engine.usage.read(columns=COLUMNS, where=pc.field("asset_key") == key).num_rows
                 for key in ("hero", "banner")
             }
             assert not list((project.folder / "store" / "usage").rglob("*.parquet"))

@@ -1,17 +1,20 @@
 """The usage table as a tidy table of costs, scanned a batch at a time."""
 
+import json
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from dagster_imagegen.audit.scan import sums_by
 from dagster_imagegen.audit.superseded import REPLACED, RETRIED, superseded
 from dagster_imagegen.engine.attempt import SANDBOX
 from dagster_imagegen.engine.errors import ConfigurationError, did_you_mean
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds  # loads pandas, if it is there
 
 compute: Any = pc
 """pyarrow's stubs know no arrays beside scalars."""
@@ -27,6 +30,9 @@ DIMENSIONS: Mapping[str, tuple[pa.DataType, str]] = {
     "endpoint_id": (pa.string(), "who received them"),
     "asset_key": (pa.string(), "asset that they were for"),
     "partition_key": (pa.string(), "partition that they were for"),
+    "asset_group": (pa.string(), "group of that asset"),
+    "asset_owners": (pa.string(), "owners of that asset, with commas"),
+    "asset_tags": (pa.string(), "chosen tags of that asset, as JSON"),
     "model": (pa.string(), "as sent"),
     "quality": (pa.string(), "as sent; as answered if that was `auto` or nothing"),
     "size": (pa.string(), "as sent; as answered if that was `auto` or nothing"),
@@ -45,6 +51,9 @@ FURTHER_DIMENSIONS = (
     "user",
 )
 """Columns of the usage table that it can be grouped by as well."""
+
+TAG = "tag:"
+"""What the name of a dimension begins with that is one of the tags, e.g. `tag:team`."""
 
 COUNTS: Mapping[str, str] = {
     "requests": "requests that were sent",
@@ -66,21 +75,26 @@ PER_IMAGE = "cost_per_image_kept_usd"
 _TOKENS = ("input_tokens", "output_tokens", "total_tokens")
 _VALUES = (*_TOKENS, "cost_usd", "cost_usd_max")
 _ANSWERED = ("quality", "size")
-_ZERO = pa.scalar(Decimal(0), SUM_OF_MONEY)
 
 
 def _field(name: str, kind: pa.DataType, text: str) -> "pa.Field[Any]":
     return pa.field(name, kind, metadata={"description": text})
 
 
+def _tag_of(name: str) -> str:
+    return name.removeprefix(TAG) if name.startswith(TAG) else ""
+
+
+def _of_dimension(name: str) -> tuple[pa.DataType, str]:
+    text = f"tag `{_tag_of(name)}` of the asset" if _tag_of(name) else "as in the usage table"
+    return DIMENSIONS.get(name, (pa.string(), text))
+
+
 def schema_of(by: Sequence[str] = tuple(DIMENSIONS)) -> pa.Schema:
     """The schema of a cost table that is grouped by these columns."""
     return pa.schema(
         [
-            *(
-                _field(name, *DIMENSIONS.get(name, (pa.string(), "as in the usage table")))
-                for name in by
-            ),
+            *(_field(name, *_of_dimension(name)) for name in by),
             *(_field(name, pa.int64(), text) for name, text in COUNTS.items()),
             *(_field(name, SUM_OF_MONEY, text) for name, text in MONEYS.items()),
             _field(PER_IMAGE, SUM_OF_MONEY, "`cost_usd`, waste included, by image kept"),
@@ -92,7 +106,7 @@ COST_SCHEMA = schema_of()
 
 
 def cost_table(
-    usage: ds.Dataset,
+    usage: "ds.Dataset",
     *,
     by: Sequence[str] = tuple(DIMENSIONS),
     where: pc.Expression | None = None,
@@ -101,10 +115,11 @@ def cost_table(
     """A tidy table of costs: one row for each combination of `by`, with the columns of
     `schema_of(by)`, sorted by `by`.
 
-    `usage` is a dataset with the usage table's schema, as `Engine.scan_usage` opens it; it is
+    `usage` is a dataset with the usage table's schema, as `UsageTable.scan` opens it; it is
     scanned, never loaded. `where` filters its rows. Money of the sandbox is 0 whatever its rows
     say. Without `finds_superseded` the causes `retried` and `replaced` are not looked for, which
-    saves reading every fingerprint. Raises `ConfigurationError` for a name in `by` that is none.
+    saves reading every fingerprint. Beside `DIMENSIONS` and `FURTHER_DIMENSIONS`, `by` can name
+    one of the tags, as `tag:team`. Raises `ConfigurationError` for a name that is none.
     """
     _check(by)
     of_no_use = superseded(usage) if finds_superseded else {}
@@ -114,9 +129,9 @@ def cost_table(
 def _check(by: Sequence[str]) -> None:
     known = (*DIMENSIONS, *FURTHER_DIMENSIONS)
     for name in by:
-        if name not in known:
+        if name not in known and not _tag_of(name):
             raise ConfigurationError(
-                f'costs cannot be grouped by "{name}"; they can be by {", ".join(known)}'
+                f'costs cannot be grouped by "{name}"; they can be by {", ".join(known)}, tag:NAME'
                 + did_you_mean(name, known)
             )
 
@@ -125,13 +140,15 @@ def _check(by: Sequence[str]) -> None:
 
 
 def _scanned(
-    usage: ds.Dataset,
+    usage: "ds.Dataset",
     by: Sequence[str],
     where: pc.Expression | None,
     of_no_use: Mapping[str, "pa.Array[Any]"],
 ) -> pa.Table:
     """Sums by what was asked for, and by what decides which requests cost money and why."""
-    asked = [name for name in by if name not in ("cause", "sandbox")]
+    asked = [
+        "asset_tags" if _tag_of(name) else name for name in by if name not in ("cause", "sandbox")
+    ]
     answered = [f"answered_{name}" for name in _ANSWERED if name in by]
     always = ["status", "endpoint_id", "cost_basis"]
     keys = list(dict.fromkeys((*asked, *answered, *always)))
@@ -146,7 +163,17 @@ def _scanned(
         if name in by:
             at = sums.schema.get_field_index(name)
             sums = sums.set_column(at, name, _as_made(sums[name], sums[f"answered_{name}"]))
+    for name in by:
+        if tag := _tag_of(name):
+            sums = sums.append_column(name, _values_of(tag, sums["asset_tags"]))
     return sums
+
+
+def _values_of(tag: str, tags: Any) -> Any:
+    """The value of one tag in each JSON object; null where it is not among them."""
+    encoded: Any = compute.dictionary_encode(tags.combine_chunks())
+    values = [json.loads(each).get(tag) for each in encoded.dictionary.to_pylist()]
+    return pa.array(values, pa.string()).take(encoded.indices)
 
 
 def _as_made(sent: Any, answered: Any) -> Any:
@@ -172,16 +199,17 @@ def _classified(sums: pa.Table) -> pa.Table:
         compute.fill_null(compute.equal(sums["endpoint_id"], SANDBOX), False),
     )
     requests, kept = sums["requests"], compute.equal(cause, KEPT)
-    cost = compute.if_else(sandbox, _ZERO, sums["cost_usd"].cast(SUM_OF_MONEY))
+    zero = pa.scalar(Decimal(0), SUM_OF_MONEY)
+    cost = compute.if_else(sandbox, zero, sums["cost_usd"].cast(SUM_OF_MONEY))
     made = {
         "cause": cause,
         "sandbox": sandbox,
         "images": compute.if_else(stored, requests, 0),
         "images_kept": compute.if_else(kept, requests, 0),
-        "unpriced_requests": compute.if_else(sandbox, 0, sums["unpriced_requests"]),
+        "unpriced_requests": compute.if_else(sandbox, 0, sums["cost_usd_nulls"]),
         "cost_usd": cost,
-        "cost_usd_max": compute.if_else(sandbox, _ZERO, sums["cost_usd_max"].cast(SUM_OF_MONEY)),
-        "waste_usd": compute.if_else(kept, _ZERO, cost),
+        "cost_usd_max": compute.if_else(sandbox, zero, sums["cost_usd_max"].cast(SUM_OF_MONEY)),
+        "waste_usd": compute.if_else(kept, zero, cost),
     }
     columns = {name: sums[name] for name in sums.column_names if name not in made}
     both: Any = {**columns, **made}

@@ -10,19 +10,22 @@ conformant.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta, timezone
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
+from dagster_imagegen.audit.scan import compute, encoded_batches
 from dagster_imagegen.audit.table_files import check_target, write_batches
 from dagster_imagegen.engine.attempt import SANDBOX
 from dagster_imagegen.engine.record.schema import MONEY, TIME
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds  # loads pandas, if it is there
 
 FOCUS_VERSION = "1.2"
 GENERATOR = "dagster_imagegen"
@@ -36,6 +39,8 @@ _CUSTOM: Mapping[str, str] = {
     "x_RunId": "run_id",
     "x_AssetKey": "asset_key",
     "x_PartitionKey": "partition_key",
+    "x_AssetGroup": "asset_group",
+    "x_AssetOwners": "asset_owners",
     "x_PromptId": "prompt_id",
     "x_Attempt": "attempt",
     "x_Status": "status",
@@ -48,7 +53,7 @@ _CUSTOM: Mapping[str, str] = {
 }
 """Our own columns, by the column of the usage table that they come from."""
 
-_READ = (*_CUSTOM.values(), "endpoint_id", "model", "size", "quality", "cost_usd")
+_READ = (*_CUSTOM.values(), "asset_tags", "endpoint_id", "model", "size", "quality", "cost_usd")
 _TEXT = (
     "BillingAccountId",
     "BillingAccountName",
@@ -66,6 +71,7 @@ _TEXT = (
     "ServiceName",
     "ServiceSubcategory",
     "SkuId",
+    "Tags",
 )
 _TIMES = ("BillingPeriodStart", "BillingPeriodEnd", "ChargePeriodStart", "ChargePeriodEnd")
 _TYPES: Mapping[str, pa.DataType] = {
@@ -80,6 +86,22 @@ _TYPES: Mapping[str, pa.DataType] = {
     "x_OutputTokens": pa.int64(),
     "x_IsEstimate": pa.bool_(),
 }
+_CONSTANT: Mapping[str, tuple[object, pa.DataType]] = {
+    "BillingCurrency": ("USD", pa.string()),
+    "ChargeCategory": ("Usage", pa.string()),
+    "ChargeClass": (None, pa.string()),
+    "ChargeFrequency": ("Usage-Based", pa.string()),
+    "ConsumedQuantity": (Decimal(1), MONEY),
+    "ConsumedUnit": ("Requests", pa.string()),
+    "PricingQuantity": (Decimal(1), MONEY),
+    "PricingUnit": ("Requests", pa.string()),
+    "ServiceCategory": ("AI and Machine Learning", pa.string()),
+    "ServiceName": ("Image generation", pa.string()),
+    "ServiceSubcategory": ("Generative AI", pa.string()),
+}
+"""The columns that say the same of all requests."""
+_DURATION = pa.duration("us")
+_NOTHING = pa.scalar(Decimal(0), MONEY)
 
 FOCUS_SCHEMA: pa.Schema = pa.schema(
     [(name, _TYPES[name]) for name in sorted(_TYPES)],
@@ -98,7 +120,7 @@ class Biller:
 
 
 def focus_batches(
-    usage: ds.Dataset, *, biller: Biller | None = None, where: pc.Expression | None = None
+    usage: "ds.Dataset", *, biller: Biller | None = None, where: pc.Expression | None = None
 ) -> Iterator[pa.RecordBatch]:
     """Each request of the usage table as one row of `FOCUS_SCHEMA`, a batch at a time.
 
@@ -108,13 +130,13 @@ def focus_batches(
     period is the UTC day on which a request was put on record, the billing period its month.
     """
     of_money = _not_sandbox() if where is None else _not_sandbox() & where
-    for batch in usage.to_batches(columns=list(_READ), filter=of_money):
-        rows = [_charge(row, biller or Biller()) for row in batch.to_pylist()]
-        yield pa.RecordBatch.from_pylist(rows, schema=FOCUS_SCHEMA)
+    for fragment in usage.get_fragments(filter=of_money):
+        for batch in encoded_batches(fragment, usage.schema, _READ, of_money):
+            yield _charges(batch, biller or Biller())
 
 
 def write_focus(
-    usage: ds.Dataset,
+    usage: "ds.Dataset",
     path: str | Path,
     *,
     biller: Biller | None = None,
@@ -152,47 +174,66 @@ def _not_sandbox() -> pc.Expression:
     return (endpoint.is_null() | (endpoint != SANDBOX)) & (basis.is_null() | (basis != SANDBOX))
 
 
-def _charge(row: Mapping[str, Any], biller: Biller) -> dict[str, Any]:
-    provider = biller.provider or _host(row["endpoint_id"])
-    day = row["started_at"].astimezone(timezone.utc).replace(hour=0, minute=0, second=0)
-    day = day.replace(microsecond=0)
-    month = day.replace(day=1)
-    return {
-        **dict.fromkeys(_COSTS, row["cost_usd"] or Decimal(0)),
-        "BillingAccountId": biller.account_id or provider,
-        "BillingAccountName": biller.account_name,
-        "BillingCurrency": "USD",
+def _charges(rows: pa.RecordBatch, biller: Biller) -> pa.RecordBatch:
+    """All rows at once: one by one, ten million would take an hour."""
+    provider = _text(biller.provider, _hosts(rows["endpoint_id"]), rows.num_rows)
+    day = compute.floor_temporal(rows["started_at"], unit="day")
+    month = compute.floor_temporal(day, unit="month")
+    in_next_month = compute.add(month, pa.scalar(timedelta(days=32), _DURATION))
+    basis = compute.fill_null(rows["cost_basis"], UNKNOWN)
+    same = {name: pa.repeat(pa.scalar(*each), rows.num_rows) for name, each in _CONSTANT.items()}
+    made: dict[str, Any] = {
+        **dict.fromkeys(_COSTS, compute.fill_null(rows["cost_usd"], _NOTHING)),
+        "BillingAccountId": _text(biller.account_id, provider, rows.num_rows),
+        "BillingAccountName": _text(biller.account_name, None, rows.num_rows),
         "BillingPeriodStart": month,
-        "BillingPeriodEnd": (month + timedelta(days=32)).replace(day=1),
-        "ChargeCategory": "Usage",
-        "ChargeDescription": _description(row),
-        "ChargeFrequency": "Usage-Based",
+        "BillingPeriodEnd": compute.floor_temporal(in_next_month, unit="month"),
+        "ChargeDescription": _descriptions(rows, basis),
         "ChargePeriodStart": day,
-        "ChargePeriodEnd": day + timedelta(days=1),
-        "ConsumedQuantity": Decimal(1),
-        "ConsumedUnit": "Requests",
-        "InvoiceIssuerName": provider,
-        "PricingQuantity": Decimal(1),
-        "PricingUnit": "Requests",
-        "ProviderName": provider,
-        "PublisherName": provider,
-        "ServiceCategory": "AI and Machine Learning",
-        "ServiceName": "Image generation",
-        "ServiceSubcategory": "Generative AI",
-        "SkuId": row["model"] or UNKNOWN,
-        "x_IsEstimate": row["cost_basis"] != "reported",
-        **{name: row[column] for name, column in _CUSTOM.items()},
-        "x_CostBasis": row["cost_basis"] or UNKNOWN,
+        "ChargePeriodEnd": compute.add(day, pa.scalar(timedelta(days=1), _DURATION)),
+        **dict.fromkeys(("InvoiceIssuerName", "ProviderName", "PublisherName"), provider),
+        "SkuId": compute.fill_null(_named(rows["model"]), UNKNOWN),
+        "Tags": rows["asset_tags"],
+        "x_IsEstimate": compute.not_equal(basis, "reported"),
+        **{name: rows[column] for name, column in _CUSTOM.items()},
+        "x_CostBasis": basis,
         # Rows from before version 0.2 have no bound of their own.
-        "x_CostUsdMax": row["cost_usd"] if row["cost_usd_max"] is None else row["cost_usd_max"],
+        "x_CostUsdMax": compute.coalesce(rows["cost_usd_max"], rows["cost_usd"]),
     }
+    columns = same | made
+    return pa.RecordBatch.from_arrays(
+        [columns[name] for name in FOCUS_SCHEMA.names], schema=FOCUS_SCHEMA
+    )
 
 
-def _description(row: Mapping[str, Any]) -> str:
-    made = " ".join(str(row[name]) for name in ("model", "size", "quality") if row[name])
-    return f"Image request, {made or UNKNOWN}: {row['status']}, cost {row['cost_basis'] or UNKNOWN}"
+def _text(value: str | None, otherwise: Any, rows: int) -> Any:
+    """The same value for all rows, if there is one."""
+    if value is None and otherwise is not None:
+        return otherwise
+    return pa.repeat(pa.scalar(value, pa.string()), rows)
 
 
-def _host(endpoint_id: str | None) -> str:
+def _descriptions(rows: pa.RecordBatch, basis: Any) -> Any:
+    parts = [_named(rows[name]) for name in ("model", "size", "quality")]
+    made = compute.binary_join_element_wise(*parts, " ", null_handling="skip")
+    made = compute.fill_null(_named(made), UNKNOWN)
+    status = compute.fill_null(rows["status"], UNKNOWN)
+    return compute.binary_join_element_wise(
+        "Image request, ", made, ": ", status, ", cost ", basis, ""
+    )
+
+
+def _named(texts: Any) -> Any:
+    """Texts, with null for one without characters."""
+    return compute.if_else(compute.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+
+
+def _hosts(endpoints: Any) -> Any:
+    encoded = compute.fill_null(endpoints, UNKNOWN).dictionary_encode()
+    hosts = [_host(each) for each in encoded.dictionary.to_pylist()]
+    return pa.array(hosts, pa.string()).take(encoded.indices)
+
+
+def _host(endpoint_id: str) -> str:
     text = endpoint_id or UNKNOWN
     return urlsplit(text).hostname or text

@@ -4,14 +4,17 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from dagster_imagegen.audit.provider_export import FIGURES, Figure, Group, ProviderExport
+from dagster_imagegen.audit.scan import encoded_batches, sums_by
 from dagster_imagegen.engine.attempt import SANDBOX
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds  # loads pandas, if it is there
 
 Verdict: TypeAlias = Literal["matched", "may_be_unknown", "different", "ours_only", "theirs_only"]
 """`may_be_unknown`: the figures differ, and requests of unknown billing can be the reason."""
@@ -149,7 +152,7 @@ class _Ours:
 
 
 def reconcile(
-    usage: ds.Dataset,
+    usage: "ds.Dataset",
     export: ProviderExport,
     *,
     tolerance: Tolerance | None = None,
@@ -184,7 +187,7 @@ def reconcile(
 
 
 def _unknown(
-    usage: ds.Dataset, counted: pc.Expression, groups: Collection[Group], most: int
+    usage: "ds.Dataset", counted: pc.Expression, groups: Collection[Group], most: int
 ) -> tuple[list[dict[str, Any]], int]:
     """The first rows of unknown billing in these groups, and how many more there are."""
     billing = pc.field("billing")
@@ -212,33 +215,46 @@ def _counted(first: date, last: date) -> pc.Expression:
     return (at >= pa.scalar(start, moment)) & (at < pa.scalar(end, moment)) & paid & billed
 
 
-def _rows(usage: ds.Dataset, where: pc.Expression) -> Iterator[dict[str, Any]]:
-    for batch in usage.to_batches(columns=list(COLUMNS), filter=where):
-        yield from batch.to_pylist()
+def _rows(usage: "ds.Dataset", where: pc.Expression) -> Iterator[dict[str, Any]]:
+    for fragment in usage.get_fragments(filter=where):
+        for batch in encoded_batches(fragment, usage.schema, COLUMNS, where):
+            yield from batch.to_pylist()
 
 
 def _group(row: Mapping[str, Any]) -> Group:
     return row["started_at"].astimezone(timezone.utc).date(), row["model"] or ""
 
 
-def _measured(usage: ds.Dataset, where: pc.Expression) -> dict[Group, _Ours]:
+def _measured(usage: "ds.Dataset", where: pc.Expression) -> dict[Group, _Ours]:
+    """Sums by day and model, of all rows of one billing at once."""
     groups: dict[Group, _Ours] = {}
-    for row in _rows(usage, where):
-        ours = groups.setdefault(_group(row), _Ours())
-        unknown = row["billing"] in (None, "unknown")
-        ours.unknown += unknown
-        cost, most, tokens = row["cost_usd"], row["cost_usd_max"], row["total_tokens"]
-        known = cost or NOTHING
-        ours.figures["cost_usd"].add(
-            known, least=NOTHING if unknown else known, most=cost if most is None else most
-        )
-        one = Decimal(1)
-        ours.figures["requests"].add(one, least=NOTHING if unknown else one, most=one)
-        count = None if tokens is None else Decimal(tokens)
-        ours.figures["tokens"].add(
-            count or NOTHING, least=NOTHING if unknown else count or NOTHING, most=count
-        )
+    sums = sums_by(
+        usage,
+        keys=["day", "model", "billing"],
+        values=["cost_usd", "cost_usd_max", "total_tokens"],
+        columns=["started_at", "model", "billing", "cost_usd", "cost_usd_max", "total_tokens"],
+        where=where,
+        marks={},
+    )
+    for row in sums.to_pylist():
+        ours = groups.setdefault((row["day"], row["model"] or ""), _Ours())
+        _add(ours, row)
     return groups
+
+
+def _add(ours: _Ours, row: Mapping[str, Any]) -> None:
+    is_unknown = row["billing"] in (None, "unknown")
+    requests = Decimal(row["requests"])
+    ours.unknown += row["requests"] if is_unknown else 0
+    known: dict[Figure, tuple[Any, Any, int]] = {
+        "cost_usd": (row["cost_usd"], row["cost_usd_max"], row["cost_usd_max_nulls"]),
+        "requests": (requests, requests, 0),
+        "tokens": (row["total_tokens"], row["total_tokens"], row["total_tokens_nulls"]),
+    }
+    for figure, (sum_of_ours, most, without) in known.items():
+        amount = Decimal(sum_of_ours or 0)
+        least = NOTHING if is_unknown else amount
+        ours.figures[figure].add(amount, least=least, most=None if without else Decimal(most or 0))
 
 
 def _compared(

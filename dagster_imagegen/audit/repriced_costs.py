@@ -11,7 +11,10 @@ import pyarrow as pa
 from dagster_imagegen.audit.repricing import OF_SANDBOX
 from dagster_imagegen.engine.errors import ConfigurationError, did_you_mean
 
-REPRICED_DIMENSIONS = ("day", "asset_key", "partition_key", "model", "status", "cost_basis")
+REPRICED_DIMENSIONS = (
+    *("day", "asset_key", "partition_key", "asset_group", "asset_owners", "asset_tags"),
+    *("model", "status", "cost_basis"),
+)
 """What repriced costs can be grouped by."""
 
 Group: TypeAlias = tuple[object, ...]

@@ -2,21 +2,34 @@
 
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from dagster_imagegen.engine.attempt import SANDBOX, Cost, TokenUsage
 from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.record.schema import MONEY
 
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds  # loads pandas, if it is there
+
 OF_SANDBOX = "the sandbox costs nothing"
 """Why a request to the sandbox is not repriced."""
 
 _TOKENS = tuple(TokenUsage.__dataclass_fields__)
-_KEPT = ("attempt_id", "started_at", "asset_key", "partition_key", "model", "status", "cost_basis")
+_KEPT = (
+    *(
+        "attempt_id",
+        "started_at",
+        "asset_key",
+        "partition_key",
+        "asset_group",
+        "asset_owners",
+        "asset_tags",
+    ),
+    *("model", "status", "cost_basis"),
+)
 _READ = (
     *_KEPT,
     "endpoint_id",
@@ -48,7 +61,7 @@ REPRICED: pa.Schema = pa.schema(
 
 
 def reprice(
-    usage: ds.Dataset, prices: PriceList, *, where: pc.Expression | None = None
+    usage: "ds.Dataset", prices: PriceList, *, where: pc.Expression | None = None
 ) -> Iterator[pa.RecordBatch]:
     """Each request of the usage table with the cost that it would have by `prices`.
 

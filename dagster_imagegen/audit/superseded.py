@@ -1,13 +1,15 @@
 """Images that were paid for and are used no longer: made again, or replaced by a revision."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from dagster_imagegen.audit.scan import in_order
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds  # loads pandas, if it is there
 
 T = TypeVar("T")
 
@@ -20,10 +22,9 @@ _HEX_DIGITS = 15
 """Of a fingerprint: as many as an int64 holds."""
 _BUCKETS = 16
 _SLOT = ("asset_key", "partition_key", "prompt_id", "variant")
-_STORED = pc.field("status") == "succeeded"
 
 
-def superseded(dataset: ds.Dataset) -> "dict[str, pa.Array[Any]]":
+def superseded(dataset: "ds.Dataset") -> "dict[str, pa.Array[Any]]":
     """The ids of attempts whose image is used no longer, by cause.
 
     `retried`: the same image (fingerprint) was bought again later. `replaced`: a row of the prompt
@@ -34,19 +35,19 @@ def superseded(dataset: ds.Dataset) -> "dict[str, pa.Array[Any]]":
 
 
 def _batches(
-    dataset: ds.Dataset, columns: list[str], where: pc.Expression
+    dataset: "ds.Dataset", columns: list[str], where: pc.Expression
 ) -> Iterator[pa.RecordBatch]:
     for batches in _made_of(dataset, columns, where, lambda batch: batch):
         yield from batches
 
 
 def _made_of(
-    dataset: ds.Dataset,
+    dataset: "ds.Dataset",
     columns: list[str],
     where: pc.Expression,
     make: Callable[[pa.RecordBatch], T],
 ) -> Iterator[list[T]]:
-    def read(fragment: ds.Fragment) -> list[T]:
+    def read(fragment: "ds.Fragment") -> list[T]:
         batches = fragment.to_batches(
             schema=dataset.schema, columns=columns, filter=where, use_threads=False
         )
@@ -58,13 +59,18 @@ def _made_of(
 # -- the same image again --------------------------------------------------------------------------
 
 
-def _retried(dataset: ds.Dataset) -> "pa.Array[Any]":
-    keys = _made_of(dataset, ["fingerprint"], _STORED, lambda batch: _short(batch["fingerprint"]))
+def _stored() -> pc.Expression:
+    # Made when it is used: pyarrow loads pandas for the first value of Python that it takes.
+    return pc.field("status") == "succeeded"
+
+
+def _retried(dataset: "ds.Dataset") -> "pa.Array[Any]":
+    keys = _made_of(dataset, ["fingerprint"], _stored(), lambda batch: _short(batch["fingerprint"]))
     twice = _met_twice(each for some in keys for each in some)
     if not len(twice):
         return pa.array([], pa.string())
     found: list[pa.RecordBatch] = []
-    for batch in _batches(dataset, ["fingerprint", "started_at", "attempt_id"], _STORED):
+    for batch in _batches(dataset, ["fingerprint", "started_at", "attempt_id"], _stored()):
         found.append(batch.filter(compute.is_in(_short(batch["fingerprint"]), value_set=twice)))
     rows = pa.Table.from_batches(found).sort_by(
         [("fingerprint", "ascending"), ("started_at", "ascending"), ("attempt_id", "ascending")]
@@ -99,8 +105,8 @@ def _short(fingerprints: Any) -> Any:
 # -- a higher revision -----------------------------------------------------------------------------
 
 
-def _replaced(dataset: ds.Dataset) -> "pa.Array[Any]":
-    raised = _STORED & (pc.field("revision") > 0)
+def _replaced(dataset: "ds.Dataset") -> "pa.Array[Any]":
+    raised = _stored() & (pc.field("revision") > 0)
     revised = pa.Table.from_batches(
         list(_batches(dataset, [*_SLOT, "revision"], raised)), _schema(dataset, "revision")
     )
@@ -109,7 +115,7 @@ def _replaced(dataset: ds.Dataset) -> "pa.Array[Any]":
     newest = _slots(revised).group_by(list(_SLOT)).aggregate([("revision", "max")])
     ids: list[Any] = [pa.array([], pa.string())]
     # Only rows of these assets can be older than one of them.
-    where = _STORED & pc.field("asset_key").isin(compute.unique(revised["asset_key"]))
+    where = _stored() & pc.field("asset_key").isin(compute.unique(revised["asset_key"]))
     for batch in _batches(dataset, [*_SLOT, "revision", "attempt_id"], where):
         rows = _slots(pa.Table.from_batches([batch])).join(
             newest, keys=list(_SLOT), join_type="inner"
@@ -119,7 +125,7 @@ def _replaced(dataset: ds.Dataset) -> "pa.Array[Any]":
     return pa.chunked_array(ids, pa.string()).combine_chunks()
 
 
-def _schema(dataset: ds.Dataset, *more: str) -> pa.Schema:
+def _schema(dataset: "ds.Dataset", *more: str) -> pa.Schema:
     return pa.schema([dataset.schema.field(name) for name in (*_SLOT, *more)])
 
 

@@ -19,8 +19,8 @@ from dagster_imagegen.cli.output import Report, Table, json_option, show
 from dagster_imagegen.cli.progress import counting
 from dagster_imagegen.cli.prompt_options import FILE, PromptChoice, prompt_options
 from dagster_imagegen.engine.errors import ConfigurationError, StorageError
+from dagster_imagegen.engine.prompts.rows import PromptTable
 from dagster_imagegen.engine.prompts.source import read_source
-from dagster_imagegen.engine.prompts.table import PromptTable
 from dagster_imagegen.engine.verification import problem_of
 from dagster_imagegen.prompt_file import read_prompt_file
 
@@ -70,14 +70,14 @@ def command(
             f'{file} has no column "{file_column}" with the names of the images, only '
             f"{', '.join(columns.names)}; name it with --file-column"
         )
-    paths = _paths(folder, columns.cells(file_column)[: len(table.rows)])
+    paths = _paths(folder, columns.cells(file_column, 0, table.num_rows))
     wanted = _wanted(table, paths)
     bad = _unusable(paths)
     adopted = 0
     if not bad and not dry_run:
         with counting("adopting images") as on_done:
             adopted = engine.upkeep.adopt(_readers(wanted, on_done))
-    facts = {"rows": len(table.rows), "images": len(wanted), "adopted": adopted}
+    facts = {"rows": table.num_rows, "images": len(wanted), "adopted": adopted}
     if not dry_run and not bad:
         facts["already_there"] = len(wanted) - adopted
     show(Report(facts=facts, tables=[_table(bad)]), as_json=as_json)
@@ -107,7 +107,7 @@ def _paths(folder: Path, names: Sequence[object]) -> list[Path]:
 def _wanted(table: PromptTable, paths: Sequence[Path]) -> dict[str, Path]:
     """The file of each fingerprint; each row is one image. Raises where two rows disagree."""
     wanted: dict[str, Path] = {}
-    for position, (row, path) in enumerate(zip(table.rows, paths, strict=True)):
+    for position, (row, path) in enumerate(zip(table.each_row(), paths, strict=True)):
         if len(row.requests) != 1:
             raise ConfigurationError(
                 f"row {position} asks for {len(row.requests)} images and names one file; adopt "

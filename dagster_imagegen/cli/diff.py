@@ -5,6 +5,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import click
+import pyarrow as pa
 
 from dagster_imagegen.cli import exit_codes
 from dagster_imagegen.cli.options import (
@@ -17,8 +18,8 @@ from dagster_imagegen.cli.options import (
 from dagster_imagegen.cli.output import Report, Table, json_option, show
 from dagster_imagegen.cli.plan import bounds_of
 from dagster_imagegen.cli.prompt_options import FILE, PromptChoice, new_identity, prompt_options
+from dagster_imagegen.engine.prompts.rows import PromptRow, PromptTable
 from dagster_imagegen.engine.prompts.source import read_source
-from dagster_imagegen.engine.prompts.table import PromptRow, PromptTable
 from dagster_imagegen.engine.run.plan import Plan
 from dagster_imagegen.prompt_file import read_prompt_file
 
@@ -65,7 +66,7 @@ def _rows(prompts: PromptTable, *, by_id: bool) -> Mapping[object, PromptRow]:
     """The rows by what identifies them. A key that comes again is counted, so that none is lost."""
     rows: dict[object, PromptRow] = {}
     count: dict[object, int] = {}
-    for row in prompts.rows:
+    for row in prompts.each_row():
         key = row.prompt_id if by_id else _pictures(row)
         count[key] = count.get(key, 0) + 1
         rows[key, count[key]] = row
@@ -96,13 +97,13 @@ def _facts(
     after: Plan,
     changes: Sequence[tuple[str, PromptRow | None, PromptRow | None]],
 ) -> dict[str, object]:
-    old = {job.request.fingerprint: job for job in before.jobs}
-    new = {job.request.fingerprint: job for job in after.jobs}
-    added = [job for fingerprint, job in new.items() if fingerprint not in old]
-    bought = [job for job in added if job.known is None]
-    dropped = [job for fingerprint, job in old.items() if fingerprint not in new]
+    old, new = (set(plan.fingerprints()) for plan in (before, after))
+    added, dropped = new - old, old - new
+    bought = [job for job in after.to_request() if job.request.fingerprint in added]
     least, most = bounds_of(bought)
-    paid = [job.known.attempt.result for job in dropped if job.known and job.known.attempt]
+    known = [*before.paid.among(pa.array(dropped, pa.string()))]
+    known += [job.known for job in before.jobs if job.known and job.known.fingerprint in dropped]
+    paid = [each.attempt.result for each in known if each.attempt]
     costs = [each.cost for each in paid if each is not None]
     bounds = [each.most_usd for each in costs if each.most_usd is not None]
     kinds = [kind for kind, _, _ in changes]
@@ -113,7 +114,7 @@ def _facts(
         "rows_same": after.rows - kinds.count("added") - kinds.count("changed"),
         "pictures_same": len(new) - len(added),
         "pictures_new": len(added),
-        "new_already_paid": sum(job.known is not None for job in added),
+        "new_already_paid": len(added) - len(bought),
         "new_to_request": len(bought),
         "new_list_usd_least": least,
         "new_list_usd_most": most,

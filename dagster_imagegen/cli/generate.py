@@ -26,8 +26,8 @@ from dagster_imagegen.cli.output import Report, Table, inert, json_option, note,
 from dagster_imagegen.cli.plan import REDO
 from dagster_imagegen.cli.progress import follow
 from dagster_imagegen.cli.prompt_options import FILE, PromptChoice, new_identity, prompt_options
-from dagster_imagegen.engine.attempt import Outcome
 from dagster_imagegen.engine.errors import ConfigurationError, ImageGenError, StorageError
+from dagster_imagegen.engine.run.outcomes import Outcomes
 from dagster_imagegen.engine.run.thread import Generation
 from dagster_imagegen.engine.run.verdict import Redo
 from dagster_imagegen.engine.settings import Settings
@@ -106,7 +106,7 @@ def command(
         problem = _run(generation)
     if isinstance(problem, KeyboardInterrupt) and not generation.has_plan:
         raise problem
-    complete = len(generation.outcomes) == len(generation.plan.jobs)
+    complete = len(generation.outcomes) == generation.plan.distinct
     unwritten = None
     if output is not None and complete:
         unwritten = _write(engine.image_table(generation.plan, generation.outcomes), output)
@@ -142,7 +142,7 @@ def _status(generation: Generation, problem: BaseException | None) -> int:
         raise problem
     if problem is not None:
         return exit_codes.INTERRUPTED
-    lacks = any(each.image is None for each in generation.outcomes.values())
+    lacks = any(each.image is None for each in generation.outcomes.found.values())
     return exit_codes.FINDINGS if lacks else exit_codes.FINE
 
 
@@ -150,17 +150,17 @@ def _report(generation: Generation, *, run_id: str) -> Report:
     """What became of each image, and both figures: what was charged, and at most charged."""
     plan, totals = generation.plan, generation.totals
     outcomes = generation.outcomes
-    made = [each.status for each in outcomes.values()]
+    made = outcomes.counts
     unanswered = 0 if plan.sandbox else totals.requests - totals.statuses.total()
     of_unknown_cost = totals.unpriced + unanswered
     facts: dict[str, object] = {
         "run_id": run_id,
         "rows": plan.rows,
-        "images": len(plan.jobs),
-        **{each: made.count(each) for each in ("generated", "reused", "refused", "failed")},
-        "unknown": made.count("unknown"),
-        "deferred": made.count("deferred"),
-        "not_reached": len(plan.jobs) - len(outcomes),
+        "images": plan.distinct,
+        **{each: made[each] for each in ("generated", "reused", "refused", "failed")},
+        "unknown": made["unknown"],
+        "deferred": made["deferred"],
+        "not_reached": plan.distinct - len(outcomes),
         "requests": totals.requests,
         "cost_usd": totals.cost_usd,
         # With a request of unknown cost, the bounds of the others bound nothing.
@@ -175,10 +175,10 @@ def _report(generation: Generation, *, run_id: str) -> Report:
     return Report(facts=facts, tables=[_without_image(generation, outcomes)])
 
 
-def _without_image(generation: Generation, outcomes: dict[str, Outcome]) -> Table:
+def _without_image(generation: Generation, outcomes: Outcomes) -> Table:
     rows: list[tuple[object, ...]] = []
     for job in generation.plan.jobs:
-        outcome = outcomes.get(job.request.fingerprint)
+        outcome = outcomes.found.get(job.request.fingerprint)
         if outcome is not None and outcome.image is None:
             rows.append((job.prompt_id, outcome.status, outcome.error_code, outcome.error_message))
     return Table(

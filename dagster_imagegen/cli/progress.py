@@ -47,7 +47,7 @@ def follow(generation: Generation) -> None:
         console=console,
     )
     with bar:
-        task = bar.add_task("", total=len(generation.plan.jobs))
+        task = bar.add_task("", total=generation.plan.distinct)
         for _ in generation.beats(BEAT_SECONDS):
             at = generation.progress
             # The bar has the counts already.

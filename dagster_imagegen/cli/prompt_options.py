@@ -14,7 +14,7 @@ from dagster_imagegen.cli.output import note
 from dagster_imagegen.engine.attempt import Identity
 from dagster_imagegen.engine.engine import Engine
 from dagster_imagegen.engine.errors import ConfigurationError, did_you_mean
-from dagster_imagegen.engine.prompts.table import PromptTable
+from dagster_imagegen.engine.prompts.rows import PromptTable
 from dagster_imagegen.engine.request import PARAMETERS, ImageParams
 from dagster_imagegen.prompt_file import read_prompt_file
 

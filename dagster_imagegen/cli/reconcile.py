@@ -71,7 +71,7 @@ def command(
     theirs = read_export(export, models=_renamed(rename))
     where = None if only_endpoint is None else pc.field("endpoint_id") == only_endpoint
     engine = open_engine(storage)
-    found = engine.scan_usage(
+    found = engine.usage.scan(
         lambda usage: reconcile(usage, theirs, tolerance=tolerance, where=where)
     )
     show(_report(found), as_json=as_json)

@@ -33,7 +33,7 @@ def repriced_report(
 ) -> Report:
     """Recorded and repriced cost side by side, grouped."""
     check_repriced_by(by)
-    costs = engine.scan_usage(
+    costs = engine.usage.scan(
         lambda usage: repriced_costs(reprice(usage, prices, where=where), by=by)
     )
     facts = {**_named(costs.total), "sandbox_requests": costs.sandbox_requests}
@@ -49,7 +49,7 @@ def write_repriced(
     engine: Engine, prices: PriceList, path: Path, *, where: pc.Expression | None
 ) -> None:
     """Write each request with both costs."""
-    engine.scan_usage(
+    engine.usage.scan(
         lambda usage: write_batches(path, REPRICED, reprice(usage, prices, where=where))
     )
 

@@ -56,7 +56,7 @@ def _filters(command: Any) -> Any:
     default="asset_key,model",
     show_default=True,
     metavar="NAMES",
-    help=f"What to group by: {', '.join((*DIMENSIONS, *FURTHER_DIMENSIONS))}.",
+    help=f"What to group by: {', '.join((*DIMENSIONS, *FURTHER_DIMENSIONS, 'tag:NAME'))}.",
 )
 @_filters
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Only from this day (UTC) on.")
@@ -103,6 +103,7 @@ def command(
     \b
     Examples:
       dagster-imagegen usage --storage s3://shop/imagegen
+      dagster-imagegen usage --storage out --by asset_group,tag:team
       dagster-imagegen usage --storage out --by day,cause --asset hero --since 2026-11-01
       dagster-imagegen usage --storage out --output bill.html
       dagster-imagegen usage --storage out --prices next-year.yaml --by model
@@ -117,7 +118,7 @@ def command(
     engine = open_engine(storage)
     if focus is not None:
         biller = Biller(provider=provider, account_id=billing_account)
-        engine.scan_usage(lambda usage: write_focus(usage, focus, biller=biller, where=where))
+        engine.usage.scan(lambda usage: write_focus(usage, focus, biller=biller, where=where))
     elif listed is not None and output is not None:
         write_repriced(engine, listed, output, where=where)
     elif listed is not None:
@@ -146,7 +147,7 @@ def _costs(
     keys = list(dict.fromkeys(("sandbox", *names)))
     if output is not None and output.suffix == ".html":
         keys = list(DIMENSIONS)
-    return engine.scan_usage(lambda usage: cost_table(usage, by=keys, where=where))
+    return engine.usage.scan(lambda usage: cost_table(usage, by=keys, where=where))
 
 
 def _where(

@@ -105,13 +105,20 @@ SANDBOX_COST = Cost(usd=Decimal(0), basis="sandbox")
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """On whose behalf requests are sent. Every attempt of one pass has the same."""
+    """On whose behalf requests are sent. Every attempt of one pass has the same.
+
+    `asset_owners`, `asset_group` and `asset_tags` are those of the asset as it was defined then, as
+    text that can be grouped by: owners joined with commas, tags as a JSON object.
+    """
 
     run_id: str
     root_run_id: str
     asset_key: str | None = None
     partition_key: str | None = None
     step_key: str | None = None
+    asset_owners: str | None = None
+    asset_group: str | None = None
+    asset_tags: str | None = None
 
 
 NO_IDENTITY = Identity(run_id="", root_run_id="")

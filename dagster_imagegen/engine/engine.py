@@ -1,35 +1,30 @@
 """`Engine`: prompt tables in, images and usage rows out."""
 
 import random
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from datetime import datetime, timezone
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from typing_extensions import Self
 
 from dagster_imagegen.engine.apart import run_apart
-from dagster_imagegen.engine.attempt import Identity, Outcome
+from dagster_imagegen.engine.attempt import Identity
 from dagster_imagegen.engine.endpoint.response import OnPartial
 from dagster_imagegen.engine.errors import PromptTableError
 from dagster_imagegen.engine.image_table import image_table
 from dagster_imagegen.engine.money.budget import budgets_of
-from dagster_imagegen.engine.prompts.table import PromptTable, read_prompts
+from dagster_imagegen.engine.prompts.rows import PromptTable
+from dagster_imagegen.engine.prompts.table import read_prompts
 from dagster_imagegen.engine.publishing.names import Names, Partition, Publication, names_of
 from dagster_imagegen.engine.publishing.publisher import Published
 from dagster_imagegen.engine.record import Record, read_record
-from dagster_imagegen.engine.record.parts import (
-    PARTS_AT_ONCE,
-    PARTS_FOLDER,
-    read_rows,
-    scan_rows,
-)
-from dagster_imagegen.engine.record.schema import SCHEMA
+from dagster_imagegen.engine.record.parts import PARTS_FOLDER
 from dagster_imagegen.engine.request import PARAMETERS, ImageParams
+from dagster_imagegen.engine.run.outcomes import Outcomes
 from dagster_imagegen.engine.run.plan import Plan, make_plan
 from dagster_imagegen.engine.run.progress import PassTotals, Totals
 from dagster_imagegen.engine.run.recorded import run_totals
@@ -39,16 +34,13 @@ from dagster_imagegen.engine.session import Block, Session
 from dagster_imagegen.engine.settings import Settings
 from dagster_imagegen.engine.storage import Storage
 from dagster_imagegen.engine.upkeep import Upkeep
+from dagster_imagegen.engine.usage_table import UsageTable
 from dagster_imagegen.engine.wiring import Wiring
 
 if TYPE_CHECKING:  # Loading it takes long.
     import httpx
-    import pyarrow.dataset as ds
 
     from dagster_imagegen.engine.endpoint.models import ListedModel
-
-
-T = TypeVar("T")
 
 REFERENCE_HOST = "inference.do-ai.run"
 """DigitalOcean's, whose reference streams only with partial images."""
@@ -261,6 +253,11 @@ class Engine:
         return self._wiring.usage.uri(PARTS_FOLDER)
 
     @property
+    def usage(self) -> UsageTable:
+        """The rows of the usage table."""
+        return UsageTable(self._wiring.usage)
+
+    @property
     def image_storage(self) -> Storage:
         """The storage of the images, for what belongs beside them."""
         return self._wiring.storage
@@ -279,7 +276,7 @@ class Engine:
         return self._wiring.storage.get_now(path)
 
     def image_table(
-        self, plan: Plan, outcomes: Mapping[str, Outcome], *, prompts: PromptTable | None = None
+        self, plan: Plan, outcomes: Outcomes, *, prompts: PromptTable | None = None
     ) -> pa.Table:
         """The image table: one row for each prompt row and variant.
 
@@ -295,61 +292,3 @@ class Engine:
                 return await client.models()
 
         return run_apart(models)
-
-    def usage(
-        self,
-        *,
-        asset_key: str | None = None,
-        columns: Sequence[str] = SCHEMA.names,
-        where: pc.Expression | None = None,
-    ) -> pa.Table:
-        """Every row on record, published or not yet; with `asset_key` of that asset only.
-
-        With `where`, the rows for which it is true; `columns` must have all that it names.
-        """
-        record = run_apart(lambda: read_record(self._wiring.usage, indexed=False))
-        settled = [each for each in record.open_attempts if each.result is not None]
-        if asset_key is not None:
-            of_asset = pc.field("asset_key") == asset_key
-            where = of_asset if where is None else where & of_asset
-        rows = read_rows(
-            record.parts,
-            settled,
-            storage=self._wiring.usage,
-            columns=list(dict.fromkeys([*columns, *([] if asset_key is None else ["asset_key"])])),
-            where=where,
-        )
-        # The dataset has filtered the parts, and not the rest.
-        return rows.filter(where).select(list(columns)) if where is not None else rows
-
-    def scan_usage(self, scan: "Callable[[ds.Dataset], T]") -> T:
-        """What `scan` makes of a dataset of the rows that `usage` returns.
-
-        For more rows than fit into memory: `scan` reads a batch at a time.
-        """
-        record = run_apart(lambda: read_record(self._wiring.usage, indexed=False))
-        settled = [each for each in record.open_attempts if each.result is not None]
-        return scan_rows(record.parts, settled, storage=self._wiring.usage, scan=scan)
-
-    def usage_backwards(
-        self, *, asset_key: str | None = None, columns: Sequence[str] = SCHEMA.names
-    ) -> Iterator[pa.Table]:
-        """The rows of `usage`, a few parts at a time, those of the newest journals first.
-
-        A table as large as the whole usage table is never in memory. `columns` must have
-        `asset_key` if it is given.
-        """
-        record = run_apart(lambda: read_record(self._wiring.usage, indexed=False))
-        where = None if asset_key is None else pc.field("asset_key") == asset_key
-        settled = [each for each in record.open_attempts if each.result is not None]
-        parts = sorted(record.parts, key=lambda path: path.rpartition("/")[2], reverse=True)
-        starts = range(0, len(parts), PARTS_AT_ONCE)
-        for some in ([], *(parts[at : at + PARTS_AT_ONCE] for at in starts)):
-            rows = read_rows(
-                some,
-                () if some else settled,
-                storage=self._wiring.usage,
-                columns=columns,
-                where=where,
-            )
-            yield rows if where is None else rows.filter(where)

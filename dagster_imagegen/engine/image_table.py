@@ -1,13 +1,15 @@
 """The image table: what the prompt table asked for, and what became of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dagster_imagegen.engine.attempt import Outcome
-from dagster_imagegen.engine.prompts.table import PromptTable
+from dagster_imagegen.engine.prompts.rows import PromptTable
 from dagster_imagegen.engine.record.schema import MONEY, TIME
+from dagster_imagegen.engine.run.outcomes import Outcomes, PaidImages
 
 SCHEMA_METADATA: dict[bytes | str, bytes | str] = {"dagster_imagegen.image_table_schema": "1"}
 
@@ -58,35 +60,96 @@ PUBLISHED_URI = pa.field(
 """The last column of an asset that publishes its images."""
 
 
-def image_table(
-    prompts: PromptTable, outcomes: Mapping[str, Outcome], *, uri: Callable[[str], str]
-) -> pa.Table:
+def image_table(prompts: PromptTable, outcomes: Outcomes, *, uri: Callable[[str], str]) -> pa.Table:
     """One row for each prompt row and variant, in the prompt table's order.
 
     The carried columns come first, then `OUR_COLUMNS`. `uri` makes an absolute address of a path.
     Raises `KeyError` where an image has no outcome: the table is never made of a part of it.
     """
-    positions: list[int] = []
-    ours: list[dict[str, Any]] = []
-    for index, row in enumerate(prompts.rows):
-        for request in row.requests:
-            positions.append(index)
-            ours.append(
-                {
-                    "prompt_id": row.prompt_id,
-                    "prompt": request.prompt,
-                    "image_variant": request.variant,
-                    "image_revision": request.revision,
-                    "image_fingerprint": request.fingerprint,
-                    **_outcome_columns(outcomes[request.fingerprint], uri=uri),
-                }
-            )
-    carried = prompts.carried.take(pa.array(positions, pa.int64()))
-    table = pa.Table.from_pylist(ours, schema=OUR_COLUMNS)
+    images = prompts.images
+    asked = {
+        "prompt_id": prompts.of_images("prompt_id"),
+        "prompt": prompts.of_images("prompt"),
+        "image_variant": images["variant"],
+        "image_revision": _revisions(prompts),
+        "image_fingerprint": images["fingerprint"],
+    }
+    came = _came(images["fingerprint"], outcomes, uri)
+    carried = prompts.carried
+    if images.num_rows != prompts.num_rows:
+        carried = carried.take(images["row"])
     fields = pa.schema([*carried.schema, *OUR_COLUMNS])
+    ours = [asked[name] if name in asked else came[name] for name in OUR_COLUMNS.names]
     return pa.Table.from_arrays(
-        [*carried.columns, *table.columns], schema=fields.with_metadata(SCHEMA_METADATA)
+        [*carried.columns, *ours], schema=fields.with_metadata(SCHEMA_METADATA)
     )
+
+
+def _revisions(prompts: PromptTable) -> "pa.ChunkedArray[pa.Int64Scalar]":
+    each = pa.array([settings.request.revision for settings in prompts.settings], pa.int64())
+    return pc.take(each, prompts.of_images("settings"))
+
+
+def _came(
+    fingerprints: "pa.ChunkedArray[pa.StringScalar]",
+    outcomes: Outcomes,
+    uri: Callable[[str], str],
+) -> pa.Table:
+    """The columns that say what became of each image."""
+    found = [
+        {"image_fingerprint": fingerprint, **_outcome_columns(outcome, uri=uri)}
+        for fingerprint, outcome in outcomes.found.items()
+    ]
+    tables = [_paid_columns(outcomes.paid, uri), pa.Table.from_pylist(found, schema=_CAME)]
+    came = pa.concat_tables(tables)
+    # As a rule all are paid for and none is wanted twice: then nothing has to be looked up.
+    if fingerprints.equals(came["image_fingerprint"]):
+        return came
+    at = pc.index_in(fingerprints, came["image_fingerprint"].combine_chunks())
+    if at.null_count:
+        raise KeyError(fingerprints.filter(at.is_null())[0].as_py())
+    return came.take(at)
+
+
+_CAME = pa.schema(
+    [
+        field
+        for field in OUR_COLUMNS
+        if field.name not in ("prompt_id", "prompt", "image_variant", "image_revision")
+    ]
+)
+
+
+def _paid_columns(paid: PaidImages, uri: Callable[[str], str]) -> pa.Table:
+    """The same as `_outcome_columns` of each of them."""
+    rows = paid.rows
+    columns = {
+        **{f"image_{name}": rows[name] for name in rows.column_names if f"image_{name}" in _PLAIN},
+        **{name: rows[name] for name in rows.column_names if name in _CAME.names},
+        "image_status": paid.statuses,
+        "image_uri": _uris(rows["image_path"], uri),
+        "image_cost_usd_max": pc.coalesce(rows["cost_usd_max"], rows["cost_usd"]),
+        "image_cost_basis": pc.coalesce(rows["cost_basis"], "unknown"),
+        "image_generated_at": rows["finished_at"],
+    }
+    return pa.Table.from_arrays([columns[name] for name in _CAME.names], schema=_CAME)
+
+
+_PLAIN = (
+    *("image_fingerprint", "image_error_code", "image_error_message", "image_attempt_id"),
+    *("image_revised_prompt", "image_cost_usd"),
+)
+"""What the usage table calls by the same name, without `image_`."""
+
+
+def _uris(
+    paths: "pa.ChunkedArray[pa.StringScalar]", uri: Callable[[str], str]
+) -> "pa.ChunkedArray[pa.StringScalar]":
+    """The address of each path: all begin alike, but for paths that no storage would make."""
+    if pc.any(pc.match_substring_regex(paths, r"(^|/)\.{0,2}(/|$)")).as_py():
+        return pa.chunked_array([[uri(str(path)) for path in paths.to_pylist()]], pa.string())
+    beginning = uri("x").removesuffix("x")
+    return pc.binary_join_element_wise(beginning, paths, "")
 
 
 def with_published(images: pa.Table, addresses: Sequence[str | None]) -> pa.Table:

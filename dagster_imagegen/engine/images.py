@@ -5,11 +5,14 @@ import contextlib
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeAlias
 from weakref import WeakKeyDictionary
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from dagster_imagegen.engine.adopted import AdoptedImages
 from dagster_imagegen.engine.attempt import (
@@ -70,7 +73,7 @@ class Images:
         patience: Patience,
     ) -> None:
         self._storage = PatientStore(storage, patience)
-        self._images_uri = storage.uri
+        self._store = storage
         self._finding = _Finding(storage, self._storage)
         self._adopted = AdoptedImages(self._storage)
         self._spill = spill
@@ -87,7 +90,7 @@ class Images:
 
     def uri(self, path: str) -> str:
         """The absolute address of an image."""
-        return self._images_uri(path)
+        return self._store.uri(path)
 
     def unsaved(
         self, image: GeneratedImage, *, fingerprint: str, attempt_id: str
@@ -159,12 +162,29 @@ class Images:
         """The paths of a fingerprint's images, by the attempt that each came from."""
         return await self._finding.find(fingerprint)
 
-    async def missing(self, paths: Collection[str]) -> set[str]:
+    async def missing(
+        self, wanted: "Collection[str] | pa.ChunkedArray[pa.StringScalar]"
+    ) -> set[str]:
         """Those of the paths where there is no image any more; one listing for each folder."""
-        folders = sorted({path.rpartition("/")[0] for path in paths})
-        listed = await asyncio.gather(*(self._storage.list(folder) for folder in folders))
-        there = {path for listing in listed for path in listing}
-        return {path for path in paths if path not in there}
+        is_column = isinstance(wanted, pa.ChunkedArray)
+        paths = wanted if is_column else pa.chunked_array([[*wanted]], pa.string())
+        by_folder = pc.replace_substring_regex(paths, "/[^/]*$", "").combine_chunks()
+        by_folder = by_folder.dictionary_encode()
+
+        def gone_of(number: int, folder: str, names: Sequence[str]) -> list[str]:
+            there = pc.binary_join_element_wise(folder, pa.array(names, pa.string()), "/")
+            mine = paths.filter(pc.equal(by_folder.indices, number))
+            gone = mine.filter(pc.invert(pc.is_in(mine, there)))
+            return [str(path) for path in gone.to_pylist()]
+
+        async def gone(number: int, folder: str) -> list[str]:
+            names = await self._storage.repeat(lambda: self._store.names(folder))
+            # Now, so that the names in all folders are never in memory together.
+            return await asyncio.to_thread(gone_of, number, folder, names)
+
+        folders = by_folder.dictionary.to_pylist()
+        found = await asyncio.gather(*(gone(*each) for each in enumerate(map(str, folders))))
+        return {path for each in found for path in each}
 
     async def adopted(self) -> set[str]:
         """The fingerprints of the images that were adopted so far."""

@@ -102,6 +102,14 @@ def list_files(root: Path, folder: str, prefix: str = "") -> dict[str, os.stat_r
     return found
 
 
+def list_names(folder: Path) -> list[str]:
+    """The names in a folder; none where there is no such folder."""
+    try:
+        return os.listdir(folder)  # noqa: PTH208  # a path for each is not needed
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def _make_folder(folder: Path, *, within: Path | None) -> None:
     if folder == within or folder.is_dir():
         return

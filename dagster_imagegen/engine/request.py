@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cache, cached_property, lru_cache
+from json.encoder import encode_basestring_ascii
 from operator import attrgetter
 from typing import Annotated, Any, Literal, TypeAlias, TypedDict, get_type_hints
 
@@ -200,10 +201,13 @@ class ImageRequest:
 
         `user`, `moderation`, streaming, run and row ids are left out: they do not decide it.
         """
-        head, tail = _around_prompt(
-            type(self), self.endpoint_id, self.variant, *_values_of(type(self))(self)
-        )
-        return hashlib.sha256(f"{head}{canonical_json(self.prompt)}{tail}".encode()).hexdigest()
+        head, tail = self.around_prompt(self.variant)
+        return hashlib.sha256(f"{head}{canonical_text(self.prompt)}{tail}".encode()).hexdigest()
+
+    def around_prompt(self, variant: int) -> tuple[str, str]:
+        """What precedes and what follows the prompt in what `fingerprint` is the hash of."""
+        values = _values_of(type(self))(self)
+        return _around_prompt(type(self), self.endpoint_id, variant, *values)
 
     def body(self) -> dict[str, Any]:
         """The JSON body: `prompt`, `model`, `n`, and the parameters that are set."""
@@ -319,6 +323,17 @@ PARAMETERS: Mapping[str, Parameter] = {
 """Every parameter that a user can set, by name: the keys of `ImageParams`."""
 
 
+def is_sound_text(text: str, parameter: Parameter) -> bool:
+    """Whether a text, which must not be empty, has no `problems`: quicker for a million of them."""
+    most = parameter.max_characters
+    return (
+        (most is None or len(text) <= most)
+        and text != ""
+        and not text.isspace()
+        and not has_lone_surrogate(text)
+    )
+
+
 def has_lone_surrogate(text: str) -> bool:
     """Whether a text cannot be encoded as UTF-8, hence neither sent nor written to Parquet."""
     return not text.isascii() and _LONE_SURROGATE.search(text) is not None
@@ -333,6 +348,9 @@ def canonical_json(value: object) -> str:
     """
     return _CANONICAL.encode(value)
 
+
+canonical_text = encode_basestring_ascii
+"""`canonical_json` of a text, and quicker for a million of them."""
 
 _CANONICAL = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False

@@ -14,7 +14,7 @@ from dagster_imagegen.engine.endpoint.response import OnPartial
 from dagster_imagegen.engine.errors import ConfigurationError, Fenced, StorageError
 from dagster_imagegen.engine.machine import take_share
 from dagster_imagegen.engine.money.budget import Budget
-from dagster_imagegen.engine.prompts.table import PromptTable
+from dagster_imagegen.engine.prompts.rows import PromptTable
 from dagster_imagegen.engine.record import Record
 from dagster_imagegen.engine.run.context import PassContext
 from dagster_imagegen.engine.run.plan import Plan, plan_as_writer

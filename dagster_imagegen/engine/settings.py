@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class Settings:
     extra_body: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     record_prompts: bool = True
     previews: bool = True
+    usage_tags: Sequence[str] = ()
     budget: Budget | None = None
     drain_seconds: float = 20.0  # Kubernetes kills after 30 s, and publishing takes some.
     spill_folder: str = field(default_factory=spill_folder)

@@ -20,7 +20,13 @@ from dagster_imagegen.engine.filesystems import (
     open_filesystem,
     protocols_of,
 )
-from dagster_imagegen.engine.local_disk import HAS_LOCKS, is_locked, list_files, write_whole
+from dagster_imagegen.engine.local_disk import (
+    HAS_LOCKS,
+    is_locked,
+    list_files,
+    list_names,
+    write_whole,
+)
 from dagster_imagegen.engine.machine import explaining_threads
 
 T = TypeVar("T")
@@ -205,6 +211,12 @@ class Storage:
         wanted = f"{folder}/{prefix}"
         return {path: entry for path, entry in listed.items() if path.startswith(wanted)}
 
+    def _names(self, folder: str) -> Sequence[str]:
+        if not self.is_local:
+            return [path[len(folder) + 1 :] for path in self._list(folder)]
+        self._check_root()
+        return list_names(Path(self.full_path(folder)))
+
     def _folders(self, folder: str) -> Sequence[str]:
         full = self.full_path(folder)
         if self.is_local:
@@ -264,6 +276,10 @@ class Storage:
     async def list(self, folder: str, *, prefix: str = "") -> dict[str, StoredObject]:
         """Every object below `folder` whose path begins with `prefix`."""
         return await self._run("list", folder, lambda: self._list(folder, prefix=prefix))
+
+    async def names(self, folder: str) -> Sequence[str]:
+        """The names of the objects in `folder`; on a local disk those of its folders as well."""
+        return await self._run("list", folder, lambda: self._names(folder))
 
     async def folders(self, folder: str) -> Sequence[str]:
         """The names of the folders in `folder`."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from dagster_imagegen.engine.attempt import SANDBOX, Identity
-from dagster_imagegen.engine.endpoint.base_url import endpoint_name
 from dagster_imagegen.engine.filesystems import same_kind
 from dagster_imagegen.engine.images import Images
 from dagster_imagegen.engine.machine import Share
@@ -166,6 +165,10 @@ class Wiring:
         return {"stop": stop, "gate": gate, "breaker": breaker}
 
     def _pacer(self, share: Share) -> Pacer:
+        from dagster_imagegen.engine.endpoint.base_url import (  # noqa: PLC0415  # loads httpx
+            endpoint_name,
+        )
+
         settings = self._settings
         return Pacer(
             max_concurrency=share.max_concurrency,

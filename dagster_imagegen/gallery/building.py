@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from importlib.resources import files
 
 from dagster_imagegen.engine.engine import Engine
@@ -12,7 +12,7 @@ from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.storage import Storage
 from dagster_imagegen.gallery import thumbnails
 from dagster_imagegen.gallery.entries import COLUMNS, Entries, Entry
-from dagster_imagegen.gallery.index import Chunk, chunks, index_row, manifest
+from dagster_imagegen.gallery.index import Chunk, chunk_made_at, chunks, index_row, manifest
 from dagster_imagegen.gallery.thumbnails import Thumbnails
 
 FOLDER = "gallery"
@@ -25,7 +25,9 @@ SITE = {
     "gallery.js": "text/javascript; charset=utf-8",
 }
 SCRIPT = SITE["gallery.js"]
-_CHUNK = re.compile(r"[0-9a-f]{16}\.js")
+KEPT = timedelta(hours=6)
+"""How long chunks stay that the manifest does not name: another build may be about to name them,
+and a page that was opened before may still load them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ def build_gallery(
     if max_entries < 1:
         raise ConfigurationError(f"max_entries must be at least 1, got {max_entries}")
     found = Entries(limit=max_entries)
-    entries = found.read(engine.usage_backwards(asset_key=asset_key, columns=COLUMNS))
+    entries = found.read(engine.usage.backwards(asset_key=asset_key, columns=COLUMNS))
     if asset_key is not None and not entries:
         raise ConfigurationError(
             f"the usage table {engine.usage_uri} has no rows of the asset {asset_key!r}; "
@@ -86,11 +88,12 @@ def build_gallery(
     rows = [
         index_row(entry, path, hidden=hidden) for entry, path in zip(entries, made, strict=True)
     ]
+    made_at = now()
     site.write(
-        list(chunks(rows)),
+        list(chunks(rows, made_at=made_at)),
         {
             "title": asset_key or "Gallery",
-            "made_at": now().isoformat(),
+            "made_at": made_at.isoformat(),
             "entries": len(entries),
             "left_out": found.left_out,
             "hidden": hidden,
@@ -98,6 +101,7 @@ def build_gallery(
             "root": site.root,
             "thumbs": f"{site.to_gallery}{thumbnails.FOLDER}/",
         },
+        made_at,
     )
     images = sum(each.row["image_path"] is not None for each in entries)
     return BuiltGallery(
@@ -129,19 +133,26 @@ class _Site:
         self.root = f"{self.to_gallery}../"
         """From the page to the storage."""
 
-    def write(self, parts: Collection[Chunk], facts: dict[str, object]) -> None:
-        """Write what the manifest names before the manifest, and remove what it no longer names."""
+    def write(self, parts: Collection[Chunk], facts: dict[str, object], made_at: datetime) -> None:
+        """Write what the manifest names before the manifest, then remove old chunks.
+
+        A build writes all its chunks and names no others, and removes none of the last hours. So of
+        two builds at once, whichever writes its manifest last, all that it names is there.
+        """
         data = f"{self.folder}/data"
-        there = {path.rpartition("/")[2] for path in self.storage.list_now(data)}
-        wanted = {f"{each.name}.js": each for each in parts}
-        for name in sorted(wanted.keys() - there):
-            self.storage.put_now(f"{data}/{name}", wanted[name].script, media_type=SCRIPT)
+        for each in parts:
+            self.storage.put_now(f"{data}/{each.name}.js", each.script, media_type=SCRIPT)
         for name, media_type in SITE.items():
             content = files("dagster_imagegen.gallery").joinpath("site").joinpath(name).read_bytes()
             self.storage.put_now(f"{self.folder}/{name}", content, media_type=media_type)
         self.storage.put_now(f"{data}/manifest.js", manifest(list(parts), facts), media_type=SCRIPT)
-        stale = sorted(name for name in there - wanted.keys() if _CHUNK.fullmatch(name))
-        self.storage.delete_now(f"{data}/{name}" for name in stale)
+        old = [path for path in self.storage.list_now(data) if _is_old(path, made_at)]
+        self.storage.delete_now(sorted(old))
+
+
+def _is_old(path: str, now: datetime) -> bool:
+    made_at = chunk_made_at(path.rpartition("/")[2])
+    return made_at is not None and made_at < now - KEPT
 
 
 def _is_hidden(engine: Engine, hide_record: bool | None) -> bool:

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -44,11 +46,14 @@ TEXT_CHARACTERS = 4_000
 """Of a prompt. Ten thousand of the longest that an endpoint takes would be 320 MB."""
 
 _APART = frozenset({"model", "revision"})
+_MADE_AT = "%Y%m%dT%H%M%S"
+_NAME = re.compile(r"(\d{8}T\d{6})-[0-9a-f]{16}\.js")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """One file of rows. Its name follows from its content, so that one that is there is right."""
+    """One file of rows. Its name has the time of its build and the hash of its content, so that no
+    build needs a file of another one."""
 
     name: str
     script: bytes
@@ -104,8 +109,8 @@ def _private(entry: Entry) -> dict[str, Any]:
     }
 
 
-def chunks(rows: Sequence[Sequence[Any]]) -> Iterator[Chunk]:
-    """The files of rows, in their order. Those of older entries stay as they are in a rebuild."""
+def chunks(rows: Sequence[Sequence[Any]], *, made_at: datetime) -> Iterator[Chunk]:
+    """The files of rows, in their order."""
     lines: list[str] = []
     size = 0
     for row in rows:
@@ -113,10 +118,10 @@ def chunks(rows: Sequence[Sequence[Any]]) -> Iterator[Chunk]:
         lines.append(line)
         size += len(line)
         if len(lines) == CHUNK_ENTRIES or size > CHUNK_CHARACTERS:
-            yield _chunk(lines)
+            yield _chunk(lines, made_at)
             lines, size = [], 0
     if lines:
-        yield _chunk(lines)
+        yield _chunk(lines, made_at)
 
 
 def manifest(chunks: Sequence[Chunk], facts: Mapping[str, Any]) -> bytes:
@@ -126,9 +131,18 @@ def manifest(chunks: Sequence[Chunk], facts: Mapping[str, Any]) -> bytes:
     return f"gallery.manifest({text});\n".encode()
 
 
-def _chunk(lines: Sequence[str]) -> Chunk:
+def chunk_made_at(file_name: str) -> datetime | None:
+    """When the build of a chunk wrote its files; None for a file that is no chunk."""
+    found = _NAME.fullmatch(file_name)
+    if found is None:
+        return None
+    return datetime.strptime(found[1], _MADE_AT).replace(tzinfo=timezone.utc)
+
+
+def _chunk(lines: Sequence[str], made_at: datetime) -> Chunk:
     body = ",\n".join(lines)
-    name = hashlib.sha256(body.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(body.encode()).hexdigest()[:16]
+    name = f"{made_at.astimezone(timezone.utc):{_MADE_AT}}-{digest}"
     return Chunk(
         name=name, script=f'gallery.chunk("{name}",[\n{body}\n]);\n'.encode(), entries=len(lines)
     )

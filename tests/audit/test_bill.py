@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pytest
 
@@ -20,6 +21,7 @@ from dagster_imagegen.engine.money.amounts import usd_text
 from dagster_imagegen.engine.record.schema import SCHEMA
 from dagster_imagegen.sandbox import Fault, Sandbox
 from dagster_imagegen.sandbox.request_log import Totals
+from tests.audit.rows import row, usage
 from tests.fire.conftest import Passes
 
 MODELS = ("openai-gpt-image-1", "gpt-image-1-mini", "gpt-image-2")
@@ -33,7 +35,7 @@ def books(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[pa.Table, 
     passes = Passes(folder)
     with Sandbox(paint=False) as sandbox:
         engine = _killed_run_and_others(passes, sandbox)
-        yield engine.scan_usage(cost_table), sandbox.totals
+        yield engine.usage.scan(cost_table), sandbox.totals
         passes.close()
 
 
@@ -198,6 +200,27 @@ def test_older_rows_have_their_cost_as_the_bound() -> None:
     """They have no `cost_usd_max`."""
     (bill,) = summed(rows({}, {"cost_usd_max": Decimal(3)}), []).to_pylist()
     assert (bill["cost_usd"], bill["cost_usd_max"]) == (2, 4)
+
+
+def test_the_value_of_one_tag_is_a_dimension() -> None:
+    """A row without the tag, or without any, is of nobody."""
+    tagged = [
+        row(1, asset_tags='{"cost-center": "4711", "team": "a"}', asset_owners="team:a"),
+        row(2, asset_tags='{"cost-center": "4712", "team": "a"}', asset_owners="team:b"),
+        row(3, asset_tags='{"cost-center": "4711"}'),
+        row(4),
+    ]
+    costs = cost_table(usage(*tagged), by=["tag:team", "asset_owners"])
+    found = {
+        (each["tag:team"], each["asset_owners"]): each["requests"] for each in costs.to_pylist()
+    }
+    assert found == {("a", "team:a"): 1, ("a", "team:b"): 1, (None, None): 2}
+    (total,) = (
+        cost_table(usage(*tagged), by=["tag:cost-center"])
+        .filter(pc.field("tag:cost-center") == "4711")
+        .to_pylist()
+    )
+    assert (total["requests"], total["cost_usd"]) == (2, Decimal("0.10"))
 
 
 def test_no_rows_are_a_table_without_rows() -> None:

@@ -56,6 +56,7 @@ RULES = {
     "ServiceName": TEXT,
     "ServiceSubcategory": r"Generative AI",
     "SkuId": TEXT,
+    "Tags": r"(\{.*\})?",
 }
 """By column, what a value must look like. A column that may be null has an empty one."""
 
@@ -63,7 +64,7 @@ LEFT_OUT = {"ListUnitPrice", "ContractedUnitPrice", "SkuPriceId", "SkuPriceDetai
 """Required of providers with a price list, and known to them alone."""
 
 ROWS = (
-    row(1),
+    row(1, asset_tags='{"team": "growth"}', asset_group="shop", asset_owners="team:growth"),
     row(2, cost_usd=Decimal("0.00000005"), cost_basis="reported"),
     unknown(3),
     row(4, cost_usd=None, cost_usd_max=None, cost_basis="unknown", endpoint_id=None, model=None),

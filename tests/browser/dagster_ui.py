@@ -60,6 +60,9 @@ PLOTTED = """label => {
   return null;
 }"""
 
+# Grey boxes stand where something is still being loaded.
+IS_LOADED = """() => !document.querySelector('[class*="Skeleton_skeleton"]')"""
+
 RUN_STATUS = """async id => {
   const query = `{runOrError(runId: "${id}") {... on Run {status}}}`;
   const answer = await fetch('/graphql', {
@@ -178,7 +181,9 @@ class DagsterUI:
         buttons.filter(has_text=re.compile(rf"^\s*{re.escape(text)}\s*$")).first.click()
 
     def screenshot(self, path: Path) -> None:
-        """What is in view, as PNG."""
+        """What is in view, as PNG, once all of the page is there."""
+        self.page.wait_for_load_state("networkidle")
+        self.page.wait_for_function(IS_LOADED)
         self.page.screenshot(path=path, animations="disabled")
 
 

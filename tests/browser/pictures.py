@@ -62,7 +62,6 @@ def take_pictures(ui: DagsterUI, folder: Path) -> None:
 
 def save(ui: DagsterUI, folder: Path, name: str) -> None:
     """As PNG of few colours, which is small and sharp."""
-    ui.page.wait_for_load_state("networkidle")  # Parts of a page that are loaded last are grey.
     ui.screenshot(folder / "screen.png")
     with Image.open(folder / "screen.png") as screen:
         few = screen.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)

@@ -30,7 +30,7 @@ def test_generate_pays_once_and_tells_both_figures(shop: Shop) -> None:
     assert first.status == 0
     found = first.found
     assert (found["generated"], found["requests"], shop.sent()) == (2, 2, 2)
-    usage = shop.engine().usage(columns=["run_id", "cost_usd", "cost_usd_max"]).to_pylist()
+    usage = shop.engine().usage.read(columns=["run_id", "cost_usd", "cost_usd_max"]).to_pylist()
     assert {row["run_id"] for row in usage} == {found["run_id"]}
     for name in ("cost_usd", "cost_usd_max"):
         assert Decimal(found[name]) == sum(row[name] for row in usage) > 0

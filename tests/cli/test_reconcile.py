@@ -9,7 +9,7 @@ from tests.cli.conftest import MODEL, Shop
 def test_an_export_of_the_recorded_sums_matches_and_a_doctored_one_does_not(shop: Shop) -> None:
     """Status 0 and 1, and nothing in the storage is changed."""
     shop.fill("a red mug", "a blue mug")
-    rows: list[dict[str, Any]] = shop.engine().usage(columns=COLUMNS).to_pylist()
+    rows: list[dict[str, Any]] = shop.engine().usage.read(columns=COLUMNS).to_pylist()
     day = rows[0]["started_at"].date()
     cost = sum(each["cost_usd"] for each in rows)
     before = shop.state()

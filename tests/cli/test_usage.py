@@ -15,7 +15,7 @@ DEARER = "{usd_per_million_tokens: {text_input: 1000, image_output: 1000}}"
 
 def recorded(shop: Shop) -> Decimal:
     """What is on record, in all."""
-    rows: list[dict[str, Any]] = shop.engine().usage(columns=COLUMNS).to_pylist()
+    rows: list[dict[str, Any]] = shop.engine().usage.read(columns=COLUMNS).to_pylist()
     return sum((each["cost_usd"] for each in rows), Decimal(0))
 
 

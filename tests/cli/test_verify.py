@@ -263,7 +263,7 @@ def test_a_repaired_journal_counts_every_request(shop: Shop) -> None:
     """The torn journal's readable requests are in the usage table, the one without a result too."""
     torn_journal(shop, shop.fill(*PROMPTS))
     shop.run("verify", "--repair")
-    rows = shop.engine().usage(columns=["status", "cost_usd"]).to_pylist()
+    rows = shop.engine().usage.read(columns=["status", "cost_usd"]).to_pylist()
     assert [row["status"] for row in rows] == ["succeeded"] * 3
     assert all(row["cost_usd"] > 0 for row in rows)
 
@@ -442,7 +442,7 @@ def test_what_was_spilled_by_a_dead_writer_is_on_record_as_an_image(shop: Shop) 
         "spilled_image",
     }
     assert told.status == 0
-    rows = shop.engine().usage(columns=["status"]).to_pylist()
+    rows = shop.engine().usage.read(columns=["status"]).to_pylist()
     assert [row["status"] for row in rows] == ["succeeded"] * 3
 
 

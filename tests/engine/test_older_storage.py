@@ -70,7 +70,7 @@ def rows(table: pa.Table) -> list[dict[str, Any]]:
 def test_every_usage_row_reads_as_before(engine: Engine):
     """The rows of parts and of an open journal, column by column."""
     before = pq.read_table(DATA / "usage_before.parquet")
-    now = engine.usage().sort_by("attempt_id")
+    now = engine.usage.read().sort_by("attempt_id")
     assert rows(now.select(before.column_names)) == rows(before)
 
 
@@ -91,7 +91,7 @@ def test_the_journal_of_a_killed_writer_is_closed_as_before(engine: Engine):
     run_again(engine, [VARIANTS], {}, ["n", "revision", "output_format"])
     before = rows(pq.read_table(DATA / "usage_after.parquet"))
     known = {row["attempt_id"]: row for row in before}
-    now = {row["attempt_id"]: row for row in rows(engine.usage())}
+    now = {row["attempt_id"]: row for row in rows(engine.usage.read())}
     for attempt_id, row in known.items():
         closed_now = row["error_code"] == "outcome_lost"
         ignored = {"finished_at"} if closed_now else set[str]()
@@ -102,7 +102,7 @@ def test_the_journal_of_a_killed_writer_is_closed_as_before(engine: Engine):
 
 def test_an_older_row_counts_at_its_cost(engine: Engine):
     """It has no upper bound; its cost is the worst case where its billing is unknown."""
-    usage = engine.usage()
+    usage = engine.usage.read()
     assert usage["cost_usd_max"].null_count > 0
     older = usage.filter(pc.field("cost_usd_max").is_null())
     assert bound_usd(older) == bound_usd(older, strict=True) > 0

@@ -12,7 +12,7 @@ import pytest
 from dagster_imagegen.engine.engine import Engine
 from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.patience import Patience
-from dagster_imagegen.engine.prompts.table import PromptTable
+from dagster_imagegen.engine.prompts.rows import PromptTable
 from dagster_imagegen.engine.publishing.names import Publication
 from dagster_imagegen.engine.publishing.publisher import Published
 from dagster_imagegen.engine.record import Limits

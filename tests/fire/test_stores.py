@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dagster_imagegen.engine.attempt import Outcome
+from dagster_imagegen.engine.attempt import Identity, Outcome
 from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.patience import Patience
 from dagster_imagegen.engine.record import Limits
@@ -289,6 +289,30 @@ def test_stopped_while_the_storage_is_away(passes: Passes, sandbox: Sandbox) -> 
     assert billed_by_prompt(sandbox.requests) == dict.fromkeys(PROMPTS[:4], 1)
     statuses = [outcome.status for outcome in again.outcomes.values()]
     assert sorted(statuses) == ["generated"] * (4 - bought) + ["reused"] * bought
+    assert_every_request_has_its_row(rows_of(bucket.below("usage")), sandbox.requests)
+
+
+def test_a_call_that_has_ended_hurries_no_later_one(passes: Passes, sandbox: Sandbox) -> None:
+    """To drain it again is nothing: the next call of the block bears a storage that fails."""
+    bucket = Bucket()
+    limits = Limits(lease=20.0, patience=Patience(attempts=2, backoff_seconds=0.001))
+    engine = passes.engine(sandbox, limits=limits, patience_seconds=600.0, **bucket.options)
+    mug, lamp = (
+        engine.read_prompts([text], params={"quality": "low"}) for text in ("a mug", "a lamp")
+    )
+    failures = iter(range(5))
+
+    def no_journals_for_a_while(verb: str, path: str) -> Any:
+        is_journal = verb == "put" and "/_journal/" in path
+        return "unavailable" if is_journal and next(failures, None) is not None else None
+
+    with engine.block(Identity(run_id="1", root_run_id="1")) as block:
+        with block.generate(mug) as first:
+            assert [each.status for each in first] == ["generated"]
+        bucket.weather = no_journals_for_a_while
+        with block.generate(lamp) as second:
+            assert [each.status for each in second] == ["generated"]
+    assert next(failures, None) is None
     assert_every_request_has_its_row(rows_of(bucket.below("usage")), sandbox.requests)
 
 

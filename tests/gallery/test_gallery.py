@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dagster_imagegen.gallery import BuiltGallery, build_gallery
 from dagster_imagegen.gallery.building import gallery_folder
 from dagster_imagegen.sandbox import Sandbox
 
+NOON = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)
 HOSTILE = "</script><script>document.title='owned'</script><img onerror=alert(1)>\u2028'\"`${1}"
 
 
@@ -49,7 +51,7 @@ def shown(built: BuiltGallery) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     entries: list[dict[str, Any]] = []
     for chunk in manifest["chunks"]:
         script = (data / f"{chunk['name']}.js").read_text()
-        (rows,) = re.findall(r'gallery\.chunk\("[0-9a-f]{16}",(.*)\);\n', script, re.DOTALL)
+        (rows,) = re.findall(r'gallery\.chunk\("[^"]+",(.*)\);\n', script, re.DOTALL)
         entries += [dict(zip(manifest["fields"], row, strict=True)) for row in json.loads(rows)]
     return manifest, entries
 
@@ -77,20 +79,51 @@ def test_each_image_has_prompt_parameters_cost_and_links_that_are_relative(
         assert thumbnail.format == "JPEG"
 
 
-def test_a_rebuild_makes_only_what_is_new(sandbox: Sandbox, tmp_path: Path):
-    """Files that are there are not written again, and what no manifest names is removed."""
+def test_a_rebuild_makes_only_thumbnails_that_are_new(sandbox: Sandbox, tmp_path: Path):
     imagegen = resource(sandbox, tmp_path)
     imagegen.generate_many([f"picture {n}" for n in range(3)])
     first = build(imagegen)
     (thumbnail, *_) = sorted(tmp_path.glob("gallery/thumbs/*/*.jpg"))
     before = thumbnail.stat().st_mtime_ns
-    (old,) = [each for each in tmp_path.glob("gallery/data/*.js") if each.stem != "manifest"]
     imagegen.generate("one more")
     second = build(imagegen)
     assert (first.thumbnails_made, second.thumbnails_made, second.thumbnails_kept) == (3, 1, 3)
     assert thumbnail.stat().st_mtime_ns == before
-    assert not old.exists()
     assert len(shown(second)[1]) == 4
+
+
+def chunks_of(folder: Path) -> set[Path]:
+    return set(folder.glob("gallery/data/*.js")) - {folder / "gallery/data/manifest.js"}
+
+
+def test_of_two_builds_at_once_whichever_is_last_names_only_what_is_there(
+    sandbox: Sandbox, tmp_path: Path
+):
+    """No build names the chunks of another, or removes those of the last hours."""
+    imagegen = resource(sandbox, tmp_path)
+    imagegen.generate_many([f"picture {n}" for n in range(3)])
+    manifest = tmp_path / "gallery/data/manifest.js"
+    for minutes, entries in ((0, 3), (30, 3), (330, 2)):
+        one = build(imagegen, now=lambda: NOON)
+        written_last, its_chunks = manifest.read_bytes(), chunks_of(tmp_path)
+        later = NOON + timedelta(minutes=minutes)
+        build(imagegen, now=lambda at=later: at, max_entries=entries)
+        manifest.write_bytes(written_last)
+        assert its_chunks <= chunks_of(tmp_path)
+        assert len(shown(one)[1]) == 3
+
+
+def test_a_build_after_hours_shares_no_chunk_with_an_old_one_and_removes_it(
+    sandbox: Sandbox, tmp_path: Path
+):
+    """It could be about to be removed by yet another build."""
+    imagegen = resource(sandbox, tmp_path)
+    imagegen.generate_many(["a mug", "a bowl"])
+    build(imagegen, now=lambda: NOON)
+    old = chunks_of(tmp_path)
+    built = build(imagegen, now=lambda: NOON + timedelta(hours=7))
+    assert not old & chunks_of(tmp_path)
+    assert len(shown(built)[1]) == 2
 
 
 def test_a_hostile_prompt_is_data_in_ascii_and_not_in_the_page(sandbox: Sandbox, tmp_path: Path):

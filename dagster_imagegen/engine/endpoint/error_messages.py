@@ -7,6 +7,7 @@ ends the run. Advice ("add credits to raise your limit") is no evidence. The tex
 public reports on OpenAI, Azure, Google, xAI, Bedrock, Together, fal, LiteLLM, one-api and others.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -183,6 +184,7 @@ _MESSAGES = (
 )
 
 
+@functools.cache
 def _compiled(patterns: str) -> re.Pattern[str]:
     lines = [line.strip() for line in patterns.splitlines() if line.strip()]
     joined = "|".join(lines or [r"(?!)"])  # no line: nothing is found
@@ -191,19 +193,15 @@ def _compiled(patterns: str) -> re.Pattern[str]:
     return re.compile(joined, re.IGNORECASE)
 
 
-_PARAMETER = _compiled(_ABOUT_PARAMETER + _PERHAPS_ABOUT_PARAMETER)
-_COMPILED = tuple((s.kind, _compiled(s.says), _compiled(s.unless)) for s in _MESSAGES)
-
-
 def kind_in_message(text: str) -> FailureKind | None:
     """The kind of failure that an error's text names beyond doubt; None if it names none."""
     text = re.sub(r"[^\S\n]+", " ", text)
-    for kind, says, unless in _COMPILED:
-        if says.search(text) and not unless.search(text):
-            return kind
+    for each in _MESSAGES:
+        if _compiled(each.says).search(text) and not _compiled(each.unless).search(text):
+            return each.kind
     return None
 
 
 def is_about_parameter(text: str) -> bool:
     """Whether an error's text complains about a parameter or its value."""
-    return bool(_PARAMETER.search(text))
+    return bool(_compiled(_ABOUT_PARAMETER + _PERHAPS_ABOUT_PARAMETER).search(text))

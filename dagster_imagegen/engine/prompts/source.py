@@ -39,11 +39,12 @@ class PromptColumns:
     table: pa.Table | None = None
     lists: Mapping[str, list[object]] = field(default_factory=dict[str, list[object]])
 
-    def cells(self, name: str) -> list[object]:
-        """The values of one column, each as `plain` has it."""
+    def cells(self, name: str, start: int = 0, stop: int | None = None) -> list[object]:
+        """The values of one column, or of some of its rows, each as `plain` has it."""
+        stop = self.num_rows if stop is None else stop
         if self.table is None:
-            return [plain(value) for value in self.lists[name]]
-        column = self.table[name]
+            return [plain(value) for value in self.lists[name][start:stop]]
+        column = self.table[name].slice(start, stop - start)
         correct = narrowed(column.type)
         return [plain(correct(value)) for value in column.to_pylist()]
 

@@ -2,9 +2,9 @@
 
 import hashlib
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
+from typing import Any, TypeGuard
 
 import pyarrow as pa
 
@@ -23,57 +23,28 @@ from dagster_imagegen.engine.prompts.parameters import (
     merge_mappings,
     wrong_type,
 )
-from dagster_imagegen.engine.prompts.source import read_source, renamed
+from dagster_imagegen.engine.prompts.rows import (
+    ROWS_AT_ONCE,
+    PromptTable,
+    PromptTableBuilder,
+)
+from dagster_imagegen.engine.prompts.source import PromptColumns, read_source, renamed
 from dagster_imagegen.engine.prompts.template import PromptTemplate
 from dagster_imagegen.engine.prompts.values import is_empty, whole_number
-from dagster_imagegen.engine.request import PARAMETERS, PROMPT, ImageParams, ImageRequest, Parameter
+from dagster_imagegen.engine.request import (
+    PARAMETERS,
+    PROMPT,
+    ImageParams,
+    ImageRequest,
+    Parameter,
+    is_sound_text,
+)
 
 OUR_PREFIX = "image_"
 BYTE_ORDER_MARKS = ("\ufeff", "ï»¿")
 """As UTF-8 reads it, and as other encodings do."""
 ZERO_WIDTH_SPACE = "\u200b"
 PROMPT_ID = Parameter("text", name="prompt_id", nullable=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptRow:
-    """One row of a prompt table. Its `requests` are variants 0 to n-1 of one image.
-
-    `partition_key` is set in a table that is joined of those of several partitions.
-    """
-
-    prompt_id: str
-    requests: tuple[ImageRequest, ...]
-    partition_key: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptTable:
-    """A prompt table whose every row can be sent.
-
-    `carried` has every column but `prompt`, `prompt_id` and the overrides, with one row for each
-    of `rows` in the same order. `warnings` are for the log.
-    """
-
-    carried: pa.Table
-    rows: tuple[PromptRow, ...]
-    warnings: tuple[str, ...] = ()
-
-    def first(self, count: int) -> "PromptTable":
-        """The first rows alone."""
-        return replace(self, carried=self.carried.slice(0, count), rows=self.rows[:count])
-
-
-def join_partitions(tables: Mapping[str, PromptTable]) -> PromptTable:
-    """The rows of several partitions, each with its partition key, for one pass over them all.
-
-    It carries no columns, because those of the tables can differ.
-    """
-    rows = tuple(
-        replace(row, partition_key=key) for key, table in tables.items() for row in table.rows
-    )
-    carried = pa.table({"": pa.nulls(len(rows))}).select([])
-    return PromptTable(carried=carried, rows=rows)
 
 
 def read_prompts(
@@ -116,20 +87,14 @@ def read_prompts(
     if carry_prefix is not None:
         table = renamed(table, carried_names(table.names, carry_prefix, template))
     if table.num_rows == 0 and not table.names:
-        return PromptTable(carried=table.carry(()), rows=())
+        return reader.table(table.carry(()))
     reader.check_columns(table.names)
-    judged = [name for name in reader.columns if name in table.names]
-    columns = [table.cells(name) for name in judged]
-    rows = [
-        reader.read(position, {name: cells[position] for name, cells in zip(judged, columns)})  # noqa: B905  # same length, once a row
-        for position in range(table.num_rows)
-    ]
+    reader.read_all(table)
     if reader.problems:
         raise PromptTableError(reader.problems)
     ours = ("prompt", "prompt_id", *overrides)
-    return PromptTable(
-        carried=table.carry([name for name in table.names if name not in ours]),
-        rows=tuple(row for row in rows if row is not None),
+    return reader.table(
+        table.carry([name for name in table.names if name not in ours]),
         warnings=_warnings(table.names, reader.columns),
     )
 
@@ -236,6 +201,9 @@ class _RowReader:
         merged = {name: merge_mappings(name, *layers) for name, layers in self._layers.items()}
         self._base: dict[str, Any] = {**params, **merged}
         self._positions: dict[str, int] = {}
+        self._known: dict[tuple[object, ...], int] = {}
+        """The settings of sound rows, by their overrides."""
+        self._rows = PromptTableBuilder()
         self.problems: list[RowProblem] = []
         self._prompt_columns = ("prompt",) if self._template is None else self._template.columns
         self.columns = tuple(dict.fromkeys(("prompt_id", *self._prompt_columns, *overrides)))
@@ -266,11 +234,62 @@ class _RowReader:
                 "carry_prefix"
             )
 
-    def read(self, position: int, cells: Mapping[str, object]) -> PromptRow | None:
-        """The row, or None if it has problems. Positions are read in order."""
+    def read_all(self, table: PromptColumns) -> None:
+        """Read all rows, of which only some are Python values at a time."""
+        judged = [name for name in self.columns if name in table.names]
+        for start in range(0, table.num_rows, ROWS_AT_ONCE):
+            columns = [table.cells(name, start, start + ROWS_AT_ONCE) for name in judged]
+            self._read_some(start, dict(zip(judged, columns, strict=True)))
+
+    def table(self, carried: pa.Table, *, warnings: Sequence[str] = ()) -> PromptTable:
+        """The rows that were read; none of them may have problems."""
+        return self._rows.table(carried, warnings=warnings)
+
+    def _read_some(self, start: int, columns: Mapping[str, Sequence[object]]) -> None:
+        count = len(next(iter(columns.values())))
+        settings = self._settings_before(columns, count)
+        ids = self._plain_ids(columns, start, count)
+        texts = self._texts(columns, count)
+        for at, (index, prompt_id, text) in enumerate(zip(settings, ids, texts, strict=True)):
+            # Most rows have nothing new about them.
+            if index is not None and prompt_id is not None and text is not None:
+                self._rows.add(prompt_id or _stand_in(start + at, text), text, index)
+            else:
+                self._read(start + at, {name: column[at] for name, column in columns.items()})
+
+    def _settings_before(
+        self, columns: Mapping[str, Sequence[object]], count: int
+    ) -> Iterable[int | None]:
+        """For each row the settings of an earlier sound one with the same overrides."""
+        if not self._overrides:
+            return repeat(self._known.get(()), count)
+        keys = map(_key, zip(*(columns[name] for name in self._overrides), strict=True))
+        return (None if key is None else self._known.get(key) for key in keys)
+
+    def _plain_ids(
+        self, columns: Mapping[str, Sequence[object]], start: int, count: int
+    ) -> Iterable[str | None]:
+        """The `prompt_id` of each row, None for one to look at closer; "" where there are none."""
+        if "prompt_id" not in columns:
+            return repeat("", count)
+        is_first, ids = self._positions.setdefault, enumerate(columns["prompt_id"], start)
+        return [
+            each if _is_sound(each, PROMPT_ID) and is_first(each, at) == at else None
+            for at, each in ids
+        ]
+
+    def _texts(self, columns: Mapping[str, Sequence[object]], count: int) -> Iterable[str | None]:
+        """The prompt of each row, None for one to look at closer."""
+        if self._template is None:
+            texts = columns["prompt"]
+        else:
+            texts = self._template.fill_all(columns, count)
+        return [each if _is_sound(each, PROMPT) else None for each in texts]
+
+    def _read(self, position: int, cells: Mapping[str, object]) -> None:
+        """Add a row, or note its problems. Positions are read in order."""
         found = _Found()
         prompt_id = prompt = None
-        changes: dict[str, Any] = {}
         with found:
             if "prompt_id" in cells:
                 prompt_id = _prompt_id(cells["prompt_id"])
@@ -278,6 +297,20 @@ class _RowReader:
         with found:
             template = self._template
             prompt = _prompt(cells["prompt"]) if template is None else template.fill(cells)
+        settings = self._judge(position, cells, prompt_id, prompt, found)
+        if settings is not None and prompt is not None:
+            self._rows.add(prompt_id or _stand_in(position, prompt), prompt, settings)
+
+    def _judge(
+        self,
+        position: int,
+        cells: Mapping[str, object],
+        prompt_id: str | None,
+        prompt: str | None,
+        found: "_Found",
+    ) -> int | None:
+        """The settings of a row, or None if it has problems, which are noted."""
+        changes: dict[str, Any] = {}
         for name in self._overrides:
             with found:
                 # CSV has empty text for null.
@@ -292,10 +325,11 @@ class _RowReader:
         if found or prompt is None:
             self.problems += [row_problem(position, prompt_id, each) for each in found]
             return None
-        n: int = changes.get("n", self._base["n"])
-        stand_in = f"{position}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
-        others = (replace(request, variant=at) for at in range(1, n))
-        return PromptRow(prompt_id=prompt_id or stand_in, requests=(request, *others))
+        settings = self._rows.settings(request, n=changes.get("n", self._base["n"]))
+        key = _key([cells[name] for name in self._overrides])
+        if key is not None:
+            self._known[key] = settings
+        return settings
 
     def _check_unique(self, prompt_id: str, position: int) -> None:
         first = self._positions.setdefault(prompt_id, position)
@@ -313,6 +347,24 @@ class _RowReader:
 
     def _problems(self, request: ImageRequest) -> Iterator[InvalidRequest]:
         return request.problems(streaming_needs_partials=self._streaming_needs_partials)
+
+
+def _key(values: Sequence[object]) -> tuple[object, ...] | None:
+    """What is the same for the same overrides; None for a mapping, which has no hash.
+
+    With the types: True and 1 are equal.
+    """
+    key = (*values, *map(type, values))
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key
+
+
+def _stand_in(position: int, prompt: str) -> str:
+    """The `prompt_id` of a row of a table without that column."""
+    return f"{position}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
 
 
 def row_problem(position: int, prompt_id: str | None, problem: InvalidRequest) -> RowProblem:
@@ -338,6 +390,11 @@ class _Found(list[InvalidRequest]):
         if isinstance(error, InvalidRequest):
             self.append(error)
         return isinstance(error, InvalidRequest)
+
+
+def _is_sound(cell: object, parameter: Parameter) -> TypeGuard[str]:
+    """Whether a cell is text without a problem: quicker than to look for all problems of it."""
+    return isinstance(cell, str) and is_sound_text(cell, parameter)
 
 
 def _prompt(cell: object) -> str:

@@ -1,7 +1,7 @@
 """Templates of prompts and names: text with column names in braces."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -67,6 +67,23 @@ class PromptTemplate:
                 parts.append(change(_filled(name, row[name], spec, self.place)))
         return "".join(parts)
 
+    def fill_all(self, columns: Mapping[str, Sequence[object]], count: int) -> Iterator[str | None]:
+        """The prompts of `count` rows; None for a row of which `fill` raises an error."""
+        pieces = [
+            (literal, None if name is None else columns[name], name or "", spec)
+            for literal, name, spec in self.pieces
+        ]
+        for row in range(count):
+            try:
+                yield "".join(
+                    literal
+                    if column is None
+                    else literal + _filled(name, column[row], spec, self.place)
+                    for literal, column, name, spec in pieces
+                )
+            except InvalidRequest:
+                yield None
+
 
 def _check_field(name: str, spec: str, conversion: str | None, place: str) -> None:
     remedy = None
@@ -91,6 +108,8 @@ def _is_wide(spec: str) -> bool:
 
 
 def _filled(name: str, value: object, spec: str, place: str) -> str:
+    if isinstance(value, str) and not spec and value and not value.isspace():
+        return str.__str__(value)  # As it is, and as a rule.
     value = plain(value)
     if is_empty(value):
         rule = f"must be set, for the {place}"

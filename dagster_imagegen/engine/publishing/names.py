@@ -19,8 +19,9 @@ from dagster_imagegen.engine.errors import (
     abbreviate,
     did_you_mean,
 )
+from dagster_imagegen.engine.prompts.rows import PromptRow, PromptTable
 from dagster_imagegen.engine.prompts.source import PromptColumns
-from dagster_imagegen.engine.prompts.table import PromptRow, PromptTable, row_problem
+from dagster_imagegen.engine.prompts.table import row_problem
 from dagster_imagegen.engine.prompts.template import PromptTemplate
 from dagster_imagegen.engine.request import PARAMETERS, ImageRequest
 
@@ -170,12 +171,12 @@ def names_of(
     _check_columns(publication, prompts, partition)
     carried = [name for name in publication.name.columns if name in prompts.carried.column_names]
     table = PromptColumns(
-        names=tuple(carried), num_rows=len(prompts.rows), table=prompts.carried.select(carried)
+        names=tuple(carried), num_rows=prompts.num_rows, table=prompts.carried.select(carried)
     )
     cells = {name: table.cells(name) for name in carried}
     names: list[ImageName] = []
     problems: list[RowProblem] = []
-    for position, row in enumerate(prompts.rows):
+    for position, row in enumerate(prompts.each_row()):
         values = {name: column[position] for name, column in cells.items()}
         try:
             names += [
@@ -197,7 +198,7 @@ def names_of(
 
 def _check_columns(publication: Publication, prompts: PromptTable, partition: Partition) -> None:
     carried = prompts.carried.column_names
-    if not prompts.rows:
+    if not prompts.num_rows:
         return
     known = [*carried, *OUR_FIELDS, "ext", *PARAMETERS]
     for name in publication.name.columns:

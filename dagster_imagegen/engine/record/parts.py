@@ -171,7 +171,10 @@ def scan_rows(
     rest = ds.dataset(to_table(row_of(attempt) for attempt in unpublished))
     if not parts:
         return scan(rest)
-    return _with_dataset(parts, storage, lambda dataset: scan(ds.dataset([dataset, rest])))
+    # Each part may take as long as one call of the storage: the scan also computes with its rows.
+    return _with_dataset(
+        parts, storage, lambda dataset: scan(ds.dataset([dataset, rest])), parts_at_once=1
+    )
 
 
 def _with_dataset(
@@ -180,6 +183,7 @@ def _with_dataset(
     scan: "Callable[[ds.FileSystemDataset], T]",
     *,
     explain: bool = True,
+    parts_at_once: int = PARTS_AT_ONCE,
 ) -> T:
     import pyarrow.dataset as ds  # noqa: PLC0415  # loads pandas, if it is there
 
@@ -194,7 +198,7 @@ def _with_dataset(
         except (pa.ArrowInvalid, OSError) as error:
             return error
 
-    found = storage.run_now("read", PARTS_FOLDER, read, times=1 + len(parts) / PARTS_AT_ONCE)
+    found = storage.run_now("read", PARTS_FOLDER, read, times=1 + len(parts) / parts_at_once)
     if isinstance(found, Exception):
         if explain:
             _name_the_damaged(parts, storage)

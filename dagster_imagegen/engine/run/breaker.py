@@ -8,6 +8,7 @@ agree. Then sending pauses: after growing waits one request at a time goes out a
   run ends with one error. An outage is waited for all the same.
 - Nothing has ever succeeded, and many requests were rejected for good, or refused in the same words
   and by nothing else: a probe like them ends the run, too.
+- Each probe is rejected for good, as its row can be: the next goes out after a second.
 - The probes go on failing: the run ends when patience runs out. But if no row is left that has not
   failed, and others have succeeded in this run, it is the rows that fail: they are given up.
 
@@ -116,8 +117,9 @@ class Breaker:
         if self._gate.pause is not None:
             self._gate.pause.latest = failure
             if turn.is_probe:
-                longer = self._gate.pause.next_wait_seconds
-                self._schedule_probe(max(longer, failure.wait_seconds or 0.0))
+                settled = self._has_succeeded and _settles_its_row(failure)
+                wait = PROBE_SECONDS if settled else self._gate.pause.next_wait_seconds
+                self._schedule_probe(max(wait, failure.wait_seconds or 0.0))
         elif self._agree(failure, streak):
             self._open(failure, streak, now)
         if self._gate.pause is not None and streak.signature == OUTAGE:
@@ -260,6 +262,15 @@ class Breaker:
             has_worked=self._has_succeeded and not failure.told_by_text,
             with_message=self._with_messages,
         )
+
+
+def _settles_its_row(failure: Failure) -> bool:
+    """Whether it is the final answer to its row and cost nothing: waiting longer brings no other.
+
+    401 and 403 are about the account, which somebody may be putting right.
+    """
+    rejected = failure.kind in (FailureKind.REJECTED, FailureKind.MISCONFIGURED)
+    return rejected and failure.billing == "not_billed" and failure.http_status not in (401, 403)
 
 
 def _signature(failure: Failure) -> Signature:

@@ -24,6 +24,7 @@ class Pause:
     wait_seconds: float
     probe_at: float = 0.0
     probe_is_due: bool = False
+    is_over: bool = False
 
     @property
     def next_wait_seconds(self) -> float:
@@ -44,11 +45,18 @@ class Pause:
 class Turn:
     """The right to send one request; `observe` or `give_up` has to follow.
 
-    `all_failed`: the probe is of a row that has failed before, because all that are left have.
+    Attributes:
+        probe_of: The pause that it was given in; None: sending was not paused.
+        all_failed: The probe is of a row that has failed before, because all that are left have.
     """
 
-    is_probe: bool = False
+    probe_of: Pause | None = None
     all_failed: bool = False
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether it is the probe of the present pause. One of a pause that is over is none."""
+        return self.probe_of is not None and not self.probe_of.is_over
 
 
 class Gate:
@@ -63,7 +71,7 @@ class Gate:
         self._loop = asyncio.get_running_loop()
         self.pause: Pause | None = None
         """Set while nothing but probes is sent."""
-        self._waiting: list[asyncio.Future[bool]] = []
+        self._waiting: list[asyncio.Future[Pause | None]] = []
         self._timer: asyncio.TimerHandle | None = None
 
     async def admit(self) -> Turn:
@@ -72,16 +80,16 @@ class Gate:
             return Turn()
         if self.pause.probe_is_due:
             self.pause.probe_is_due = False
-            return Turn(is_probe=True)
-        chosen: asyncio.Future[bool] = self._loop.create_future()
+            return Turn(probe_of=self.pause)
+        chosen: asyncio.Future[Pause | None] = self._loop.create_future()
         self._waiting.append(chosen)
         try:
-            return Turn(is_probe=await chosen)
+            return Turn(probe_of=await chosen)
         except asyncio.CancelledError:
             if chosen in self._waiting:
                 self._waiting.remove(chosen)
             if chosen.done() and not chosen.cancelled():
-                self.give_up(Turn(is_probe=chosen.result()))
+                self.give_up(Turn(probe_of=chosen.result()))
             raise
 
     @property
@@ -100,12 +108,14 @@ class Gate:
 
     def resume(self) -> None:
         """End the pause, if there is one: nothing is left to probe with, or the endpoint works."""
+        if self.pause is not None:
+            self.pause.is_over = True
         self.pause = None
         if self._timer is not None:
             self._timer.cancel()
         for each in self._waiting:
             if not each.done():  # A waiter that was cancelled has not run yet.
-                each.set_result(False)
+                each.set_result(None)
         self._waiting.clear()
 
     def describe(self) -> str | None:
@@ -139,6 +149,6 @@ class Gate:
         if alive := [each for each in self._waiting if not each.done()]:
             chosen = self._rng.choice(alive)
             self._waiting.remove(chosen)
-            chosen.set_result(True)
+            chosen.set_result(self.pause)
         else:
             self.pause.probe_is_due = True

@@ -2,12 +2,11 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from dagster_imagegen.engine.attempt import (
@@ -22,12 +21,11 @@ from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.images import Images
 from dagster_imagegen.engine.money.amounts import usd_text
 from dagster_imagegen.engine.money.price_list import PriceList
-from dagster_imagegen.engine.prompts.table import PromptRow, PromptTable
-from dagster_imagegen.engine.record import Record, RecordWriter, rows_on_record
-from dagster_imagegen.engine.record.index import VERDICT_COLUMNS
-from dagster_imagegen.engine.record.parts import read_rows
-from dagster_imagegen.engine.record.schema import attempts_of
+from dagster_imagegen.engine.prompts.rows import PromptRow, PromptTable
+from dagster_imagegen.engine.record import Record, RecordWriter
 from dagster_imagegen.engine.request import ImageRequest
+from dagster_imagegen.engine.run.lookup import OnRecord, Wanted, former_endpoints
+from dagster_imagegen.engine.run.outcomes import PaidImages
 from dagster_imagegen.engine.run.verdict import (
     Judge,
     Redo,
@@ -41,8 +39,9 @@ from dagster_imagegen.engine.storage import Storage
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One distinct image that is wanted. `known` is its outcome where nothing is to be sent.
+    """One distinct image that is wanted and is not paid for and in storage, as far as columns say.
 
+    `known` is its outcome where nothing is to be sent.
     Otherwise `tried` is what came of the latest request for it in this run, if there was one.
     `least` and `worst_case` are what one request for it can cost, computed here and nowhere else.
     """
@@ -63,7 +62,10 @@ class Plan:
     """What a pass will do. Counts are of images, one for each prompt row and variant."""
 
     prompts: PromptTable
+    paid: PaidImages
+    """The distinct images that are paid for and in storage."""
     jobs: tuple[Job, ...]
+    """The other distinct images: those to request, and those that somebody should look at."""
     images: int
     reused: int
     refused: int
@@ -78,12 +80,26 @@ class Plan:
     @property
     def rows(self) -> int:
         """Rows of the prompt table."""
-        return len(self.prompts.rows)
+        return self.prompts.num_rows
+
+    @property
+    def distinct(self) -> int:
+        """The distinct images, each of which comes to one outcome."""
+        return len(self.paid) + len(self.jobs)
 
     @property
     def to_send(self) -> int:
         """Requests that will be sent, if each succeeds at once."""
         return sum(job.known is None for job in self.jobs)
+
+    def to_request(self) -> Iterator[Job]:
+        """The images that a request will be sent for."""
+        return (job for job in self.jobs if job.known is None)
+
+    def fingerprints(self) -> Iterator[str]:
+        """Those of its distinct images."""
+        yield from map(str, self.paid.fingerprints.to_pylist())
+        yield from (job.request.fingerprint for job in self.jobs)
 
     @property
     def retried(self) -> int:
@@ -93,7 +109,7 @@ class Plan:
     @property
     def duplicates(self) -> int:
         """Images that another row of the table requests as well."""
-        return self.images - len(self.jobs)
+        return self.images - self.distinct
 
     def describe(self) -> str:
         """One line for a log."""
@@ -144,57 +160,75 @@ async def make_plan(
     `had_query`: version 0.1 made the query of `base_url` a part of `endpoint_id`; what is on
     record under such a name is found as well.
     """
-    # On threads: a million rows take a minute, in which a writer that is open must be heard of.
-    wanted = await asyncio.to_thread(_wanted, prompts)
-    requests = [request for request, _ in wanted.values()]
+    # On threads: large tables take seconds, in which a writer that is open must be heard of.
     former = (
-        await asyncio.to_thread(_former_fingerprints, record, requests, storage=storage)
+        await asyncio.to_thread(former_endpoints, record, prompts, storage=storage)
         if had_query
-        else {}
+        else ()
     )
-    on_record = await asyncio.to_thread(_on_record, record, list(wanted), former, storage=storage)
-    made = [each for attempts in on_record.values() for each in successes(attempts)]
-    gone = await images.missing([each.image.path for each in made if each.image is not None])
-    await _add_what_arrived_later(on_record, wanted, images)
+    wanted = await asyncio.to_thread(Wanted.of, prompts, former)
+    on_record = await asyncio.to_thread(OnRecord, wanted, record, storage=storage)
+    gone = await images.missing(on_record.image_paths)
+    paid, attempts = await asyncio.to_thread(on_record.settle, gone)
+    del on_record  # It can be as large as the image table.
+    open_ones = await asyncio.to_thread(_not_paid, prompts, wanted, paid, attempts)
+    await _add_what_arrived_later(open_ones, images)
     judge = Judge(root_run_id=root_run_id, redo=redo, resend_unknown=resend_unknown, gone=gone)
 
     def judged() -> Plan:
-        jobs = [
-            _job(request, row, judge.verdict(request, on_record.get(fingerprint, [])), prices)
-            for fingerprint, (request, row) in wanted.items()
-        ]
-        return _counted(prompts, jobs, warnings=_model_warnings(jobs, prices, today))
+        verdicts = (judge.verdict(each.request, each.attempts) for each in open_ones)
+        jobs = [_job(*each, prices) for each in zip(open_ones, verdicts, strict=True)]
+        return _counted(prompts, paid, jobs, warnings=_model_warnings(jobs, prices, today))
 
     return await asyncio.to_thread(judged)
 
 
-def _wanted(prompts: PromptTable) -> dict[str, tuple[ImageRequest, PromptRow]]:
-    """The distinct images, each with the first row that wants it."""
-    wanted: dict[str, tuple[ImageRequest, PromptRow]] = {}
-    for row in prompts.rows:
-        for request in row.requests:
-            wanted.setdefault(request.fingerprint, (request, row))
-    return wanted
+@dataclass(kw_only=True)
+class _Image:
+    """A distinct image that is not known to be paid for and there, and its attempts on record."""
+
+    request: ImageRequest
+    row: PromptRow
+    attempts: list[Attempt]
 
 
-def _counted(prompts: PromptTable, jobs: Sequence[Job], *, warnings: tuple[str, ...]) -> Plan:
+def _not_paid(
+    prompts: PromptTable,
+    wanted: Wanted,
+    paid: PaidImages,
+    attempts: Mapping[int, list[Attempt]],
+) -> list[_Image]:
+    """The images that a judge has to look at, as objects; those that are paid stay columns."""
+    open_ones = pc.invert(pc.is_in(wanted.fingerprints, paid.fingerprints.combine_chunks()))
+    places = pc.indices_nonzero(open_ones)
+    rows = prompts.wanted(wanted.images.take(places))
+    return [
+        _Image(request=row.requests[0], row=row, attempts=attempts.get(int(place or 0), []))
+        for place, row in zip(places.to_pylist(), rows, strict=True)
+    ]
+
+
+def _counted(
+    prompts: PromptTable, paid: PaidImages, jobs: Sequence[Job], *, warnings: tuple[str, ...]
+) -> Plan:
     counts = Counter(_kind(job.known) for job in jobs if job.known is not None)
     return Plan(
         prompts=prompts,
+        paid=paid,
         jobs=tuple(jobs),
-        images=sum(len(row.requests) for row in prompts.rows),
-        reused=counts["reused"],
+        images=prompts.images.num_rows,
+        reused=len(paid) + counts["reused"],
         refused=counts["refused"],
         unknown=counts["unknown"],
         missing=counts["missing"],
         cost_range_usd=_cost_range(jobs),
-        sandbox=any(job.request.endpoint_id == SANDBOX for job in jobs),
+        sandbox=any(each.request.endpoint_id == SANDBOX for each in prompts.settings),
         warnings=warnings,
     )
 
 
-def _job(request: ImageRequest, row: PromptRow, verdict: Verdict, prices: PriceList) -> Job:
-    known = verdict.known
+def _job(image: _Image, verdict: Verdict, prices: PriceList) -> Job:
+    request, row, known = image.request, image.row, verdict.known
     if known is not None and known.fingerprint != request.fingerprint:
         known = replace(known, fingerprint=request.fingerprint)  # It is on record under a former.
     job = Job(
@@ -260,72 +294,23 @@ def _check_prices(plan: Plan) -> None:
             )
 
 
-def _on_record(
-    record: Record, wanted: Sequence[str], former: Mapping[str, str], *, storage: Storage
-) -> dict[str, list[Attempt]]:
-    """The attempts at each wanted fingerprint, published or not, oldest first.
-
-    Those at a `former` fingerprint are found under the one that it is mapped to.
-    """
-    fingerprints = [*wanted, *former]
-    if not fingerprints:
-        return {}
-    rows = rows_on_record(
-        record,
-        storage=storage,
-        columns=VERDICT_COLUMNS,
-        where=pc.field("fingerprint").isin(pa.array(fingerprints, pa.string())),
-    )
-    found: dict[str, list[Attempt]] = {}
-    for attempt in attempts_of(rows.sort_by("attempt_id")):
-        fingerprint = former.get(attempt.fingerprint, attempt.fingerprint)
-        found.setdefault(fingerprint, []).append(attempt)
-    return found
-
-
-def _former_fingerprints(
-    record: Record, requests: Sequence[ImageRequest], *, storage: Storage
-) -> dict[str, str]:
-    """The fingerprints under names with a query that are on record → those of now."""
-    names = {request.endpoint_id for request in requests}
-    rows = read_rows(
-        record.parts,
-        record.open_attempts,
-        storage=storage,
-        columns=["endpoint_id"],
-        where=pc.match_substring(pc.field("endpoint_id"), "?"),
-    )
-    recorded = {str(name) for name in pc.unique(rows["endpoint_id"]).to_pylist() if name}
-    recorded |= record.index.queried
-    former = {name for name in recorded if name.partition("?")[0] in names} - names
-    return {
-        replace(request, endpoint_id=name).fingerprint: request.fingerprint
-        for request in requests
-        for name in former
-        if name.partition("?")[0] == request.endpoint_id
-    }
-
-
-async def _add_what_arrived_later(
-    on_record: dict[str, list[Attempt]], wanted: Collection[str], images: Images
-) -> None:
+async def _add_what_arrived_later(wanted: Sequence[_Image], images: Images) -> None:
     """Add images that are in storage though no attempt on record brought them.
 
     A save ended after its process was given up, the image was spilled and restored, or an earlier
     pass found it without any record.
     """
     adopted = await images.adopted()
-    for fingerprint in wanted:
-        attempts = on_record.get(fingerprint, [])
+    for each in wanted:
+        attempts, fingerprint = each.attempts, each.request.fingerprint
         if successes(attempts) or not (left_unresolved(attempts) or fingerprint in adopted):
             continue
         found: dict[str, str] = {}
-        for each in {fingerprint, *(attempt.fingerprint for attempt in attempts)}:
-            found |= await images.find(each)
+        for name in {fingerprint, *(attempt.fingerprint for attempt in attempts)}:
+            found |= await images.find(name)
         for attempt_id, path in sorted(found.items())[:1]:
-            attempt = next((each for each in attempts if each.attempt_id == attempt_id), None)
-            adopted_one = await images.adopt(attempt_id, path, attempt)
-            on_record[fingerprint] = [*attempts, adopted_one]
+            attempt = next((one for one in attempts if one.attempt_id == attempt_id), None)
+            each.attempts = [*attempts, await images.adopt(attempt_id, path, attempt)]
 
 
 def _model_warnings(jobs: Sequence[Job], prices: PriceList, today: date) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.record import Record
 from dagster_imagegen.engine.record.parts import read_rows
 from dagster_imagegen.engine.record.schema import attempt_of
+from dagster_imagegen.engine.run.outcomes import Outcomes
 from dagster_imagegen.engine.run.plan import Plan
 from dagster_imagegen.engine.run.progress import Totals
 from dagster_imagegen.engine.storage import Storage
@@ -31,9 +32,7 @@ _COLUMNS = (
 )
 
 
-def outcomes_on_record(
-    plan: Plan, root_run_id: str, deferred: Mapping[str, Outcome]
-) -> dict[str, Outcome]:
+def outcomes_on_record(plan: Plan, root_run_id: str, deferred: Mapping[str, Outcome]) -> Outcomes:
     """The outcome of each image that a run has one for, by fingerprint.
 
     `plan` was made after its passes. `deferred` are the outcomes that they left to a later run,
@@ -45,7 +44,10 @@ def outcomes_on_record(
         else _of_run(job.known, root_run_id)
         for job in plan.jobs
     }
-    return {key: outcome for key, outcome in found.items() if outcome is not None}
+    return Outcomes(
+        paid=replace(plan.paid, made_by=root_run_id),
+        found={key: outcome for key, outcome in found.items() if outcome is not None},
+    )
 
 
 def _of_run(known: Outcome, root_run_id: str) -> Outcome:

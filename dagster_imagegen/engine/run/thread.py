@@ -20,10 +20,12 @@ from typing_extensions import Self
 from dagster_imagegen.engine.attempt import Outcome
 from dagster_imagegen.engine.endpoint.response import OnPartial
 from dagster_imagegen.engine.machine import Threads, explaining_threads
+from dagster_imagegen.engine.run.outcomes import Outcomes, PaidImages
 from dagster_imagegen.engine.run.plan import Plan
 from dagster_imagegen.engine.run.progress import PassTotals, Progress, Totals, cost_text
 from dagster_imagegen.engine.run.workers import Pass
 
+WAIT_SECONDS = 3_600.0
 LOOK_UPS = 8
 """Names that are looked up at a time."""
 
@@ -40,6 +42,10 @@ class _Partial:
 
     index: int
     data: bytes
+
+
+_Arrived: TypeAlias = Outcome | PaidImages | _Partial | None
+"""What a pass hands over; None at its end."""
 
 
 class LoopThread:
@@ -95,11 +101,13 @@ class Generation:
     ) -> None:
         self.pass_totals = PassTotals()
         self.on_partial = on_partial
-        self.outcomes: dict[str, Outcome] = {}
+        self.outcomes = Outcomes()
         self.warning: str | None = None
         """What the pass does otherwise than its settings say, once `plan` is there."""
         self._plan: Future[Plan] = Future()
-        self._arrived: queue.SimpleQueue[Outcome | _Partial | None] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[_Arrived] = queue.SimpleQueue()
+        self._paid: Iterator[Outcome] = iter(())
+        """Of those that were paid for before, the outcomes that are yet to be iterated over."""
         self._error: BaseException | None = None
         self._pass: Pass | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -143,7 +151,7 @@ class Generation:
     def progress(self) -> Progress:
         """Where the pass stands now."""
         plan, totals = self.plan, self.totals
-        done, total = len(self.outcomes), len(plan.jobs)
+        done, total = len(self.outcomes), plan.distinct
         made = done - self._known
         minutes = (time.monotonic() - self._started_at) / 60
         rate = made / minutes if made and minutes else None
@@ -161,12 +169,16 @@ class Generation:
         return self
 
     def __next__(self) -> Outcome:
-        while (outcome := self._next(self._arrived.get())) is None:
-            pass
+        while (outcome := next(self._paid, None)) is None:
+            if (arrived := self._next(self._arrived.get())) is not None:
+                return arrived
         return outcome
 
     def beats(self, every_seconds: float) -> Iterator[Outcome | None]:
-        """Iterate, with a None whenever nothing has come for `every_seconds`."""
+        """Iterate, with a None whenever nothing has come for `every_seconds`.
+
+        What was paid for before is left out: a million objects take long to make.
+        """
         while True:
             try:
                 arrived = self._arrived.get(timeout=every_seconds)
@@ -178,9 +190,17 @@ class Generation:
             except StopIteration:
                 return
 
-    def _next(self, arrived: Outcome | _Partial | None) -> Outcome | None:
+    def wait(self) -> None:
+        """Wait for the end as iteration does, without its outcomes."""
+        for _ in self.beats(WAIT_SECONDS):
+            pass
+
+    def _next(self, arrived: _Arrived) -> Outcome | None:
         if isinstance(arrived, _Partial):
             return self._show(arrived)
+        if isinstance(arrived, PaidImages):
+            self._paid = iter(arrived)
+            return None
         if arrived is not None:
             return arrived
         self._arrived.put(None)  # For whoever asks again.
@@ -199,7 +219,8 @@ class Generation:
     def drain(self) -> list[Outcome]:
         """Send nothing more, wait a bounded time for what is in flight, and publish.
 
-        Returns the outcomes that were not yet iterated over. Raises nothing of the pass's own.
+        Returns the outcomes that were not yet iterated over, without those of images that were
+        paid for before. Raises nothing of the pass's own.
         """
         self._stop_asked = True
         if self._loop is not None:
@@ -223,7 +244,9 @@ class Generation:
 
     def begin(self, work: Pass, plan: Plan) -> None:
         """Set the plan and the pass; from here on it can be stopped."""
-        self._known = sum(job.known is not None for job in plan.jobs)
+        self.outcomes.paid = plan.paid
+        self._arrived.put(plan.paid)
+        self._known = plan.distinct - plan.to_send
         self._started_at = time.monotonic()
         self._pass = work
         self._plan.set_result(plan)
@@ -241,7 +264,7 @@ class Generation:
 
     def report(self, outcome: Outcome) -> None:
         """Hand over an outcome that is durable."""
-        self.outcomes[outcome.fingerprint] = outcome
+        self.outcomes.found[outcome.fingerprint] = outcome
         self._arrived.put(outcome)
 
     def show(self, index: int, data: bytes) -> None:

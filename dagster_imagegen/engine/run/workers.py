@@ -66,7 +66,7 @@ class Pass:
         return spent_usd + (self._allowance.spent_usd if self._allowance else Decimal(0))
 
     async def run(self, plan: Plan, *, workers: int, closes: bool = True) -> None:
-        """Report what is known, then request the rest. `error` says why it ended early.
+        """Report what is known and not paid, then request the rest. `error`: why it ended early.
 
         The writer is closed at the end, unless it `closes` nothing.
         """
@@ -122,7 +122,7 @@ class Pass:
         What is known from earlier runs shows that not all fail; a model that a row has chosen for
         itself can be the fault of that row.
         """
-        known = any(job.known is not None for job in plan.jobs)
+        known = bool(plan.paid) or any(job.known is not None for job in plan.jobs)
         models = {job.request.model for job in plan.jobs}
         return not (self._context.stop.is_set() or known or models - self._queue.models_sent)
 

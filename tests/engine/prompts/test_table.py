@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagster_imagegen.engine.errors import ConfigurationError, InvalidRequest, PromptTableError
-from dagster_imagegen.engine.prompts.table import PromptTable, read_prompts
+from dagster_imagegen.engine.prompts.rows import PromptTable
+from dagster_imagegen.engine.prompts.table import read_prompts
 from dagster_imagegen.engine.prompts.template import PromptTemplate
 
 ROWS: list[dict[str, Any]] = [

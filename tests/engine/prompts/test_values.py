@@ -20,7 +20,8 @@ from pydantic import BaseModel
 
 from dagster_imagegen.engine.errors import ConfigurationError, PromptTableError
 from dagster_imagegen.engine.prompts.parameters import check_params
-from dagster_imagegen.engine.prompts.table import PromptTable, read_prompts
+from dagster_imagegen.engine.prompts.rows import PromptTable
+from dagster_imagegen.engine.prompts.table import read_prompts
 from dagster_imagegen.engine.prompts.template import PromptTemplate
 
 ID = UUID("12345678-1234-5678-1234-567812345678")

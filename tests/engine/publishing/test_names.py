@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dagster_imagegen.engine.errors import ConfigurationError, PromptTableError
-from dagster_imagegen.engine.prompts.table import PromptTable, read_prompts
+from dagster_imagegen.engine.prompts.rows import PromptTable
+from dagster_imagegen.engine.prompts.table import read_prompts
 from dagster_imagegen.engine.publishing.names import (
     PART_BYTES_MAX,
     Publication,

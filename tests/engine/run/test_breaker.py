@@ -390,3 +390,28 @@ def test_a_probe_that_is_cancelled_makes_room_for_another() -> None:
         assert (await second).is_probe
 
     run_virtual(main())
+
+
+def test_a_probe_of_an_earlier_pause_is_none_of_the_next() -> None:
+    """It waited for its slot while one pause ended and another began: one probe goes out."""
+
+    async def main() -> None:
+        gate = Gate(random.Random(1))
+        breaker = Breaker(gate, patience_seconds=600, in_flight=lambda: 0, end=not_expected)
+        for _ in range(AGREE):
+            breaker.observe(Turn(), AWAY, place="e")
+        stale = await gate.admit()
+        assert stale.is_probe
+        breaker.observe(Turn(), None, place="e")
+        for _ in range(AGREE):
+            breaker.observe(Turn(), AWAY, place="e")
+        assert not gate.allows(stale)
+        waiting = asyncio.create_task(gate.admit())
+        gate.give_up(stale)
+        await asyncio.sleep(0)
+        assert not waiting.done(), "the next pause has just begun"
+        probe = await waiting
+        assert gate.allows(probe)
+        assert probe.is_probe
+
+    run_virtual(main())

@@ -208,6 +208,36 @@ def test_an_address_that_is_gone_is_no_rows_fault(send: Send) -> None:
     assert ran.statuses == {"generated": len(GOOD) + len(tail)}
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (422, {"detail": [{"loc": ["body", "prompt"], "msg": "too long", "type": "too_long"}]}),
+        (400, {"error": {"message": "Invalid value", "code": "invalid_value"}}),
+    ],
+)
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_rows_that_are_rejected_for_good_are_soon_failed(
+    send: Send, answer: Answer, concurrency: int
+) -> None:
+    """A hundred at the end of the table: each is asked once, within some two seconds."""
+    bad = [f"bad {number}" for number in range(100)]
+    ran = send(bad_rows(answer), [*GOOD, *bad], max_concurrency=concurrency)
+    assert ran.error is None
+    assert ran.statuses == {"generated": len(GOOD), "failed": len(bad)}
+    assert ran.endpoint.requests.total() == len(GOOD) + len(bad)
+    assert ran.seconds < 150
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_an_account_that_is_locked_out_is_probed_ever_more_seldom(send: Send, status: int) -> None:
+    """Rows are not used up while somebody puts it right."""
+    locked: Answer = (status, {"error": {"message": "Forbidden", "code": "invalid_api_key"}})
+    prompts = [f"a {number}" for number in range(100)]
+    ran = send(lambda body, now: locked if 3 < now < 120 else None, prompts)
+    assert ran.error is None
+    assert ran.statuses["generated"] >= 60
+
+
 def test_an_outage_with_rows_untried_is_waited_for_until_patience_is_out(send: Send) -> None:
     ran = send(lambda body, now: BUSY if now > 3 else None, [f"a {i}" for i in range(100)])
     assert isinstance(ran.error, EndpointUnreachable)

@@ -14,6 +14,8 @@ hero = build_image_asset(
     quality="low",
     output_format="jpeg",
     group_name="shop",
+    owners=["team:catalogue"],
+    tags={"cost-center": "4711"},
     description="A picture of every product in the catalogue.",
 )
 

@@ -25,6 +25,7 @@ def resources() -> dg.Definitions:
                 api_key=None if BASE_URL == "sandbox" else dg.EnvVar("IMAGEGEN_API_KEY"),
                 model=os.getenv("IMAGEGEN_MODEL") or "openai-gpt-image-1",
                 storage_uri=os.getenv("IMAGEGEN_STORAGE_URI") or STORAGE,
+                usage_tags=["cost-center"],
             ),
             "io_manager": ParquetTables(folder=f"{OUTPUT}/tables"),
         },
