@@ -11,6 +11,7 @@ UNITS = {
     "images_per_second": "images/s",
     "cpu_ms_per_image": "ms of CPU per image",
     "seconds": "s",
+    "journal_objects_read": "objects read per image",
     "peak_rss_mb": "MB",
 }
 BAR, GAP, LEFT, WIDTH = 22, 10, 150, 760

@@ -49,10 +49,24 @@ def imports(*, rounds: int, scale: float) -> list[Result]:
     return [Result("imports", title, "dagster_imagegen", "seconds", runs)]
 
 
+def many_writers(*, rounds: int, scale: float) -> list[Result]:
+    """Whether each image costs more reads, the more writers there are on one storage."""
+    program = [sys.executable, str(PROGRAMS / "many_writers.py")]
+    images = ["--images", str(max(1, round(20 * scale)))]
+    results: list[Result] = []
+    for writers in (2, 5, 10, 20):
+        runs = [run_program([*program, str(writers), *images]) for _ in range(rounds)]
+        title = "objects that writers of one storage read of each other"
+        name = f"{writers} writers"
+        results.append(Result("many_writers", title, name, "journal_objects_read", runs))
+    return results
+
+
 SINGLES: Mapping[str, Callable[..., list[Result]]] = {
     "imports": imports,
     "planning": planning,
     "many_parts": many_parts,
+    "many_writers": many_writers,
 }
 
 

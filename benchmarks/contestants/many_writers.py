@@ -172,15 +172,15 @@ async def many_writers(
 
 
 async def beside_others(
-    others: int, *, images: int, in_flight: int, seconds_per_call: float
+    others: int, *, images: int, in_flight: int, seconds_per_call: float, busy_seconds: float
 ) -> Mapping[str, float]:
-    """How long a pass takes beside others that have been at it for a while."""
+    """How long a pass takes beside others that have been at it for so long."""
     store = CountingStore(seconds_per_call=seconds_per_call)
     busy = [
         asyncio.create_task(write(store, f"other{number}", images=10_000, in_flight=in_flight))
         for number in range(others)
     ]
-    await asyncio.sleep(30 * SECONDS_PER_IMAGE)
+    await asyncio.sleep(busy_seconds)
     began = asyncio.get_running_loop().time()
     await write(store, "last", images=images, in_flight=in_flight)
     seconds = asyncio.get_running_loop().time() - began

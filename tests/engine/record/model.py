@@ -178,7 +178,7 @@ def light_parts(code: Any) -> Generator[None]:
 
 @contextlib.contextmanager
 def short_names(code: Any, seed: int) -> Generator[None]:
-    """In two schedules of three, have the names of objects tell of one image at most, or of none."""
+    """In two schedules of three, have names of objects tell of one image at most, or of none."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(code.journal, "TAGS_MAX", (28, 1, -1)[seed % 3])
         yield

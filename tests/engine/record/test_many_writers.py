@@ -173,6 +173,5 @@ def test_an_object_that_could_not_be_written_is_written_again_as_it_was():
         return store.written
 
     written = run_virtual(main())
-    header, intent, other, failed, again, rest = written
-    assert failed == again
-    assert len({path for path, _ in (header, intent, other, again, rest)}) == 5
+    assert len(written) > 5, "nothing was written again"
+    assert len(set(written)) == len({path for path, _ in written}) == 5
