@@ -110,13 +110,13 @@ MUTANTS = [
         rule="what was learned of such an object are all of its images",
         was='    return None if None in tags else "".join(sorted(tags))',
         becomes="    return None if None in tags else min(tags, default='')",
-        seeds=(2, 4),
+        seeds=(70, 79),
     ),
     Mutant(
         rule="a name tells of all images of its object",
         was="        self.tags[tag_of(about.fingerprint)] = None",
         becomes="        self.tags = {tag_of(about.fingerprint): None}",
-        seeds=(2, 4),
+        seeds=(79, 105),
     ),
     Mutant(
         rule="the older of two writers waits as well",
