@@ -126,7 +126,7 @@ MUTANTS = [
         "                for r in await self._watcher.rivals(fingerprint)\n"
         "                if r < journal.journal_id\n"
         "            ]:",
-        seeds=(50, 74),
+        seeds=(95, 121),
     ),
     Mutant(
         rule="an image that is there is looked for before sending",
