@@ -157,20 +157,20 @@ MUTANTS = [
         was="        journal.add(result_line(attempt, result), attempt)\n"
         "        await self._journals.commit()\n",
         becomes="        journal.add(result_line(attempt, result), attempt)\n",
-        seeds=(2, 177),
+        seeds=(65, 139),
     ),
     Mutant(
         rule="a write that failed is a failure",
         was="                await self._store.put(*begun)\n",
         becomes="                with contextlib.suppress(StorageError):\n"
         "                    await self._store.once.put(*begun)\n",
-        seeds=(63, 116),
+        seeds=(24, 63),
     ),
     Mutant(
         rule="one's own seal stops a writer",
         was="if found is not None and found.sealed:",
         becomes="if found is not None and found.sealed:\n            return\n        if False:",
-        seeds=(2, 65),
+        seeds=(139, 144),
     ),
     Mutant(
         rule="an open journal shows signs of life",
