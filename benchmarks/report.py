@@ -12,6 +12,7 @@ UNITS = {
     "cpu_ms_per_image": "ms of CPU per image",
     "seconds": "s",
     "journal_objects_read": "objects read per image",
+    "cpu_seconds": "s of CPU",
     "peak_rss_mb": "MB",
 }
 BAR, GAP, LEFT, WIDTH = 22, 10, 150, 760

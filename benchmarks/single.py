@@ -62,11 +62,30 @@ def many_writers(*, rounds: int, scale: float) -> list[Result]:
     return results
 
 
+def usage(*, rounds: int, scale: float) -> list[Result]:
+    """The bill of ten million requests beside DuckDB's sums of the same files, in turns."""
+    rows = max(1, round(10_000_000 * scale))
+    parts = max(1, round(200 * scale))
+    runs: dict[str, list[Mapping[str, float]]] = {
+        name: [] for name in ("bill", "duckdb", "waste", "duckdb_waste")
+    }
+    program = [sys.executable, str(PROGRAMS / "usage.py")]
+    with tempfile.TemporaryDirectory(prefix="imagegen-bench-") as folder:
+        size = ["--rows", str(rows), "--parts", str(parts)]
+        run_program([*program, "make", "--folder", folder, *size])
+        for _ in range(rounds):
+            for name, found in runs.items():
+                found.append(run_program([*program, name, "--folder", folder]))
+    title = f"the bill of {rows:,} requests in {parts:,} parts"
+    return [Result("usage", title, name, "cpu_seconds", found) for name, found in runs.items()]
+
+
 SINGLES: Mapping[str, Callable[..., list[Result]]] = {
     "imports": imports,
     "planning": planning,
     "many_parts": many_parts,
     "many_writers": many_writers,
+    "usage": usage,
 }
 
 

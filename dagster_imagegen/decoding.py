@@ -56,7 +56,7 @@ def small_image(data: bytes, side: int) -> Image.Image | None:
     with Image.open(io.BytesIO(data), formats=[image_format]) as image:
         if image.width * image.height > PIXELS_MAX:  # A GIF's frame can be larger.
             return None
-        image.draft("RGB", (2 * side, 2 * side))  # JPEG: decodes a smaller one at once.
+        image.draft("RGB", (3 * side // 2, 3 * side // 2))  # JPEG: decodes a smaller one at once.
         small = _small(image, side)
         # On white: a picture with alpha takes twice the bytes, and its sheet is white.
         paper = Image.new("RGB", small.size, "white")

@@ -110,10 +110,17 @@ def _takes(annotation: Any, value: type) -> bool:
 
 
 def _remedy(stored: Sequence[object]) -> str:
-    modules = {getattr(each, "__module__", "").partition(".")[0] for each in stored}
+    each_stored = (one for annotation in stored for one in _alternatives(annotation))
+    modules = {getattr(one, "__module__", "").partition(".")[0] for one in each_stored}
     alike = [name for name in TABLE_TYPES if name in modules]
     other = "Set io_manager_key to an IO manager that stores such tables"
     return f'Set table_type="{alike[0]}". {other}, otherwise' if alike else other
+
+
+def _alternatives(annotation: object) -> Sequence[object]:
+    if get_origin(annotation) in (Union, UnionType):
+        return [one for each in get_args(annotation) for one in _alternatives(each)]
+    return [annotation]
 
 
 def _type_name(annotation: object) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from dagster_imagegen.engine.provenance import NONE, provenance
+from dagster_imagegen.engine.provenance import marks_of
 
 THREADS = 4
 """Each holds two images."""
@@ -38,11 +38,11 @@ def compare_marks(
 
     def compare(copy: Copy) -> Compared:
         try:
-            marks = _marks(read_image(copy.path))
+            marks = marks_of(read_image(copy.path))
         except FileNotFoundError:
             return Compared(has_marks=False, problem="is not in storage")
         try:
-            kept = _marks(read_published(copy.address))
+            kept = marks_of(read_published(copy.address))
         except FileNotFoundError:
             return Compared(has_marks=bool(marks), problem="its published copy is not there")
         if lost := sorted(marks - kept):
@@ -51,7 +51,3 @@ def compare_marks(
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix="imagegen-marks") as pool:
         return list(pool.map(compare, copies))
-
-
-def _marks(data: bytes) -> set[str]:
-    return set((provenance(data) or NONE).split()) - {NONE}

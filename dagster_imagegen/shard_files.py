@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from dagster_imagegen.engine.attempt import Identity, Outcome
 from dagster_imagegen.engine.errors import ConfigurationError
-from dagster_imagegen.engine.prompts.rows import ROWS_AT_ONCE, PromptRow, PromptTable
+from dagster_imagegen.engine.prompts.rows import ROWS_AT_ONCE, Column, PromptRow, PromptTable
 from dagster_imagegen.engine.request import ImageRequest, canonical_json
 from dagster_imagegen.engine.storage import Storage
 from dagster_imagegen.run_config import ImageRedo, ImageRunConfig
@@ -83,12 +83,12 @@ class ShardFiles:
         self._put("plan.json", json.dumps(asdict(plan)).encode())
 
     def _put_rows(self, plan: ShardedPlan, prompts: PromptTable) -> None:
-        rows = {
+        rows: dict[str, Column] = {
             "prompt_id": prompts.row_columns["prompt_id"],
             "fingerprints": prompts.fingerprints_by_row(),
         }
         self._put("carried.arrow", _encoded(prompts.carried))
-        self._put("rows.arrow", _encoded(pa.table(rows, schema=_ROWS)))
+        self._put("rows.arrow", _encoded(pa.Table.from_pydict(rows, schema=_ROWS)))
         shards: list[dict[str, dict[str, str]]] = [{} for _ in range(plan.shards)]
         for row in prompts.each_row():
             for each in row.requests:

@@ -13,12 +13,14 @@ from typing import Any
 
 import dagster as dg
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dagster_imagegen import ImageGenResource
 from dagster_imagegen.engine.request import ImageRequest
 from dagster_imagegen.sandbox import Fault, Sandbox
 from dagster_imagegen.shard_files import shard_of
 from tests import sharded_project
+from tests.conftest import column
 
 REPOSITORY = Path(__file__).parents[1]
 CONCURRENCY = 2
@@ -74,6 +76,15 @@ class ShardedRuns:
         self.sandbox.script(*(Fault("hang", prompt=each) for each in hanging))
         with _repeated(partial(self._kill_once_sent, f"shots.shard_{shard}", set(hanging))):
             return self.run()
+
+    def finish(self, hanging: Sequence[str]) -> None:
+        """A new run, which requests only those that hung in a killed process once more."""
+        assert self.run().success
+        assert self.sent() == Counter([*self.prompts(), *hanging])
+        usage = self.usage()
+        assert Counter(column(usage, "prompt")) == self.sent()
+        unknown = usage.filter(pc.field("status") == "unknown")
+        assert sorted(column(unknown, "prompt")) == sorted(hanging)
 
     def _kill_once_sent(self, step: str, prompts: set[str]) -> bool:
         if not self.sent().keys() >= prompts:

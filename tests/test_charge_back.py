@@ -126,10 +126,7 @@ def test_blocks_are_charged_to_the_asset_that_they_name(project: Project) -> Non
 
     assert of(project, project.run(both)) == {CHARGED}
 
-    @dg.asset(**SPEC)
-    def hero() -> None: ...
-
-    place = dg.Definitions(assets=[hero]).get_repository_def()
+    place = dg.Definitions(assets=[dg.AssetSpec("hero", **SPEC)]).get_repository_def()
     imagegen = project.resource()
     with (
         dg.build_sensor_context(repository_def=place) as context,
@@ -171,7 +168,8 @@ def test_the_bill_is_by_group_owners_and_tags(project: Project) -> None:
     usage = build_usage_asset(image_assets=[hero])
     shown = materialized(project.run(hero, usage, build_cost_report_asset(image_assets=[hero])))
     for name, value in zip(("owners", "group", "tags"), CHARGED, strict=True):
-        (record,) = shown["usage"].metadata[f"imagegen/cost_by_{name}"].records
+        table: Any = shown["usage"].metadata[f"imagegen/cost_by_{name}"]
+        (record,) = table.records
         assert record.data[name] == value
     folder = project.folder / "store" / "reports" / "cost_report"
     assert charged(pq.read_table(folder / "costs.parquet")) == {CHARGED}

@@ -331,6 +331,26 @@ def test_the_table_type_is_what_the_io_manager_stores(project: Project) -> None:
     assert "is a polars DataFrame" in error
 
 
+class PolarsFrames(dg.IOManager):
+    """Stores polars alone, of more than one kind, as those of `dagster-polars` say."""
+
+    def handle_output(
+        self, context: dg.OutputContext, obj: pl.DataFrame | pl.LazyFrame | None
+    ) -> None:
+        raise NotImplementedError
+
+    def load_input(self, context: dg.InputContext) -> None:
+        raise NotImplementedError
+
+
+def test_the_remedy_is_found_among_several_types(project: Project) -> None:
+    """Any of them names the library."""
+    resources = {"imagegen": project.resource(), "io_manager": PolarsFrames()}
+    (error,) = project.errors(project.run(of_rows(["a"]), resources=resources, fails=True))
+    assert 'Set table_type="polars".' in error
+    assert project.sent() == 0
+
+
 # -- hundreds of them ------------------------------------------------------------------------------
 
 

@@ -1,9 +1,9 @@
-"""A long usage table: `usage.py make|bill|waste|… --folder … --rows … --parts …`.
+"""A long usage table: `usage.py make|bill|… --folder … --rows … --parts …`.
 
-`make` writes parts as writers would have. The others read them, each in a process of its own: `bill`
-is the cost table by its default dimensions, `waste` the same with what was made again or replaced,
-`duckdb` DuckDB's grouping of the same files by the same columns. `prices`, `focus` and `reconcile`
-are what the command line does with each request.
+`make` writes parts as writers would have. The others read them, each in a process of its own:
+`bill` is the cost table by its default dimensions, `waste` the same with what was bought again or
+replaced, `duckdb` and `duckdb_waste` are DuckDB's sums of the same files by the same columns.
+`prices`, `focus` and `reconcile` are what the command line does with each request.
 """
 
 import argparse
@@ -164,7 +164,7 @@ def duckdb(folder: Path, *, waste: bool = False) -> object:
             where coalesce(made.revision, 0) < newest.revision
             union select attempt_id, 'retried' from made join last using (fingerprint)
             where (started_at, attempt_id) < latest)
-    """
+    """  # noqa: S608  # no text of anybody else's
     return duckdb.sql(f"""{superseded if waste else ""}
         select cast(started_at as date) as day, endpoint_id, asset_key, partition_key, asset_group,
                asset_owners, asset_tags, model, quality, size, status, answered_quality,

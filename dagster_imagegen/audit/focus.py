@@ -181,7 +181,7 @@ def _charges(rows: pa.RecordBatch, biller: Biller) -> pa.RecordBatch:
     month = compute.floor_temporal(day, unit="month")
     in_next_month = compute.add(month, pa.scalar(timedelta(days=32), _DURATION))
     basis = compute.fill_null(rows["cost_basis"], UNKNOWN)
-    same = {name: pa.repeat(pa.scalar(*each), rows.num_rows) for name, each in _CONSTANT.items()}
+    same = {name: _repeated(*each, rows.num_rows) for name, each in _CONSTANT.items()}
     made: dict[str, Any] = {
         **dict.fromkeys(_COSTS, compute.fill_null(rows["cost_usd"], _NOTHING)),
         "BillingAccountId": _text(biller.account_id, provider, rows.num_rows),
@@ -210,7 +210,12 @@ def _text(value: str | None, otherwise: Any, rows: int) -> Any:
     """The same value for all rows, if there is one."""
     if value is None and otherwise is not None:
         return otherwise
-    return pa.repeat(pa.scalar(value, pa.string()), rows)
+    return _repeated(value, pa.string(), rows)
+
+
+def _repeated(value: object, kind: pa.DataType, rows: int) -> Any:
+    scalar: Any = pa.scalar(value, kind)
+    return pa.repeat(scalar, rows)
 
 
 def _descriptions(rows: pa.RecordBatch, basis: Any) -> Any:

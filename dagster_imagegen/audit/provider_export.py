@@ -115,6 +115,11 @@ def _figures_of(name: str, columns: Sequence[str]) -> tuple[Figure, ...]:
     figures: tuple[Figure, ...] = tuple(each for each in FIGURES if each in columns)
     if set(_PLAIN) <= set(columns) and figures:
         return figures
+    if len(columns) == 1 and ";" in columns[0]:
+        raise ConfigurationError(
+            f"{name} has semicolons between its fields; export it with commas between fields, and "
+            "a point in amounts"
+        )
     found = ", ".join(columns) if columns else "none"
     raise ConfigurationError(f"{name} has the columns {found}; needed are {_NEEDED}")
 
@@ -153,7 +158,8 @@ def _number(place: str, column: str, value: object) -> Decimal:
         number = Decimal("NaN")
     if not number.is_finite() or abs(number) >= _AMOUNT_MAX:
         raise ConfigurationError(
-            f"{place}: {column} must be a number below {_AMOUNT_MAX:f}, got {abbreviate(value)}"
+            f"{place}: {column} must be a plain number such as 1234.50, below {_AMOUNT_MAX:f}, "
+            f"got {abbreviate(value)}"
         )
     exponent = number.as_tuple().exponent
     is_short = isinstance(exponent, int) and -_PLACES <= exponent <= 0

@@ -2,20 +2,23 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timezone
 from decimal import Decimal
 from typing import Any, TypeAlias
 
 import pyarrow as pa
 
 from dagster_imagegen.audit.repricing import OF_SANDBOX
+from dagster_imagegen.audit.scan import compute
 from dagster_imagegen.engine.errors import ConfigurationError, did_you_mean
+from dagster_imagegen.engine.record.schema import MONEY
 
 REPRICED_DIMENSIONS = (
     *("day", "asset_key", "partition_key", "asset_group", "asset_owners", "asset_tags"),
     *("model", "status", "cost_basis"),
 )
 """What repriced costs can be grouped by."""
+
+_NOTHING = pa.scalar(Decimal(0), MONEY)
 
 Group: TypeAlias = tuple[object, ...]
 
@@ -36,17 +39,16 @@ class RepricedSum:
         """The repriced cost less the recorded one."""
         return self.repriced_usd - self.recorded_usd
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Add a row of `REPRICED`."""
-        recorded = row["recorded_usd"]
-        # Without a recorded cost there is nothing to compare with.
-        if row["repriced_usd"] is None or recorded is None:
-            self.other_requests += 1
-            self.other_recorded_usd += recorded or 0
-            return
-        self.repriced_requests += 1
-        self.recorded_usd += recorded
-        self.repriced_usd += row["repriced_usd"]
+    def add(self, sums: Mapping[str, Any]) -> None:
+        """Add the sums of some requests."""
+        self.repriced_requests += sums["repriced_requests"] or 0
+        self.recorded_usd += sums["recorded_usd"] or 0
+        self.repriced_usd += sums["repriced_usd"] or 0
+        self.other_requests += sums["other_requests"] or 0
+        self.other_recorded_usd += sums["other_recorded_usd"] or 0
+
+
+_SUMS = tuple(RepricedSum.__dataclass_fields__)
 
 
 @dataclass(kw_only=True)
@@ -74,25 +76,49 @@ def repriced_costs(batches: Iterable[pa.RecordBatch], *, by: Sequence[str]) -> R
     check_repriced_by(by)
     costs = RepricedCosts()
     for batch in batches:
-        for row in batch.to_pylist():
-            _add(costs, row, by)
+        for sums in _summed(batch, by):
+            _add(costs, sums, by)
     return costs
 
 
-def _add(costs: RepricedCosts, row: Mapping[str, Any], by: Sequence[str]) -> None:
-    reason = row["not_repriced"]
-    if reason == OF_SANDBOX:
-        costs.sandbox_requests += 1
-        return
-    if reason is None and row["recorded_usd"] is None:
-        reason = "no cost is on record"
-    costs.total.add(row)
-    costs.groups.setdefault(tuple(_key(row, name) for name in by), RepricedSum()).add(row)
-    if reason is not None:
-        costs.reasons.setdefault(reason, RepricedSum()).add(row)
+def _summed(batch: pa.RecordBatch, by: Sequence[str]) -> list[dict[str, Any]]:
+    """The sums of each combination of `by` and of the reason why there is only one cost."""
+    recorded, repriced, reason = (
+        batch[name] for name in ("recorded_usd", "repriced_usd", "not_repriced")
+    )
+    # Without a recorded cost there is nothing to compare with.
+    both = compute.and_(recorded.is_valid(), repriced.is_valid())
+    reason = compute.if_else(
+        compute.or_(both, reason.is_valid()), reason, pa.scalar("no cost is on record")
+    )
+    keys = {name: _keys(batch, name) for name in by}
+    columns: Any = {
+        **{f"by_{name}": values for name, values in keys.items()},
+        "reason": reason,
+        "repriced_requests": compute.cast(both, pa.int64()),
+        "recorded_usd": compute.if_else(both, recorded, _NOTHING),
+        "repriced_usd": compute.if_else(both, repriced, _NOTHING),
+        "other_requests": compute.cast(compute.invert(both), pa.int64()),
+        "other_recorded_usd": compute.if_else(both, _NOTHING, recorded),
+    }
+    grouped: Any = pa.table(columns).group_by([*(f"by_{name}" for name in by), "reason"])
+    sums = grouped.aggregate([(name, "sum") for name in _SUMS])
+    names = [name.removesuffix("_sum") for name in sums.column_names]
+    return sums.rename_columns(names).to_pylist()
 
 
-def _key(row: Mapping[str, Any], name: str) -> object:
+def _keys(batch: pa.RecordBatch, name: str) -> Any:
     if name == "day":
-        return row["started_at"].astimezone(timezone.utc).date()
-    return row[name]
+        return compute.cast(batch["started_at"], pa.date32(), safe=False)
+    return batch[name]
+
+
+def _add(costs: RepricedCosts, sums: Mapping[str, Any], by: Sequence[str]) -> None:
+    reason = sums["reason"]
+    if reason == OF_SANDBOX:
+        costs.sandbox_requests += sums["other_requests"]
+        return
+    costs.total.add(sums)
+    costs.groups.setdefault(tuple(sums[f"by_{name}"] for name in by), RepricedSum()).add(sums)
+    if reason is not None:
+        costs.reasons.setdefault(reason, RepricedSum()).add(sums)

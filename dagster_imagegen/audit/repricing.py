@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dagster_imagegen.audit.scan import codes, compute, encoded_batches, with_dictionary
 from dagster_imagegen.engine.attempt import SANDBOX, Cost, TokenUsage
 from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.record.schema import MONEY
@@ -30,31 +31,30 @@ _KEPT = (
     ),
     *("model", "status", "cost_basis"),
 )
-_READ = (
-    *_KEPT,
-    "endpoint_id",
-    "billing",
-    "size",
-    "quality",
-    "answered_size",
-    "answered_quality",
-    "partial_images",
-    "svg_total_tokens",
-    "cost_usd",
-    *_TOKENS,
+_DECIDING = (
+    *("model", "status", "cost_basis", "endpoint_id", "billing"),
+    *("size", "quality", "answered_size", "answered_quality", "partial_images"),
+    *("svg_total_tokens", *_TOKENS),
 )
+"""What decides the price of a request."""
+_READ = tuple(dict.fromkeys((*_KEPT, *_DECIDING, "cost_usd")))
 
+_PRICED: pa.Schema = pa.schema(
+    [
+        ("repriced_usd", MONEY),
+        ("repriced_basis", pa.string()),
+        ("price_source", pa.string()),
+        ("price_as_of", pa.date32()),
+        ("not_repriced", pa.string()),
+    ]
+)
 REPRICED: pa.Schema = pa.schema(
     [
         ("attempt_id", pa.string()),
         ("started_at", pa.timestamp("us", tz="UTC")),
         *((name, pa.string()) for name in _KEPT[2:]),
         ("recorded_usd", MONEY),
-        ("repriced_usd", MONEY),
-        ("repriced_basis", pa.string()),
-        ("price_source", pa.string()),
-        ("price_as_of", pa.date32()),
-        ("not_repriced", pa.string()),
+        *((field.name, field.type) for field in _PRICED),
     ]
 )
 """Recorded and repriced cost side by side; `not_repriced` says why there is no repriced cost."""
@@ -69,23 +69,39 @@ def reprice(
     that was not billed costs nothing by any list. One whose cost the list cannot tell has no
     `repriced_usd`, and `not_repriced` says why.
     """
-    for batch in usage.to_batches(columns=list(_READ), filter=where):
-        rows = [_repriced(row, prices) for row in batch.to_pylist()]
-        yield pa.RecordBatch.from_pylist(rows, schema=REPRICED)
+    for fragment in usage.get_fragments(filter=where):
+        # Those that decide a price have few values each, which Parquet has as dictionaries.
+        for batch in encoded_batches(fragment, usage.schema, _READ, where, encoded=_DECIDING):
+            if batch.num_rows:
+                yield _repriced(batch, prices)
 
 
-def _repriced(row: Mapping[str, Any], prices: PriceList) -> dict[str, Any]:
-    kept = {name: row[name] for name in _KEPT} | {"recorded_usd": row["cost_usd"]}
+def _repriced(batch: pa.RecordBatch, prices: PriceList) -> pa.RecordBatch:
+    """Rows that agree in all that decides a price are priced once."""
+    code = codes([with_dictionary(batch[name]) for name in _DECIDING], batch.num_rows)
+    row = compute.cumulative_sum(pa.repeat(pa.scalar(1, pa.int32()), batch.num_rows))
+    found: Any = pa.table({"code": code, "row": row})
+    found = found.group_by("code", use_threads=False).aggregate([("row", "min")]).combine_chunks()
+    first = compute.subtract(found["row_min"].chunk(0), 1)
+    different = batch.select(list(_DECIDING)).take(first).to_pylist()
+    priced = pa.Table.from_pylist([_priced(each, prices) for each in different], schema=_PRICED)
+    priced = priced.take(compute.index_in(code, found["code"].chunk(0))).combine_chunks()
+    kept: Any = {name: batch[name].cast(REPRICED.field(name).type) for name in _KEPT}
+    made: Any = {name: priced[name].chunk(0) for name in _PRICED.names}
+    columns = {**kept, "recorded_usd": batch["cost_usd"], **made}
+    return pa.RecordBatch.from_arrays([columns[n] for n in REPRICED.names], schema=REPRICED)
+
+
+def _priced(row: Mapping[str, Any], prices: PriceList) -> dict[str, Any]:
     reason = _reason(row)
     if reason is not None:
-        return {**kept, "not_repriced": reason}
+        return {"not_repriced": reason}
     if row["billing"] == "not_billed":
-        return {**kept, "repriced_usd": Decimal(0), "repriced_basis": "estimated"}
+        return {"repriced_usd": Decimal(0), "repriced_basis": "estimated"}
     cost = _cost(row, prices)
     if cost.usd is None:
-        return {**kept, "not_repriced": _no_price(row, prices)}
+        return {"not_repriced": _no_price(row, prices)}
     return {
-        **kept,
         "repriced_usd": cost.usd,
         "repriced_basis": cost.basis,
         "price_source": cost.source,

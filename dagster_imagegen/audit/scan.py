@@ -1,5 +1,6 @@
 """Sums over many rows, grouped a batch at a time: what is held is the groups, not the rows."""
 
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,7 +40,7 @@ def sums_by(
     them (`cost_usd_nulls` and so on), and `requests`.
 
     `columns` are those that the scan reads. The key `day` is made of `started_at`; the key
-    `superseded` is the name in `marks` of the list that has the row's `attempt_id`. Where
+    `superseded` is the name in `marks` of the sorted list that has the row's `attempt_id`. Where
     `cost_usd_max` is null, `cost_usd` counts for it.
     """
     held: list[pa.Table] = []
@@ -116,8 +117,8 @@ def _of_batch(
     values: Sequence[str],
     marks: Mapping[str, "pa.Array[Any]"],
 ) -> pa.Table:
-    encoded = {name: _encoded(_key(batch, name, marks)) for name in keys}
-    table: Any = {"code": _code(list(encoded.values()), batch.num_rows)}
+    encoded = {name: with_dictionary(_key(batch, name, marks)) for name in keys}
+    table: Any = {"code": codes(list(encoded.values()), batch.num_rows)}
     for name in values:
         table[name] = batch[name]
     if "cost_usd_max" in table:
@@ -144,7 +145,7 @@ def _of_batch(
     return pa.table({**made, **{name: sums[f"{name}_sum"] for name in values}})
 
 
-def _encoded(values: Any) -> Any:
+def with_dictionary(values: Any) -> Any:
     """Values with a dictionary. Null is one of those of its indices that it does not have."""
     return values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
 
@@ -156,14 +157,27 @@ def _key(batch: pa.RecordBatch, name: str, marks: Mapping[str, "pa.Array[Any]"])
         return batch[name]
     marked: Any = pa.nulls(batch.num_rows, pa.string())
     for mark, ids in marks.items():
-        if len(ids):
-            marked = compute.if_else(
-                compute.is_in(batch["attempt_id"], value_set=ids), mark, marked
-            )
+        if not len(ids):
+            continue
+        near = _between(ids, compute.min_max(batch["attempt_id"]).as_py())
+        marked = compute.if_else(compute.is_in(batch["attempt_id"], value_set=near), mark, marked)
     return marked
 
 
-def _code(columns: Sequence[Any], rows: int) -> Any:
+def _between(ids: Any, ends: Mapping[str, str | None]) -> Any:
+    """Those of a sorted list that a batch can have: a part has the attempts of one journal.
+
+    Each look-up makes a hash table of the list that it is given.
+    """
+    first = bisect_left(ids, ends["min"] or "", key=_text)
+    return ids.slice(first, bisect_right(ids, ends["max"] or "", key=_text) - first)
+
+
+def _text(scalar: Any) -> str:
+    return scalar.as_py()
+
+
+def codes(columns: Sequence[Any], rows: int) -> Any:
     """One number for each combination of values."""
     code: Any = pa.repeat(pa.scalar(0, pa.int64()), rows)
     size = 1

@@ -25,13 +25,14 @@ _SLOT = ("asset_key", "partition_key", "prompt_id", "variant")
 
 
 def superseded(dataset: "ds.Dataset") -> "dict[str, pa.Array[Any]]":
-    """The ids of attempts whose image is used no longer, by cause.
+    """The ids of attempts whose image is used no longer, by cause, sorted.
 
     `retried`: the same image (fingerprint) was bought again later. `replaced`: a row of the prompt
     table got an image of a higher revision. The dataset is scanned; only what was found is held,
     and eight bytes of each fingerprint.
     """
-    return {RETRIED: _retried(dataset), REPLACED: _replaced(dataset)}
+    found = {RETRIED: _retried(dataset), REPLACED: _replaced(dataset)}
+    return {cause: ids.take(compute.sort_indices(ids)) for cause, ids in found.items()}
 
 
 def _batches(
@@ -117,12 +118,20 @@ def _replaced(dataset: "ds.Dataset") -> "pa.Array[Any]":
     # Only rows of these assets can be older than one of them.
     where = _stored() & pc.field("asset_key").isin(compute.unique(revised["asset_key"]))
     for batch in _batches(dataset, [*_SLOT, "revision", "attempt_id"], where):
-        rows = _slots(pa.Table.from_batches([batch])).join(
-            newest, keys=list(_SLOT), join_type="inner"
-        )
+        rows = _slots(pa.Table.from_batches([batch]))
+        rows = rows.join(_of_same_slots(newest, rows), keys=list(_SLOT), join_type="inner")
         older = pc.field("revision") < pc.field("revision_max")
         ids += rows.filter(older)["attempt_id"].chunks
     return pa.chunked_array(ids, pa.string()).combine_chunks()
+
+
+def _of_same_slots(newest: pa.Table, rows: pa.Table) -> pa.Table:
+    """Those whose asset and partition the rows have: a join makes a hash table of all that it is
+    given."""
+    for name in _SLOT[:2]:
+        here: Any = compute.unique(rows[name])
+        newest = newest.filter(compute.is_in(newest[name], value_set=here))
+    return newest
 
 
 def _schema(dataset: "ds.Dataset", *more: str) -> pa.Schema:

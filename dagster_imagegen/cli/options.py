@@ -23,6 +23,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 KEY_VARIABLE = "IMAGEGEN_API_KEY"
 _FROM_VARIABLE = "env:"
+_SECRET_HEADER_WORDS = ("auth", "key", "cookie")
 _SECRET_WORDS = ("secret", "pass", "token", "account_key", "credential", "connection_string")
 
 
@@ -49,6 +50,12 @@ class EndpointChoice:
     model: str | None = None
     key_env: str = KEY_VARIABLE
     prices: Path | None = None
+    header: Sequence[str] = ()
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What is sent with every request beside the key."""
+        return dict(_header(each) for each in self.header)
 
     @property
     def key(self) -> str | None:
@@ -120,6 +127,13 @@ def endpoint_options(command: Command) -> Command:
             help="The environment variable that holds the key. A key is never an argument.",
         ),
         prices_option,
+        click.option(
+            "--header",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="A header of every request, as the resource's `extra_headers`; env:VARIABLE as a "
+            "value is read from that environment variable. May be given again.",
+        ),
     )
 
 
@@ -150,6 +164,7 @@ def open_engine(
             base_url=base_url,
             endpoint_id=endpoint_id,
             api_key=endpoint.key,
+            extra_headers=endpoint.headers,
             model=endpoint.model or "",
             storage_uri=storage.storage,
             storage_options=storage.options,
@@ -169,6 +184,7 @@ def open_endpoint(endpoint: EndpointChoice) -> Engine:
             base_url=base_url,
             endpoint_id=endpoint_id,
             api_key=endpoint.key,
+            extra_headers=endpoint.headers,
             model=endpoint.model or "",
             storage_uri=tempfile.gettempdir(),
         )
@@ -229,26 +245,43 @@ def _endpoint(choice: EndpointChoice) -> tuple[str, str]:
 
 
 def _storage_option(text: str) -> tuple[str, Any]:
-    name, separator, value = text.partition("=")
-    if not (name and separator):
-        raise ConfigurationError(f"--storage-option {text!r} is not NAME=VALUE")
-    if value.startswith(_FROM_VARIABLE):
-        variable = value.removeprefix(_FROM_VARIABLE)
-        if variable not in os.environ:
-            raise ConfigurationError(
-                f"--storage-option {name}: the environment variable {variable} is not set"
-            )
-        text = os.environ[variable]
-        value = value_of(text)
+    name, text, from_variable = _name_and_value("--storage-option", text)
+    value = value_of(text)
+    if from_variable:
         # Options within an option; a password of digits stays text.
         return name, value if isinstance(value, (dict, list)) else text
-    read = value_of(value)
-    if any(word in each.lower() for each in (name, *_names_in(read)) for word in _SECRET_WORDS):
+    _refuse_secrets("--storage-option", name, [name, *_names_in(value)], _SECRET_WORDS)
+    return name, value
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, value, from_variable = _name_and_value("--header", text)
+    if not from_variable:
+        _refuse_secrets("--header", name, [name], (*_SECRET_WORDS, *_SECRET_HEADER_WORDS))
+    return name, value
+
+
+def _name_and_value(option: str, text: str) -> tuple[str, str, bool]:
+    """The name, the value, and whether that is from an environment variable."""
+    name, separator, value = text.partition("=")
+    if not (name and separator):
+        raise ConfigurationError(f"{option} {text!r} is not NAME=VALUE")
+    if not value.startswith(_FROM_VARIABLE):
+        return name, value, False
+    variable = value.removeprefix(_FROM_VARIABLE)
+    if variable not in os.environ:
+        raise ConfigurationError(f"{option} {name}: the environment variable {variable} is not set")
+    return name, os.environ[variable], True
+
+
+def _refuse_secrets(
+    option: str, name: str, names: Sequence[str], secret_words: Sequence[str]
+) -> None:
+    if any(word in each.lower() for each in names for word in secret_words):
         raise ConfigurationError(
-            f"--storage-option {name} looks like a secret, which other users of this machine see "
-            f"on the command line; use {name}={_FROM_VARIABLE}VARIABLE"
+            f"{option} {name} looks like a secret, which other users of this machine see on the "
+            f"command line; use {name}={_FROM_VARIABLE}VARIABLE"
         )
-    return name, read
 
 
 def _names_in(value: object) -> Iterator[str]:

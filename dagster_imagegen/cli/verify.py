@@ -15,24 +15,34 @@ from dagster_imagegen.engine.verification import Finding, Verified
 @storage_options
 @click.option("--repair", is_flag=True, help="Repair what is found, as far as nothing is bought.")
 @click.option("--quick", is_flag=True, help="Compare the sizes of images without reading them.")
+@click.option(
+    "--published",
+    is_flag=True,
+    help="Also compare the published copies of images, wherever they are; they are not repaired.",
+)
 @json_option
-def command(*, storage: StorageChoice, repair: bool, quick: bool, as_json: bool) -> int:
+def command(
+    *, storage: StorageChoice, repair: bool, quick: bool, published: bool, as_json: bool
+) -> int:
     """Compare all images and records of a storage with each other.
 
     Finds missing, orphaned, spilled and damaged images, abandoned and torn journals, damaged and
     misplaced parts, stale temporaries and foreign files. Without --repair it changes nothing.
+    With --published it also finds published copies that are missing, have changed, or lack the
+    marks of origin (content credentials, IPTC) that their images carry.
 
     \b
     Examples:
       dagster-imagegen verify --storage s3://shop/imagegen
       dagster-imagegen verify --storage /data/imagegen --repair --json
     """
+    if repair and published:
+        raise click.UsageError("--published goes without --repair: copies are not repaired")
     engine = open_engine(storage)
     with counting("reading images") as on_read:
         if not repair:
-            return _tell(
-                engine.upkeep.verify(reads_images=not quick, on_read=on_read), as_json=as_json
-            )
+            found = engine.upkeep.verify(reads_images=not quick, copies=published, on_read=on_read)
+            return _tell(found, as_json=as_json)
         before, after = engine.upkeep.repair(reads_images=not quick, on_read=on_read)
     return _tell(before, after, as_json=as_json)
 
@@ -49,6 +59,7 @@ def _tell(before: Verified, after: Verified | None = None, *, as_json: bool) -> 
         "requests_on_record": now.rows,
         "parts": now.parts,
         "open_journals": now.open_journals,
+        "published_copies": now.copies,
         "found": len(before.findings),
     }
     if after is not None:

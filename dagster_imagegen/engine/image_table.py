@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dagster_imagegen.engine.attempt import Outcome
-from dagster_imagegen.engine.prompts.rows import PromptTable
+from dagster_imagegen.engine.prompts.rows import Column, PromptTable
 from dagster_imagegen.engine.record.schema import MONEY, TIME
 from dagster_imagegen.engine.run.outcomes import Outcomes, PaidImages
 
@@ -85,13 +85,13 @@ def image_table(prompts: PromptTable, outcomes: Outcomes, *, uri: Callable[[str]
     )
 
 
-def _revisions(prompts: PromptTable) -> "pa.ChunkedArray[pa.Int64Scalar]":
+def _revisions(prompts: PromptTable) -> Column:
     each = pa.array([settings.request.revision for settings in prompts.settings], pa.int64())
     return pc.take(each, prompts.of_images("settings"))
 
 
 def _came(
-    fingerprints: "pa.ChunkedArray[pa.StringScalar]",
+    fingerprints: Column,
     outcomes: Outcomes,
     uri: Callable[[str], str],
 ) -> pa.Table:
@@ -123,13 +123,13 @@ _CAME = pa.schema(
 def _paid_columns(paid: PaidImages, uri: Callable[[str], str]) -> pa.Table:
     """The same as `_outcome_columns` of each of them."""
     rows = paid.rows
-    columns = {
+    columns: dict[str, Column] = {
         **{f"image_{name}": rows[name] for name in rows.column_names if f"image_{name}" in _PLAIN},
         **{name: rows[name] for name in rows.column_names if name in _CAME.names},
         "image_status": paid.statuses,
         "image_uri": _uris(rows["image_path"], uri),
         "image_cost_usd_max": pc.coalesce(rows["cost_usd_max"], rows["cost_usd"]),
-        "image_cost_basis": pc.coalesce(rows["cost_basis"], "unknown"),
+        "image_cost_basis": pc.coalesce(rows["cost_basis"], pa.scalar("unknown")),
         "image_generated_at": rows["finished_at"],
     }
     return pa.Table.from_arrays([columns[name] for name in _CAME.names], schema=_CAME)
@@ -142,9 +142,7 @@ _PLAIN = (
 """What the usage table calls by the same name, without `image_`."""
 
 
-def _uris(
-    paths: "pa.ChunkedArray[pa.StringScalar]", uri: Callable[[str], str]
-) -> "pa.ChunkedArray[pa.StringScalar]":
+def _uris(paths: Column, uri: Callable[[str], str]) -> Column:
     """The address of each path: all begin alike, but for paths that no storage would make."""
     if pc.any(pc.match_substring_regex(paths, r"(^|/)\.{0,2}(/|$)")).as_py():
         return pa.chunked_array([[uri(str(path)) for path in paths.to_pylist()]], pa.string())

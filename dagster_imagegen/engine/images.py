@@ -30,12 +30,15 @@ from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.image_header import ImageHeader, read_header
 from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.patience import Patience, PatientStore
+from dagster_imagegen.engine.prompts.rows import Column
 from dagster_imagegen.engine.provenance import provenance
 from dagster_imagegen.engine.storage import TEMPORARY_FOLDER, Storage
 
 FOLDER = "images"
 BROUGHT = "adopted-"
 """What the names of images from elsewhere have in the place of an attempt."""
+FOLDERS_AT_ONCE = 32
+"""How many folders are listed at a time."""
 HELD_BYTES_MAX = 256 * 1024 * 1024
 """How much waits in memory for a storage that is away."""
 
@@ -162,9 +165,7 @@ class Images:
         """The paths of a fingerprint's images, by the attempt that each came from."""
         return await self._finding.find(fingerprint)
 
-    async def missing(
-        self, wanted: "Collection[str] | pa.ChunkedArray[pa.StringScalar]"
-    ) -> set[str]:
+    async def missing(self, wanted: Collection[str] | Column) -> set[str]:
         """Those of the paths where there is no image any more; one listing for each folder."""
         is_column = isinstance(wanted, pa.ChunkedArray)
         paths = wanted if is_column else pa.chunked_array([[*wanted]], pa.string())
@@ -172,16 +173,18 @@ class Images:
         by_folder = by_folder.dictionary_encode()
 
         def gone_of(number: int, folder: str, names: Sequence[str]) -> list[str]:
-            there = pc.binary_join_element_wise(folder, pa.array(names, pa.string()), "/")
-            mine = paths.filter(pc.equal(by_folder.indices, number))
+            there = pa.array([f"{folder}/{name}" for name in names], pa.string())
+            mine: Column = paths.filter(pc.equal(by_folder.indices, pa.scalar(number)))
             gone = mine.filter(pc.invert(pc.is_in(mine, there)))
             return [str(path) for path in gone.to_pylist()]
 
         async def gone(number: int, folder: str) -> list[str]:
-            names = await self._storage.repeat(lambda: self._store.names(folder))
-            # Now, so that the names in all folders are never in memory together.
-            return await asyncio.to_thread(gone_of, number, folder, names)
+            async with at_once:
+                names = await self._storage.repeat(lambda: self._store.names(folder))
+                return await asyncio.to_thread(gone_of, number, folder, names)
 
+        # The names in all folders are never in memory together.
+        at_once = asyncio.Semaphore(FOLDERS_AT_ONCE)
         folders = by_folder.dictionary.to_pylist()
         found = await asyncio.gather(*(gone(*each) for each in enumerate(map(str, folders))))
         return {path for each in found for path in each}

@@ -31,6 +31,11 @@ _XMP_SEGMENT = b"http://ns.adobe.com/xap/1.0/\0"
 _START_OF_SCAN = 0xDA
 
 
+def marks_of(data: Bytes) -> set[str]:
+    """The marks that `provenance` finds; none for a format in which it is not looked for."""
+    return set((provenance(data) or NONE).split()) - {NONE}
+
+
 def provenance(data: Bytes) -> str | None:
     """`none`, `c2pa`, `iptc:trainedAlgorithmicMedia`, or both, divided by a space.
 

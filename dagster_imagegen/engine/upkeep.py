@@ -1,9 +1,9 @@
 """The upkeep of a storage: verified, repaired, and added to from elsewhere. Nothing is sent."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from itertools import islice
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from dagster_imagegen.engine.apart import run_apart
 from dagster_imagegen.engine.repair import Repair
@@ -29,12 +29,15 @@ class Upkeep:
         self._wiring = wiring
         self._lease_seconds = settings.limits.lease
 
-    def verify(self, *, reads_images: bool = True, on_read: OnRead = _ignore) -> Verified:
+    def verify(
+        self, *, reads_images: bool = True, copies: bool = False, on_read: OnRead = _ignore
+    ) -> Verified:
         """Compare the storage with its record; without `reads_images` of images only the sizes.
 
-        Changes nothing. Raises `ConfigurationError` for a usage table of a newer version.
+        With `copies` the published copies of images too. Changes nothing. Raises
+        `ConfigurationError` for a usage table of a newer version.
         """
-        return run_apart(lambda: self._verify(reads_images, on_read, sound=set()))
+        return run_apart(lambda: self._verify(reads_images, on_read, copies=copies, sound=set()))
 
     def repair(
         self, *, reads_images: bool = True, on_read: OnRead = _ignore
@@ -46,17 +49,22 @@ class Upkeep:
         repair = Repair(self._wiring)
         sound: set[str] = set()
 
+        def verify() -> Coroutine[Any, Any, Verified]:
+            return self._verify(reads_images, on_read, copies=False, sound=sound)
+
         async def run() -> tuple[Verified, Verified]:
-            before = await self._verify(reads_images, on_read, sound=sound)
+            before = await verify()
             await repair.record(before.findings)
             # Without a damaged part, its images are orphans.
-            between = await self._verify(reads_images, on_read, sound=sound)
+            between = await verify()
             await repair.images(between.findings)
-            return before, await self._verify(reads_images, on_read, sound=sound)
+            return before, await verify()
 
         return run_apart(run)
 
-    async def _verify(self, reads_images: bool, on_read: OnRead, *, sound: set[str]) -> Verified:
+    async def _verify(
+        self, reads_images: bool, on_read: OnRead, *, copies: bool, sound: set[str]
+    ) -> Verified:
         verification = Verification(
             storage=self._wiring.storage,
             usage=self._wiring.usage,
@@ -65,6 +73,7 @@ class Upkeep:
             lease_seconds=self._lease_seconds,
             sound=sound,
             on_read=on_read,
+            copies=self._wiring.published_copies if copies else None,
         )
         return await verification.run(reads_images=reads_images)
 

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import io
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal, TypeAlias
@@ -16,6 +16,7 @@ from dagster_imagegen.engine.errors import ConfigurationError, DamagedJournal
 from dagster_imagegen.engine.image_header import read_header
 from dagster_imagegen.engine.images import FOLDER as IMAGES_FOLDER
 from dagster_imagegen.engine.images import Images, is_image_path
+from dagster_imagegen.engine.publishing.copies import CopyKind, PublishedCopies
 from dagster_imagegen.engine.record.journal import (
     JOURNAL_FOLDER,
     JOURNAL_VERSION,
@@ -29,7 +30,7 @@ from dagster_imagegen.engine.record.reader import read_journal, read_journal_hea
 from dagster_imagegen.engine.record.schema import SCHEMA, SCHEMA_VERSION
 from dagster_imagegen.engine.storage import TEMPORARY_FOLDER, Storage, StoredObject
 
-Kind: TypeAlias = Literal[
+_RecordKind: TypeAlias = Literal[
     "missing_image",
     "damaged_image",
     "orphaned_image",
@@ -41,6 +42,8 @@ Kind: TypeAlias = Literal[
     "stale_temporary",
     "foreign_file",
 ]
+Kind: TypeAlias = _RecordKind | CopyKind
+_COPY_AGAIN = "materialize its asset: that copies the image again"
 REMEDIES: Mapping[Kind, str] = {
     "missing_image": "restore it from a backup, or let a run redo what is missing",
     "damaged_image": "--repair moves it to _damaged/; restore it from a backup",
@@ -52,6 +55,10 @@ REMEDIES: Mapping[Kind, str] = {
     "misplaced_part": "--repair moves it to where its rows count",
     "stale_temporary": "--repair deletes it",
     "foreign_file": "move it elsewhere; it is left alone and does no harm",
+    "missing_copy": _COPY_AGAIN,
+    "changed_copy": f"delete it, then {_COPY_AGAIN}",
+    "unmarked_copy": f"delete it, then {_COPY_AGAIN}; find out what writes it without its marks",
+    "unreadable_copy": "check the address, and what may read it",
 }
 HARMLESS: Collection[Kind] = ("foreign_file",)
 AT_ONCE = 16
@@ -69,7 +76,8 @@ _SCHEMA_KEY = b"dagster_imagegen.usage_schema"
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that is not as it should be; `path` is relative to the storage."""
+    """One thing that is not as it should be; `path` is relative to the storage, and for a
+    published copy its address."""
 
     kind: Kind
     path: str
@@ -95,6 +103,7 @@ class Verified:
     rows: int = 0
     parts: int = 0
     open_journals: int = 0
+    copies: int = 0
     findings: list[Finding] = field(default_factory=list[Finding])
 
     def add(self, kind: Kind, path: str, detail: str) -> None:
@@ -116,6 +125,10 @@ class _Expected:
     told_by: str
 
 
+OpenCopies: TypeAlias = Callable[[Callable[[str], Awaitable[bytes | None]]], PublishedCopies]
+"""Gets what reads the stored image with a sha256."""
+
+
 class Verification:
     """One comparison of a storage with its record.
 
@@ -127,6 +140,7 @@ class Verification:
         lease_seconds: how long a silent writer counts as alive.
         sound: the paths of images that are known to be whole, which are not read; it is added to.
         on_read: called with how many images were read, and how many there are.
+        copies: opens the published copies, to be compared as well.
     """
 
     def __init__(
@@ -139,7 +153,9 @@ class Verification:
         lease_seconds: float,
         sound: set[str],
         on_read: Callable[[int, int], None] = lambda _done, _total: None,
+        copies: OpenCopies | None = None,
     ) -> None:
+        self._copies = copies
         self._storage = storage
         self._usage = usage
         self._images = images
@@ -171,6 +187,8 @@ class Verification:
         for path in await self._images.spilled():
             self._found.add("spilled_image", path, "on this machine's disk, not in the storage")
         await self._check_temporaries()
+        if self._copies is not None:
+            await self._check_copies(self._copies(self._image_with), reads=reads_images)
         self._found.findings.sort(key=lambda each: (each.kind, each.path))
         return self._found
 
@@ -341,6 +359,26 @@ class Verification:
         self._found.images_read += 1
         self._on_read(self._found.images_read, self._found.images)
         return data
+
+    # -- the published copies --------------------------------------------------------------------
+
+    async def _check_copies(self, copies: PublishedCopies, *, reads: bool) -> None:
+        async for each in copies.problems(reads=reads):
+            self._found.add(each.kind, each.address, each.detail)
+        self._found.copies = copies.count
+
+    async def _image_with(self, sha256: str) -> bytes | None:
+        # Searched, not indexed: it is asked for a copy that has changed, and those are few.
+        path = next((p for p, each in self._expected.items() if each.sha256 == sha256), None)
+        if path is None or not is_image_path(path):
+            return None
+        try:
+            data = await self._storage.get(path)
+        except FileNotFoundError:
+            return None
+        return data if hashlib.sha256(data).hexdigest() == sha256 else None
+
+    # -- what is left ----------------------------------------------------------------------------
 
     async def _check_temporaries(self) -> None:
         for store in {

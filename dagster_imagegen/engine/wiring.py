@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -19,6 +19,9 @@ from dagster_imagegen.engine.money.budget import Budget
 from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.pacing.pacer import Pacer
 from dagster_imagegen.engine.pacing.process import OF_THIS_PROCESS
+from dagster_imagegen.engine.patience import PatientStore
+from dagster_imagegen.engine.publishing.copies import PublishedCopies
+from dagster_imagegen.engine.publishing.manifests import Manifests
 from dagster_imagegen.engine.publishing.names import Publication
 from dagster_imagegen.engine.publishing.publisher import Publisher
 from dagster_imagegen.engine.record import Record, RecordWriter
@@ -97,6 +100,16 @@ class Wiring:
             images=self.storage,
             records=self.usage,
             patience=self._patience,
+        )
+
+    def published_copies(
+        self, read_image: Callable[[str], Awaitable[bytes | None]]
+    ) -> PublishedCopies:
+        """The published copies of all assets. `read_image` gives the image with a sha256."""
+        return PublishedCopies(
+            Manifests(PatientStore(self.usage, self._patience), asset=""),
+            target=self.target,
+            read_image=read_image,
         )
 
     def target(self, folder: str) -> Storage:

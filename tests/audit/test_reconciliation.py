@@ -95,13 +95,18 @@ def test_the_costs_export_of_openai_is_summed_by_model(tmp_path: Path) -> None:
     [
         ("date,amount\n1,2\n", "has the columns date, amount; needed are day and model"),
         ("", "has the columns none; needed are day and model"),
-        ("day,model,cost_usd\n2026-11-24,m,much\n", "row 1: cost_usd must be a number"),
+        ("day,model,cost_usd\n2026-11-24,m,much\n", "row 1: cost_usd must be a plain number"),
+        ('day,model,cost_usd\n2026-11-24,m,"1,234.50"\n', "a plain number such as 1234.50"),
+        ("day;model;cost_usd\n2026-11-24;m;0,05\n", "has semicolons between its fields"),
         ("day,model,cost_usd\nMonday,m,1\n", "row 1: the day must be a date"),
         ("day,model,cost_usd\n2026-11-24,,1\n", "row 1: no model is named"),
         ("day,model,cost_usd\n", "has no rows"),
         ("day,model,cost_usd\n2026-11-24,m\n", "row 1: there are fewer fields than columns"),
         ("day,model,cost_usd\n2026-11-24,m,1,000\n", "row 1: there are more fields than columns"),
-        ("day,model,cost_usd\n2026-11-24,m,1e999999\n", "row 1: cost_usd must be a number below"),
+        (
+            "day,model,cost_usd\n2026-11-24,m,1e999999\n",
+            "number such as 1234.50, below 1000000000000000",
+        ),
         (
             "start_time,amount_value,amount_currency,line_item\n1763942400,1,eur,m\n",
             "amount_currency must be usd, got eur",

@@ -18,6 +18,7 @@ from dagster_imagegen.cli import main
 from dagster_imagegen.cli.generate import _cell  # pyright: ignore[reportPrivateUsage]
 from dagster_imagegen.sandbox import Sandbox
 from tests.cli.conftest import ENDPOINT_ID, MODEL, Shop
+from tests.fire.parrot import Parrot, success
 
 LOW = ("--param", "quality=low", "--param", "size=1024x1024")
 
@@ -90,6 +91,21 @@ def test_what_ends_a_run_has_its_own_status(shop: Shop, monkeypatch: pytest.Monk
         assert shop.send("generate", file, *LOW).status == 4
         monkeypatch.setenv("SHOP_KEY", "right")
         assert shop.send("generate", file, *LOW, "--key-env", "SHOP_KEY").status == 0
+
+
+def test_headers_and_extra_body_are_sent(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of the resource are: a header's value can be a variable's, a body's is JSON."""
+    monkeypatch.setenv("GATEWAY_SECRET", "abc=")
+    file = shop.table("prompts.csv", "prompt\na mug\n")
+    headers = ("--header", "x-team=shop", "--header", "x-gateway-key=env:GATEWAY_SECRET")
+    extra = ("--param", 'extra_body={"seed": 7}')
+    with Parrot(lambda _: success()).serve() as peer:
+        address = ("--endpoint", peer.base_url, "--model", MODEL)
+        told = shop.run("generate", file, *LOW, *address, *headers, *extra, "--json")
+    assert told.found["generated"] == 1
+    (heard,) = peer.heard
+    assert (heard.headers["x-team"], heard.headers["x-gateway-key"]) == ("shop", "abc=")
+    assert heard.body["seed"] == 7
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_paying(shop: Shop) -> None:

@@ -107,6 +107,10 @@ def test_a_wrong_price_file_is_refused(shop: Shop, text: str, said: str) -> None
         (("--storage-option", 'client_kwargs={"a": [{"aws_secret": "abc"}]}'), "env:VARIABLE"),
         (("--storage-option", "sftp_pass=abc"), "env:VARIABLE"),
         (("--storage-option", "secret=env:NOT_THERE_AT_ALL"), "NOT_THERE_AT_ALL is not set"),
+        (("--header", "x-gateway"), "--header 'x-gateway' is not NAME=VALUE"),
+        (("--header", "X-Auth=abc"), "X-Auth=env:VARIABLE"),
+        (("--header", "api-key=abc"), "api-key=env:VARIABLE"),
+        (("--header", "Cookie=abc"), "Cookie=env:VARIABLE"),
     ],
 )
 def test_options_that_cannot_work_are_refused(

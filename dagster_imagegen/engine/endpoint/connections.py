@@ -5,6 +5,8 @@ whenever a request begins or ends. So here each client serves one request at a t
 """
 
 import contextlib
+import logging
+import re
 import socket
 import ssl
 import time
@@ -30,6 +32,18 @@ PROBES = {
     "TCP_KEEPINTVL": 30,
     "TCP_KEEPCNT": 6,  # lost in a row: a network may be away for minutes
 }
+
+
+def _without_query(record: logging.LogRecord) -> bool:
+    location = r"(?i)(\(b'location', b(['\"])[^?'\"]*)\?.*?(?=\2\))"
+    record.msg = re.sub(location, r"\1", str(record.msg))
+    return True
+
+
+# At DEBUG, httpcore logs the headers of each answer. Who has the signed link of a redirect has the
+# image, so its query is not shown; httpx's own line is that of `QuietURL`.
+for _name in ("httpcore.http11", "httpcore.http2"):
+    logging.getLogger(_name).addFilter(_without_query)
 
 
 class Connections:

@@ -3,15 +3,17 @@
 import math
 from dataclasses import dataclass
 
-FEWEST_TAKEN = 5  # taken in a cycle, at least, to tell a rate
 FIRST_WAIT_SECONDS = 1.0  # where a refusal asks for less
 LONGER = 4  # times as long is waited if the next one is refused, too
 MINUTE_SECONDS = 61.0  # most limits are a minute's: no wait goes past its end, and some way back
 LONG_SECONDS = 10.0  # waited: a window, not a bucket. Also the least before the rate is raised
 RAISE = 0.02  # of the rate; doubles with each raise
 RAISE_MAX = 0.25
-USELESS = 1 / 3  # of the highest rate, and still refused: it has nothing to do with the rate
-FORGET_SECONDS = 600.0
+FEW = 5  # taken in a cycle, from which a rate is known so badly that it is raised by most at once
+SHORT = 16  # taken in a cycle: so few, again and again, and the rate may not be the reason
+SHORT_CYCLES = 3  # in a row before a trial without a rate; twice as many after each that fails
+TRIAL = 20  # requests, at least, that decide a trial, and no more than twice as many
+TRIAL_FAILS = 0.45  # of them refused: it is a rate. A full bucket refuses each second one
 
 
 @dataclass
@@ -22,6 +24,21 @@ class _Cycle:
     is_first: bool = False  # it began with a full bucket or an empty window
 
 
+@dataclass
+class _Trial:
+    """Sending without a rate; `per_second` is the one from before."""
+
+    per_second: float
+    sent: int = 0
+    refused: int = 0
+
+    def fails(self) -> bool:
+        """Whether so many are refused that there is a rate after all."""
+        if self.sent > 2 * TRIAL:  # What is long ago counts less.
+            self.sent, self.refused = self.sent // 2, self.refused // 2
+        return self.sent >= TRIAL and self.refused >= TRIAL_FAILS * self.sent
+
+
 class Rate:
     """The rate falls to what was taken between two refusals, and rises again step by step.
 
@@ -30,11 +47,9 @@ class Rate:
     counts: in fixed windows, in sliding ones, or with a bucket. A refusal that follows soon after
     a window's end tells little: its cycle counts with the long one before it.
 
-    If refusals go on however far the rate falls, they have nothing to do with it, and it is
-    forgotten for a while.
-
-    Measured over five minutes with `Retry-After: 1`, images of 0.5 s, 60 or 240 a minute, for one
-    process and for two: 95% or more is used, and at most 6% are refused.
+    Refusals at random end cycles early, however slowly is sent, and so do others who share the
+    limit. A trial tells one from the other: without a rate, a limit refuses about every second
+    request at least.
     """
 
     def __init__(self) -> None:
@@ -46,8 +61,9 @@ class Rate:
         self._wait_seconds = 0.0
         self._is_window = False
         self._fell_after = 0  # requests up to this number were sent before the last refusal
-        self._highest = 0.0  # the highest rate that a cycle showed
-        self._useless_until = -math.inf
+        self._short_cycles = 0  # in a row
+        self._trial_after = SHORT_CYCLES
+        self._trial: _Trial | None = None
         self._raise = RAISE
         self._raise_at = math.inf
 
@@ -66,6 +82,8 @@ class Rate:
             begins_now = self._is_window or self._refused_at == -math.inf
             self._cycle.began_at = now if begins_now else self._refused_at
         self._cycle.taken += 1
+        if self._trial is not None:
+            self._trial.sent += 1
         while self._raise_at <= now:
             self._per_second *= 1 + self._raise
             self._raise = min(2 * self._raise, RAISE_MAX)
@@ -75,24 +93,35 @@ class Rate:
         """Request `number` was refused, for whatever reason."""
         cycle = self._cycle if number > self._fell_after else self._closed
         cycle.taken -= 1
+        if self._trial is not None:
+            self._trial.refused += 1
+            if self._trial.fails():
+                self._per_second, self._trial = self._trial.per_second, None
+                self._trial_after *= 2
 
     def refused(self, number: int, *, newest: int, wait_seconds: float, now: float) -> None:
         """Request `number`, which is `not_taken`, was refused for the rate."""
-        if now < self._useless_until:
+        if self._trial is not None:
             return
         if number > self._fell_after:
             self._fell_after = newest
             if self._cycle.taken > 0 or self._refused_at == -math.inf:
                 self._close(now)
             else:
-                self._wait_seconds *= LONGER
+                self._wait_seconds = min(LONGER * self._wait_seconds, MINUTE_SECONDS)
             self._wait(now, wait_seconds)
-        if self.is_known or self._closed.taken >= FEWEST_TAKEN:
-            self._per_second = max(1, self._closed.taken) / self._closed.seconds
-        self._notice_uselessness(now)
+        # The first refusal that asks for a long wait can be the only one; of others, many have come.
+        is_only_one = self._closed.is_first and wait_seconds > FIRST_WAIT_SECONDS
+        if self.is_known or not is_only_one or self._closed.taken >= FEW:
+            measured = self._closed.taken / self._closed.seconds
+            self._per_second = max(measured, 1 / MINUTE_SECONDS)  # the least that brings news
+        if self._short_cycles >= self._trial_after:
+            self._begin_trial()
 
     def _close(self, now: float) -> None:
         """End the cycle, and the wait before it."""
+        is_short = self.is_known and self._cycle.taken < SHORT
+        self._short_cycles = self._short_cycles + 1 if is_short else 0
         # The first refusal that is put down to a rate follows one that was waited for.
         waited_before = self._refused_at == -math.inf
         if self._is_window and now - self._cycle.began_at < self._closed.seconds / 2:
@@ -113,13 +142,12 @@ class Rate:
         self._is_window = self._is_window or self._resume_at - self._refused_at > LONG_SECONDS
         ends_at = self._resume_at if self._is_window or self._closed.is_first else self._refused_at
         self._closed.seconds = ends_at - self._closed.began_at
-        self._raise = RAISE
+        self._raise = RAISE if self._closed.taken >= FEW else RAISE_MAX
         self._raise_at = self._resume_at + max(LONG_SECONDS, self._closed.seconds)
 
-    def _notice_uselessness(self, now: float) -> None:
-        if self._is_window or self._closed.is_first or self._closed.taken < FEWEST_TAKEN:
-            return
-        self._highest = max(self._highest, self._per_second)
-        if self._per_second < USELESS * self._highest:
-            self.__init__()
-            self._useless_until = now + FORGET_SECONDS
+    def _begin_trial(self) -> None:
+        self._trial = _Trial(per_second=self._per_second)
+        self._per_second, self._raise_at = math.inf, math.inf
+        self._resume_at = self._refused_at = -math.inf
+        self._short_cycles = 0
+        self._cycle, self._closed, self._is_window = _Cycle(), _Cycle(), False

@@ -7,12 +7,15 @@ objects only where somebody asks for them: for what will be sent.
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dagster_imagegen.engine.request import ImageRequest, canonical_text
+
+Column: TypeAlias = Any
+"""A column of an Arrow table: the stubs know no common type for those of several types."""
 
 ROWS_AT_ONCE = 8_192
 """How many rows are Python objects at a time."""
@@ -108,7 +111,7 @@ class PromptTable:
                 requests = self.settings[index].requests(prompt)
                 yield PromptRow(prompt_id=prompt_id, requests=requests, partition_key=partition)
 
-    def wanted(self, images: "pa.Array[pa.Int64Scalar]") -> Iterator[PromptRow]:
+    def wanted(self, images: Column) -> Iterator[PromptRow]:
         """Some of the `images` as objects, each as a row of its own."""
         chosen = self.images.take(images)
         rows = self.row_columns.take(chosen["row"])
@@ -119,22 +122,22 @@ class PromptTable:
                 request = replace(request, prompt=prompt, variant=int(next(variants) or 0))
                 yield PromptRow(prompt_id=prompt_id, requests=(request,), partition_key=partition)
 
-    def of_images(self, column: str) -> "pa.ChunkedArray[pa.Scalar]":
+    def of_images(self, column: str) -> Column:
         """A column of the rows, with a value for each of the `images`."""
         values = self.row_columns[column]
         if self.images.num_rows == self.num_rows:  # Each row is one image.
             return values
         return values.take(self.images["row"])
 
-    def fingerprints_by_row(self) -> "pa.ListArray[pa.StringScalar]":
+    def fingerprints_by_row(self) -> Column:
         """The fingerprints of each row's images, as a list."""
         counts = pa.array([settings.n for settings in self.settings], pa.int32())
-        each = pc.take(counts, self.row_columns["settings"]).combine_chunks()
+        each: Column = counts.take(self.row_columns["settings"].combine_chunks())
         ends = pc.cumulative_sum(each)
         starts = pa.concat_arrays([pa.array([0], pa.int32()), ends])
         return pa.ListArray.from_arrays(starts, self.images["fingerprint"].combine_chunks())
 
-    def under(self, former: str) -> "pa.ChunkedArray[pa.StringScalar]":
+    def under(self, former: str) -> Column:
         """The fingerprints of its `images` under an endpoint's former name, which has a query."""
         now = former.partition("?")[0]
         settings = [
@@ -166,7 +169,7 @@ class PromptTable:
         gone = self.images["row"].filter(lacking).combine_chunks()
         return self.keep(rows.filter(pc.invert(pc.is_in(rows, gone))))
 
-    def keep(self, rows: "pa.Array[pa.Int64Scalar]") -> "PromptTable":
+    def keep(self, rows: Column) -> "PromptTable":
         """Some of the rows, by their index."""
         at = pc.index_in(self.images["row"], rows).cast(pa.int64())
         images = self.images.set_column(0, _IMAGES.field("row"), at)

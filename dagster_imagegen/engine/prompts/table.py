@@ -262,7 +262,8 @@ class _RowReader:
     ) -> Iterable[int | None]:
         """For each row the settings of an earlier sound one with the same overrides."""
         if not self._overrides:
-            return repeat(self._known.get(()), count)
+            # Looked up for each: after the first row they are known.
+            return (self._known.get(()) for _ in range(count))
         keys = map(_key, zip(*(columns[name] for name in self._overrides), strict=True))
         return (None if key is None else self._known.get(key) for key in keys)
 

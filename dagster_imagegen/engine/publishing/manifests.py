@@ -106,8 +106,11 @@ class Manifests:
     async def others(self, partitions: Iterable[Partition]) -> list[Manifest]:
         """All but the asset's of these partitions. There can be thousands."""
         own = {Manifest(asset=self._asset, partition=each).path for each in partitions}
-        paths = [path for path in await self._store.list(FOLDER) if path not in own]
-        read = await asyncio.gather(*(self._read(path) for path in paths))
+        return [each for each in await self.all() if each.path not in own]
+
+    async def all(self) -> list[Manifest]:
+        """Those of all assets."""
+        read = await asyncio.gather(*(self._read(path) for path in await self._store.list(FOLDER)))
         return [each for each in read if each is not None]
 
     async def save(self, manifests: Iterable[Manifest]) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # Loading it takes long.
 PARTS_FOLDER = "usage"
 PARTS_AT_ONCE = 32
 """How many parts may take as long to read as one call of the storage."""
+BATCHES_AHEAD = 4
+"""How many row groups of a part are read ahead: a million rows at once take twice their memory."""
 BOUND_COLUMNS = ("cost_usd", "cost_usd_max", "worst_case_usd")
 
 _PART = re.compile(rf"{PARTS_FOLDER}/date=\d{{4}}-\d\d-\d\d/([^/]+)\.parquet")
@@ -148,7 +150,9 @@ def read_rows(
         found = _with_dataset(
             parts,
             storage,
-            lambda dataset: dataset.to_table(columns=columns, filter=where),
+            lambda dataset: dataset.to_table(
+                columns=columns, filter=where, batch_readahead=BATCHES_AHEAD
+            ),
             explain=explain,
         )
         tables.insert(0, found)

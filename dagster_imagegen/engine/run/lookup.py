@@ -7,13 +7,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dagster_imagegen.engine.attempt import Attempt
-from dagster_imagegen.engine.prompts.rows import PromptTable
+from dagster_imagegen.engine.prompts.rows import Column, PromptTable
 from dagster_imagegen.engine.record import Record, rows_on_record
 from dagster_imagegen.engine.record.index import VERDICT_COLUMNS
 from dagster_imagegen.engine.record.parts import read_rows
 from dagster_imagegen.engine.record.schema import attempts_of
 from dagster_imagegen.engine.run.outcomes import PaidImages
 from dagster_imagegen.engine.storage import Storage
+
+_SUCCEEDED = pa.scalar("succeeded")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,36 +26,52 @@ class Wanted:
     ones, one for each of `former_places`, the same images may be on record as well.
     """
 
-    fingerprints: "pa.Array[pa.StringScalar]"
-    images: "pa.Array[pa.Int64Scalar]"
-    former: "pa.Array[pa.StringScalar]"
-    former_places: "pa.Array[pa.Int32Scalar]"
+    fingerprints: Column
+    images: Column
+    former: Column
+    former_places: Column
 
     @classmethod
     def of(cls, prompts: PromptTable, former_endpoints: Collection[str] = ()) -> "Wanted":
         """Those of a prompt table, which may be on record at former endpoints as well."""
-        encoded = prompts.images["fingerprint"].combine_chunks().dictionary_encode()
-        counted = pa.table({"place": encoded.indices, "image": _range(len(encoded))})
-        firsts = counted.group_by("place").aggregate([("image", "min")]).sort_by("place")
-        images = firsts["image_min"].combine_chunks()
-        places = _range(len(images)).cast(pa.int32())
+        fingerprints = prompts.images["fingerprint"]
+        images = _firsts(fingerprints)
+        if len(images) < len(fingerprints):  # Otherwise they would be in memory twice.
+            fingerprints = fingerprints.take(images)
         under = [prompts.under(name).take(images) for name in former_endpoints]
+        places = _range(len(images)).cast(pa.int32())
         return cls(
-            fingerprints=encoded.dictionary,
+            fingerprints=fingerprints,
             images=images,
-            former=pa.chunked_array(under, pa.string()).combine_chunks(),
-            former_places=pa.chunked_array([places] * len(under), pa.int32()).combine_chunks(),
+            former=pa.chunked_array(
+                [chunk for each in under for chunk in each.chunks], pa.string()
+            ),
+            former_places=pa.chunked_array([places] * len(under), pa.int32()),
         )
 
-    def places(
-        self, fingerprints: "pa.ChunkedArray[pa.StringScalar]"
-    ) -> "pa.ChunkedArray[pa.Int32Scalar]":
+    def places(self, fingerprints: Column) -> Column:
         """Where each of some fingerprints is among these; null for one that is not wanted."""
         places = pc.index_in(fingerprints, self.fingerprints)
         if not len(self.former):
             return places
-        formerly = self.former_places.take(pc.index_in(fingerprints, self.former).combine_chunks())
+        formerly = self.former_places.take(pc.index_in(fingerprints, self.former))
         return pc.coalesce(places, formerly)
+
+    @property
+    def every(self) -> Column:
+        """All fingerprints under which they may be on record."""
+        return pa.chunked_array(
+            [*self.fingerprints.chunks, *self.former.chunks], pa.string()
+        ).combine_chunks()
+
+
+def _firsts(fingerprints: Column) -> Column:
+    """Where each distinct fingerprint is first."""
+    encoded = fingerprints.combine_chunks().dictionary_encode().indices
+    counted = pa.table({"place": encoded, "image": _range(len(encoded))})
+    firsts = counted.group_by("place").aggregate([("image", "min")]).sort_by("place")
+    _give_back()
+    return firsts["image_min"].combine_chunks()
 
 
 def former_endpoints(record: Record, prompts: PromptTable, *, storage: Storage) -> list[str]:
@@ -76,24 +94,25 @@ class OnRecord:
 
     def __init__(self, wanted: Wanted, record: Record, *, storage: Storage) -> None:
         self._wanted = wanted
-        every = pa.concat_arrays([wanted.fingerprints, wanted.former])
         rows = rows_on_record(
             record,
             storage=storage,
             columns=VERDICT_COLUMNS,
-            where=pc.field("fingerprint").isin(every),
+            where=pc.field("fingerprint").isin(wanted.every),
         )
         places = wanted.places(rows["fingerprint"])
         if places.null_count:  # Those of open journals come unfiltered.
             there = places.is_valid()
             rows, places = rows.filter(there), places.filter(there)
         self._rows, self._places = rows, places
+        _give_back()
 
     @property
-    def image_paths(self) -> "pa.ChunkedArray[pa.StringScalar]":
+    def image_paths(self) -> Column:
         """The paths of all images that were stored."""
-        made = self._rows.filter(pc.equal(self._rows["status"], "succeeded"))
-        return made["image_path"].drop_null()
+        paths = self._rows["image_path"]
+        stored: Column = pc.and_(self._made(), paths.is_valid())
+        return paths if pc.all(stored).as_py() else paths.filter(stored)
 
     def settle(self, gone: Collection[str]) -> "tuple[PaidImages, dict[int, list[Attempt]]]":
         """The images that are paid for and there, and the attempts at the others.
@@ -102,7 +121,7 @@ class OnRecord:
         their image among the wanted ones, oldest first.
         """
         places, at = self._oldest_there(gone)
-        rest = pc.invert(pc.is_in(self._places, places))
+        rest: Column = pc.invert(pc.is_in(self._places, places))
         attempts: dict[int, list[Attempt]] = {}
         others = self._rows.append_column("place", self._places).filter(rest)
         others = others.sort_by("attempt_id")
@@ -111,48 +130,54 @@ class OnRecord:
             attempts.setdefault(int(place or 0), []).append(attempt)
         return PaidImages(rows=self._taken(at, places)), attempts
 
-    def _taken(
-        self, at: "pa.Array[pa.Int64Scalar]", places: "pa.Array[pa.Int32Scalar]"
-    ) -> pa.Table:
+    def _taken(self, at: Column, places: Column) -> pa.Table:
         """Some of the rows, with the fingerprints at some places. No rows are left after it."""
         schema = self._rows.schema
         columns = dict(zip(schema.names, self._rows.columns, strict=True))
         self._rows = self._rows.select([])
-        columns["fingerprint"] = pa.chunked_array([self._wanted.fingerprints.take(places)])
-        # One after the other: all of them twice would be more than the image table.
-        taken = [
-            columns.pop(name) if name == "fingerprint" else columns.pop(name).take(at)
-            for name in schema.names
-        ]
+        columns["fingerprint"] = self._wanted.fingerprints.take(places)
+        taken: list[Column] = []
+        for name in schema.names:
+            # One after the other: all of them twice would be more than the image table.
+            column = columns.pop(name)
+            taken.append(column if name == "fingerprint" else column.take(at))
+            del column
+            _give_back()
         return pa.Table.from_arrays(taken, schema=schema)
 
-    def _oldest_there(
-        self, gone: Collection[str]
-    ) -> "tuple[pa.Array[pa.Int32Scalar], pa.Array[pa.Int64Scalar]]":
+    def _oldest_there(self, gone: Collection[str]) -> tuple[Column, Column]:
         """The places of images that are there, and the row of the oldest attempt that made each.
 
         The oldest, so that every reader names the same image. One without a path is left out.
         """
-        rows = self._rows
-        made = pa.table(
-            {
-                "place": self._places,
-                "at": _range(rows.num_rows),
-                "attempt_id": rows["attempt_id"],
-                "path": rows["image_path"],
-            }
-        ).filter(pc.equal(rows["status"], "succeeded"))
+        paths = self._rows["image_path"]
+        there: Column = self._made()
         if gone:
-            missing = pc.is_in(made["path"], pa.array(sorted(gone), pa.string()))
-            made = made.filter(pc.invert(missing))
+            missing = pc.is_in(paths, pa.array(sorted(gone), pa.string()))
+            there = pc.and_(there, pc.invert(missing))
+        made = pa.Table.from_pydict(
+            {"place": self._places, "at": _range(len(paths)), "has_path": paths.is_valid()}
+        ).filter(there)
         if len(pc.unique(made["place"])) < made.num_rows:
-            made = made.sort_by("attempt_id").drop_columns("attempt_id")
-            made = made.append_column("age", _range(made.num_rows))
-            oldest = made.group_by("place").aggregate([("age", "min")])["age_min"]
-            made = made.take(oldest)
-        made = made.filter(made["path"].is_valid()).select(["place", "at"]).sort_by("place")
+            made = self._oldest(made)
+        made = made.filter(made["has_path"]).sort_by("place")
         return made["place"].combine_chunks(), made["at"].combine_chunks()
 
+    def _made(self) -> Column:
+        """Which attempts brought an image."""
+        return pc.coalesce(pc.equal(self._rows["status"], _SUCCEEDED), pa.scalar(False))
 
-def _range(count: int) -> "pa.Array[pa.Int64Scalar]":
+    def _oldest(self, made: pa.Table) -> pa.Table:
+        """The first of the attempts at each place."""
+        order = pc.sort_indices(self._rows["attempt_id"].take(made["at"]))
+        made = made.take(order).append_column("age", _range(len(order)))
+        return made.take(made.group_by("place").aggregate([("age", "min")])["age_min"])
+
+
+def _give_back() -> None:
+    """Give memory back that was needed for a moment: with large tables it is hundreds of MB."""
+    pa.default_memory_pool().release_unused()
+
+
+def _range(count: int) -> Column:
     return pa.array(range(count), pa.int64())

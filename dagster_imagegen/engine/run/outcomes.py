@@ -4,11 +4,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dagster_imagegen.engine.attempt import Outcome
+from dagster_imagegen.engine.prompts.rows import Column
 from dagster_imagegen.engine.record.index import VERDICT_COLUMNS
 from dagster_imagegen.engine.record.schema import SCHEMA, attempts_of
 
@@ -35,17 +37,17 @@ class PaidImages:
             yield Outcome.of(attempt, reused=attempt.identity.root_run_id != self.made_by)
 
     @property
-    def fingerprints(self) -> "pa.ChunkedArray[pa.StringScalar]":
+    def fingerprints(self) -> Column:
         """The fingerprint of each."""
         return self.rows["fingerprint"]
 
     @property
-    def statuses(self) -> "pa.ChunkedArray[pa.StringScalar]":
+    def statuses(self) -> Column:
         """The status of each outcome."""
         mine = pc.equal(self.rows["root_run_id"], pa.scalar(self.made_by, pa.string()))
-        return pc.if_else(pc.coalesce(mine, False), "generated", "reused")
+        return pc.if_else(pc.coalesce(mine, pa.scalar(False)), "generated", "reused")
 
-    def among(self, fingerprints: "pa.Array[pa.StringScalar]") -> "PaidImages":
+    def among(self, fingerprints: Column) -> "PaidImages":
         """Those with one of the fingerprints."""
         chosen = self.rows.filter(pc.is_in(self.fingerprints, fingerprints))
         return PaidImages(rows=chosen, made_by=self.made_by)
@@ -81,8 +83,9 @@ class Outcomes(Mapping[str, Outcome]):
     def counts(self) -> Counter[str]:
         """How many images have each status."""
         counts = Counter[str](each.status for each in self.found.values())
-        for each in pc.value_counts(self.paid.statuses).to_pylist():
-            counts[str(each["values"])] += int(each["counts"])
+        counted: Any = pc.value_counts(self.paid.statuses)  # Any: the stubs know no such lists.
+        for each in counted.to_pylist():
+            counts[each["values"]] += each["counts"]
         return counts
 
     @cached_property

@@ -27,7 +27,7 @@ function about(manifest) {
   const left = manifest.left_out
     ? `; ${manifest.left_out.toLocaleString()} older requests are left out` : "";
   const hidden = manifest.hidden ? "; prompts and costs are left out" : "";
-  return `${made}${left}${hidden}. A cost is that of all requests for an image.`;
+  return `${made}${left}${hidden}. Costs include all requests for an image.`;
 }
 
 function load(path) {
@@ -131,7 +131,8 @@ function money(entry) {
 const encoded = path => path.split("/").map(encodeURIComponent).join("/");
 const original = entry => state.manifest.root + encoded(entry.path);
 const rowName = entry => [entry.row ?? entry.id.slice(0, 12),
-  entry.variant ? `variant ${entry.variant}` : ""].filter(Boolean).join(", ");
+  entry.variant ? `variant ${entry.variant}` : "",
+  entry.revision ? `revision ${entry.revision}` : ""].filter(Boolean).join(", ");
 
 function image(entry, {small}) {
   const made = element("img");

@@ -133,3 +133,25 @@ def test_a_signed_link_is_not_logged(
     assert "/a.png?signature=s3cr3t" in targets
     assert "/a.png " in caplog.text
     assert "s3cr3t" not in caplog.text
+
+
+def test_the_link_of_a_redirect_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """httpcore logs the headers of each answer at DEBUG; all of them but this query stay."""
+    caplog.set_level(logging.DEBUG)
+
+    async def run() -> tuple[Answer, list[str]]:
+        async with Peer([]).serve() as peer:
+            there = f"{peer.root}/a.png?by=o'hara&signature=s3cr3t"
+            link = f'{{"data": [{{"url": "{peer.root}/link"}}]}}'
+            moved = http(b"", 302, location=there, x_after="seen")
+            peer.acts[:] = [says(http(link.encode())), says(moved), says(http(PNG))]
+            async with client_of(peer) as client:
+                answer = await client.send(REQUEST)
+            return answer, [each.target for each in peer.received]
+
+    answer, targets = asyncio.run(run())
+    assert isinstance(answer.result, GeneratedImage)
+    assert any("s3cr3t" in target for target in targets)
+    assert "/a.png" in caplog.text
+    assert "b'seen'" in caplog.text
+    assert "s3cr3t" not in caplog.text

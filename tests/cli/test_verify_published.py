@@ -1,0 +1,92 @@
+"""`verify --published`: copies that are missing, have changed, or lost their marks of origin."""
+
+import io
+import json
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from PIL import Image
+
+from dagster_imagegen import ImageGenResource, image_asset
+from dagster_imagegen.cli import main
+from dagster_imagegen.sandbox import Sandbox
+
+PRODUCTS = ("mug", "bowl", "lamp", "chair")
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """The folder of published copies with both marks; the storage is beside it."""
+    folder = tmp_path / "cdn"
+
+    @image_asset(publish=f"{folder}/{{sku}}.{{ext}}", quality="low")
+    def product() -> list[dict[str, str]]:
+        return [{"prompt": f"a {each}", "sku": each} for each in PRODUCTS]
+
+    with Sandbox(paint=False, credentials=True) as sandbox:
+        imagegen = ImageGenResource(
+            base_url=sandbox.base_url,
+            model="openai-gpt-image-1",
+            storage_uri=str(tmp_path / "storage"),
+        )
+        assert dg.materialize([product], resources={"imagegen": imagegen}).success
+    return folder
+
+
+def verify(
+    published: Path, capsys: pytest.CaptureFixture[str], *options: str
+) -> tuple[int, int, dict[str, tuple[str, str]]]:
+    """The status, the number of copies, and by file name what was found of each and why."""
+    storage = str(published.parent / "storage")
+    capsys.readouterr()
+    status = main(["verify", "--storage", storage, "--json", *options])
+    told = json.loads(capsys.readouterr().out)
+    found = {Path(each["path"]).name: (each["kind"], each["detail"]) for each in told["findings"]}
+    return status, told["published_copies"], found
+
+
+def test_copies_are_found_that_are_missing_changed_or_without_their_marks(
+    published: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert verify(published, capsys, "--published") == (0, 4, {})
+    (published / "mug.png").unlink()
+    with (published / "bowl.png").open("ab") as file:
+        file.write(b"more")
+    without_marks = io.BytesIO()
+    Image.open(published / "lamp.png").convert("RGB").save(without_marks, "PNG")
+    (published / "lamp.png").write_bytes(without_marks.getvalue())
+    status, copies, found = verify(published, capsys, "--published")
+    assert (status, copies) == (1, 4)
+    assert {name: kind for name, (kind, _) in found.items()} == {
+        "mug.png": "missing_copy",
+        "bowl.png": "changed_copy",
+        "lamp.png": "unmarked_copy",
+    }
+    assert "lacks c2pa, iptc:trainedAlgorithmicMedia" in found["lamp.png"][1]
+    # Without being asked it looks at the storage alone, which is whole.
+    assert verify(published, capsys) == (0, 0, {})
+
+
+def test_quick_compares_the_sizes_of_copies_only(
+    published: Path, capsys: pytest.CaptureFixture[str]
+):
+    same_size = bytearray((published / "mug.png").read_bytes())
+    same_size[-20] ^= 1
+    (published / "mug.png").write_bytes(same_size)
+    (published / "bowl.png").write_bytes(b"cut")
+    _, _, found = verify(published, capsys, "--published", "--quick")
+    assert {name: kind for name, (kind, _) in found.items()} == {"bowl.png": "changed_copy"}
+
+
+def test_a_folder_that_cannot_be_opened_is_one_finding_and_the_others_are_compared(
+    published: Path, capsys: pytest.CaptureFixture[str]
+):
+    (manifest,) = (published.parent / "storage" / "_published").rglob("*.json")
+    told = json.loads(manifest.read_text())
+    told["published"]["nosuchstore://elsewhere/a.png"] = {"sha256": "0" * 64, "size_bytes": 1}
+    manifest.write_text(json.dumps(told))
+    (published / "mug.png").unlink()
+    status, copies, found = verify(published, capsys, "--published")
+    assert (status, copies) == (1, 5)
+    assert {kind for kind, _ in found.values()} == {"unreadable_copy", "missing_copy"}
