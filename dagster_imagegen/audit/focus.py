@@ -208,9 +208,9 @@ def _charges(rows: pa.RecordBatch, biller: Biller) -> pa.RecordBatch:
 
 def _text(value: str | None, otherwise: Any, rows: int) -> Any:
     """The same value for all rows, if there is one."""
-    if value is None and otherwise is not None:
+    if not value and otherwise is not None:
         return otherwise
-    return _repeated(value, pa.string(), rows)
+    return _repeated(value or None, pa.string(), rows)
 
 
 def _repeated(value: object, kind: pa.DataType, rows: int) -> Any:

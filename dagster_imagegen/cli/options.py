@@ -264,8 +264,9 @@ def _header(text: str) -> tuple[str, str]:
 def _name_and_value(option: str, text: str) -> tuple[str, str, bool]:
     """The name, the value, and whether that is from an environment variable."""
     name, separator, value = text.partition("=")
-    if not (name and separator):
-        raise ConfigurationError(f"{option} {text!r} is not NAME=VALUE")
+    if not (name and separator) or any(each in name for each in ": \t"):
+        # Not shown: "Authorization: Bearer ..." has a secret in it.
+        raise ConfigurationError(f"{option} must be NAME=VALUE, without a colon or space in NAME")
     if not value.startswith(_FROM_VARIABLE):
         return name, value, False
     variable = value.removeprefix(_FROM_VARIABLE)

@@ -12,7 +12,14 @@ from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.storage import Storage
 from dagster_imagegen.gallery import thumbnails
 from dagster_imagegen.gallery.entries import COLUMNS, Entries, Entry
-from dagster_imagegen.gallery.index import Chunk, chunk_made_at, chunks, index_row, manifest
+from dagster_imagegen.gallery.index import (
+    Chunk,
+    chunk_made_at,
+    chunks,
+    index_row,
+    manifest,
+    shows_record,
+)
 from dagster_imagegen.gallery.thumbnails import Thumbnails
 
 FOLDER = "gallery"
@@ -90,7 +97,7 @@ def build_gallery(
     ]
     made_at = now()
     site.write(
-        list(chunks(rows, made_at=made_at)),
+        list(chunks(rows, made_at=made_at, hidden=hidden)),
         {
             "title": asset_key or "Gallery",
             "made_at": made_at.isoformat(),
@@ -146,7 +153,10 @@ class _Site:
             content = files("dagster_imagegen.gallery").joinpath("site").joinpath(name).read_bytes()
             self.storage.put_now(f"{self.folder}/{name}", content, media_type=media_type)
         self.storage.put_now(f"{data}/manifest.js", manifest(list(parts), facts), media_type=SCRIPT)
-        old = [path for path in self.storage.list_now(data) if _is_old(path, made_at)]
+        there = self.storage.list_now(data)
+        old = {path for path in there if _is_old(path, made_at)}
+        if facts["hidden"]:  # What is hidden from now on stays in no file of an earlier build.
+            old |= {path for path in there if shows_record(path.rpartition("/")[2])}
         self.storage.delete_now(sorted(old))
 
 

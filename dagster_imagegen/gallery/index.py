@@ -47,7 +47,7 @@ TEXT_CHARACTERS = 4_000
 
 _APART = frozenset({"model", "revision"})
 _MADE_AT = "%Y%m%dT%H%M%S"
-_NAME = re.compile(r"(\d{8}T\d{6})-[0-9a-f]{16}\.js")
+_NAME = re.compile(r"(\d{8}T\d{6})-[0-9a-f]{16}(-hidden)?\.js")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +109,10 @@ def _private(entry: Entry) -> dict[str, Any]:
     }
 
 
-def chunks(rows: Sequence[Sequence[Any]], *, made_at: datetime) -> Iterator[Chunk]:
-    """The files of rows, in their order."""
+def chunks(
+    rows: Sequence[Sequence[Any]], *, made_at: datetime, hidden: bool = False
+) -> Iterator[Chunk]:
+    """The files of rows, in their order. The names say of those that are `hidden` that they are."""
     lines: list[str] = []
     size = 0
     for row in rows:
@@ -118,10 +120,10 @@ def chunks(rows: Sequence[Sequence[Any]], *, made_at: datetime) -> Iterator[Chun
         lines.append(line)
         size += len(line)
         if len(lines) == CHUNK_ENTRIES or size > CHUNK_CHARACTERS:
-            yield _chunk(lines, made_at)
+            yield _chunk(lines, made_at, hidden=hidden)
             lines, size = [], 0
     if lines:
-        yield _chunk(lines, made_at)
+        yield _chunk(lines, made_at, hidden=hidden)
 
 
 def manifest(chunks: Sequence[Chunk], facts: Mapping[str, Any]) -> bytes:
@@ -139,10 +141,17 @@ def chunk_made_at(file_name: str) -> datetime | None:
     return datetime.strptime(found[1], _MADE_AT).replace(tzinfo=timezone.utc)
 
 
-def _chunk(lines: Sequence[str], made_at: datetime) -> Chunk:
+def shows_record(file_name: str) -> bool:
+    """Whether a file is a chunk with prompts and costs in it."""
+    found = _NAME.fullmatch(file_name)
+    return found is not None and found[2] is None
+
+
+def _chunk(lines: Sequence[str], made_at: datetime, *, hidden: bool) -> Chunk:
     body = ",\n".join(lines)
     digest = hashlib.sha256(body.encode()).hexdigest()[:16]
-    name = f"{made_at.astimezone(timezone.utc):{_MADE_AT}}-{digest}"
+    suffix = "-hidden" if hidden else ""
+    name = f"{made_at.astimezone(timezone.utc):{_MADE_AT}}-{digest}{suffix}"
     return Chunk(
         name=name, script=f'gallery.chunk("{name}",[\n{body}\n]);\n'.encode(), entries=len(lines)
     )

@@ -107,7 +107,8 @@ def test_a_wrong_price_file_is_refused(shop: Shop, text: str, said: str) -> None
         (("--storage-option", 'client_kwargs={"a": [{"aws_secret": "abc"}]}'), "env:VARIABLE"),
         (("--storage-option", "sftp_pass=abc"), "env:VARIABLE"),
         (("--storage-option", "secret=env:NOT_THERE_AT_ALL"), "NOT_THERE_AT_ALL is not set"),
-        (("--header", "x-gateway"), "--header 'x-gateway' is not NAME=VALUE"),
+        (("--header", "x-gateway"), "--header must be NAME=VALUE"),
+        (("--header", "Authorization: Bearer c2VjcmV0=="), "--header must be NAME=VALUE"),
         (("--header", "X-Auth=abc"), "X-Auth=env:VARIABLE"),
         (("--header", "api-key=abc"), "api-key=env:VARIABLE"),
         (("--header", "Cookie=abc"), "Cookie=env:VARIABLE"),
@@ -120,6 +121,7 @@ def test_options_that_cannot_work_are_refused(
     told = shop.send("plan", shop.table("prompts.csv", "prompt\na mug\n"), *options)
     assert told.status == 2
     assert said in told.err
+    assert "c2VjcmV0" not in told.err
 
 
 def test_storage_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

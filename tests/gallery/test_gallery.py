@@ -174,6 +174,9 @@ def test_a_record_that_is_kept_apart_is_not_shown_by_accident(sandbox: Sandbox, 
     assert {each["error"] for each in entries} == {None, "moderation_blocked"}
     shown_now = shown(build(imagegen, hide_record=False))[1]
     assert "a secret mug" in {each["prompt"] for each in shown_now}
+    data = tmp_path / "public" / "gallery" / "data"
+    build(imagegen, hide_record=True)
+    assert not any("a secret mug" in each.read_text() for each in data.iterdir())
 
 
 def test_the_newest_are_shown_and_the_rest_is_counted(sandbox: Sandbox, tmp_path: Path):
