@@ -165,7 +165,8 @@ def _without_config(annotation: Any) -> Any:
     if origin is dict:
         value = args[1] | EnvironmentVariable if args[1] is str else _without_config(args[1])
         return dict[args[0], value]
-    if isinstance(annotation, type) and issubclass(annotation, dg.Config):
+    # In Python 3.10 `list[str]` is a type, but no class.
+    if origin is None and isinstance(annotation, type) and issubclass(annotation, dg.Config):
         return settings_model(annotation)
     return annotation
 
