@@ -117,7 +117,9 @@ class Rate:
             else:
                 self._wait_seconds = min(LONGER * self._wait_seconds, MINUTE_SECONDS)
             self._wait(now, wait_seconds)
-        if self.is_known or often or self._closed.taken >= FEW:
+        # After a trial no cycle is closed yet: a late refusal from before it tells nothing.
+        enough = self.is_known or often or self._closed.taken >= FEW
+        if enough and self._closed.seconds > 0:
             measured = self._closed.taken / self._closed.seconds
             self._per_second = max(measured, 1 / MINUTE_SECONDS)  # the least that brings news
         if wait_seconds > FIRST_WAIT_SECONDS:
