@@ -13,7 +13,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta
 
 import pyarrow as pa
@@ -150,7 +150,7 @@ class ShardFiles:
         each_row = (
             PromptRow(
                 prompt_id=row["prompt_id"],
-                requests=tuple(map(requests.__getitem__, row["fingerprints"])),
+                requests=_of_one_row([requests[each] for each in row["fingerprints"]]),
             )
             for batch in rows.to_batches(max_chunksize=ROWS_AT_ONCE)
             for row in batch.to_pylist()
@@ -209,6 +209,15 @@ _REQUESTS = pa.schema({"prompt_id": pa.string(), "request": pa.large_string()})
 def _request_line(request: ImageRequest, row: PromptRow) -> dict[str, str]:
     values: Mapping[str, object] = {name: getattr(request, name) for name in _REQUEST_FIELDS}
     return {"prompt_id": row.prompt_id, "request": canonical_json(values)}
+
+
+def _of_one_row(found: Sequence[ImageRequest]) -> tuple[ImageRequest, ...]:
+    """The requests of a row's images, with the row's own moderation, which no image depends on.
+
+    Of an image that several rows want, the request of the first row is on file. Those are the first
+    of a row's variants, and what it alone wants comes last.
+    """
+    return tuple(replace(found[-1], variant=each.variant) for each in found)
 
 
 def _encoded(table: pa.Table) -> bytes:

@@ -130,7 +130,7 @@ class _ShardStep(AssetStep):
             why = f"Rows of shard {number} without an image: {len(problems):,}."
             observed = self._observed(done, why, problems)
             yield from failing(observed, incomplete_failure(self._name, problems, done))
-        files.finish(number, self._generation.outcomes.values())
+        files.finish(number, self._generation.outcomes.found.values())
 
 
 class _CollectStep(AssetStep):

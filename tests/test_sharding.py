@@ -317,6 +317,22 @@ def test_re_executions_of_one_run_do_not_mix_their_rows(project: Project) -> Non
                 read()
 
 
+def test_each_row_has_its_own_moderation_when_shards_are_collected(project: Project) -> None:
+    """It is no part of an image: two rows can want the same one with another moderation."""
+    rows = [
+        {"prompt": "a mug", "moderation": "low", "n": 1},
+        {"prompt": "a mug", "moderation": "auto", "n": 2},
+    ]
+    with project.resource().open_engine() as engine:
+        table = engine.read_prompts(rows, params={}, overrides=["moderation", "n"])
+        files = ShardFiles(engine.usage_storage, Identity(run_id="1", root_run_id="1"))
+        files.write(ShardedPlan(shards=3), table)
+        (first, second) = files.prompts(files.plan()).rows
+    assert (first.requests[0].moderation, second.requests[1].moderation) == ("low", "auto")
+    every = [[each.fingerprint for each in row.requests] for row in (first, second)]
+    assert every == [[each.fingerprint for each in row.requests] for row in table.rows]
+
+
 def test_images_are_divided_evenly_and_always_alike() -> None:
     """By their fingerprints alone."""
     prints = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(8000)]

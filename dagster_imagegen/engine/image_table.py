@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dagster_imagegen.engine.attempt import Outcome
-from dagster_imagegen.engine.prompts.rows import Column, PromptTable
+from dagster_imagegen.engine.prompts.rows import Column, PromptTable, rows_taken
 from dagster_imagegen.engine.record.schema import MONEY, TIME
 from dagster_imagegen.engine.run.outcomes import Outcomes, PaidImages
 
@@ -77,7 +77,7 @@ def image_table(prompts: PromptTable, outcomes: Outcomes, *, uri: Callable[[str]
     came = _came(images["fingerprint"], outcomes, uri)
     carried = prompts.carried
     if images.num_rows != prompts.num_rows:
-        carried = carried.take(images["row"])
+        carried = rows_taken(carried, images["row"])
     fields = pa.schema([*carried.schema, *OUR_COLUMNS])
     ours = [asked[name] if name in asked else came[name] for name in OUR_COLUMNS.names]
     return pa.Table.from_arrays(

@@ -100,6 +100,7 @@ class Rate:
             if self._trial.fails():
                 self._trial_after = SHORT_CYCLES if self._trial.is_long else 2 * self._trial_after
                 self._per_second, self._trial = self._trial.per_second, None
+                self._raise = RAISE_AFTER_FEW  # `sent` has kept the time of the next raise ahead
 
     def refused(
         self, number: int, *, newest: int, wait_seconds: float, often: bool, now: float
@@ -156,7 +157,7 @@ class Rate:
 
     def _begin_trial(self) -> None:
         self._trial = _Trial(per_second=self._per_second)
-        self._per_second, self._raise_at = math.inf, math.inf
+        self._per_second = math.inf
         self._resume_at = self._refused_at = -math.inf
         self._short_cycles = 0
         self._cycle, self._closed, self._is_window = _Cycle(), _Cycle(), False

@@ -20,6 +20,9 @@ Column: TypeAlias = Any
 ROWS_AT_ONCE = 8_192
 """How many rows are Python objects at a time."""
 
+TEXT_BYTES_MAX = 2**31 - 1
+"""As many as the offsets of one array of Arrow's `string` can count."""
+
 _ROWS: pa.Schema = pa.schema(
     {
         "prompt_id": pa.string(),
@@ -114,7 +117,7 @@ class PromptTable:
     def wanted(self, images: Column) -> Iterator[PromptRow]:
         """Some of the `images` as objects, each as a row of its own."""
         chosen = self.images.take(images)
-        rows = self.row_columns.take(chosen["row"])
+        rows = rows_taken(self.row_columns, chosen["row"])
         variants = iter(chosen["variant"].to_pylist())
         for batch in rows.to_batches(max_chunksize=ROWS_AT_ONCE):
             for prompt_id, prompt, index, partition in _values(batch):
@@ -127,7 +130,7 @@ class PromptTable:
         values = self.row_columns[column]
         if self.images.num_rows == self.num_rows:  # Each row is one image.
             return values
-        return values.take(self.images["row"])
+        return taken(values, self.images["row"])
 
     def fingerprints_by_row(self) -> Column:
         """The fingerprints of each row's images, as a list."""
@@ -174,13 +177,35 @@ class PromptTable:
         at = pc.index_in(self.images["row"], rows).cast(pa.int64())
         images = self.images.set_column(0, _IMAGES.field("row"), at)
         has_columns = self.carried.num_columns > 0
-        carried = self.carried.take(rows) if has_columns else nothing_carried(len(rows))
+        carried = rows_taken(self.carried, rows) if has_columns else nothing_carried(len(rows))
         return replace(
             self,
             carried=carried,
-            row_columns=self.row_columns.take(rows),
+            row_columns=rows_taken(self.row_columns, rows),
             images=images.filter(at.is_valid()),
         )
+
+
+def taken(column: Column, at: Column) -> Column:
+    """`column.take(at)`, also of more text than one array of Arrow's `string` can hold.
+
+    Arrow makes one array of all chunks first.
+    """
+    if not pa.types.is_string(column.type) or column.nbytes < TEXT_BYTES_MAX:
+        return column.take(at)
+    whole = column.cast(pa.large_string()).combine_chunks()
+    places = at.combine_chunks() if isinstance(at, pa.ChunkedArray) else at
+    chunks = [
+        whole.take(places.slice(start, ROWS_AT_ONCE)).cast(pa.string())
+        for start in range(0, len(places), ROWS_AT_ONCE)
+    ]
+    return pa.chunked_array(chunks, pa.string())
+
+
+def rows_taken(table: pa.Table, at: Column) -> pa.Table:
+    """The same for each column of a table."""
+    columns = [taken(column, at) for column in table.columns]
+    return pa.Table.from_arrays(columns, schema=table.schema)
 
 
 def join_partitions(tables: Mapping[str, PromptTable]) -> PromptTable:

@@ -239,14 +239,14 @@ class _RowReader:
         judged = [name for name in self.columns if name in table.names]
         for start in range(0, table.num_rows, ROWS_AT_ONCE):
             columns = [table.cells(name, start, start + ROWS_AT_ONCE) for name in judged]
-            self._read_some(start, dict(zip(judged, columns, strict=True)))
+            count = min(ROWS_AT_ONCE, table.num_rows - start)
+            self._read_some(start, count, dict(zip(judged, columns, strict=True)))
 
     def table(self, carried: pa.Table, *, warnings: Sequence[str] = ()) -> PromptTable:
         """The rows that were read; none of them may have problems."""
         return self._rows.table(carried, warnings=warnings)
 
-    def _read_some(self, start: int, columns: Mapping[str, Sequence[object]]) -> None:
-        count = len(next(iter(columns.values())))
+    def _read_some(self, start: int, count: int, columns: Mapping[str, Sequence[object]]) -> None:
         settings = self._settings_before(columns, count)
         ids = self._plain_ids(columns, start, count)
         texts = self._texts(columns, count)

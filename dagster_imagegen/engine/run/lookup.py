@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dagster_imagegen.engine.attempt import Attempt
-from dagster_imagegen.engine.prompts.rows import Column, PromptTable
+from dagster_imagegen.engine.prompts.rows import Column, PromptTable, taken
 from dagster_imagegen.engine.record import Record, rows_on_record
 from dagster_imagegen.engine.record.index import VERDICT_COLUMNS
 from dagster_imagegen.engine.record.parts import read_rows
@@ -134,14 +134,14 @@ class OnRecord:
         columns = dict(zip(schema.names, self._rows.columns, strict=True))
         self._rows = self._rows.select([])
         columns["fingerprint"] = self._wanted.fingerprints.take(places)
-        taken: list[Column] = []
+        some: list[Column] = []
         for name in schema.names:
             # One after the other: all of them twice would be more than the image table.
             column = columns.pop(name)
-            taken.append(column if name == "fingerprint" else column.take(at))
+            some.append(column if name == "fingerprint" else taken(column, at))
             del column
             _give_back()
-        return pa.Table.from_arrays(taken, schema=schema)
+        return pa.Table.from_arrays(some, schema=schema)
 
     def _oldest_there(self, gone: Collection[str]) -> tuple[Column, Column]:
         """The places of images that are there, and the row of the oldest attempt that made each.

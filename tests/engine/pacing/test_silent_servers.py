@@ -1,10 +1,12 @@
 """What the pacer learns from servers that announce nothing, on a virtual clock."""
 
 import asyncio
+import math
 import random
 
 import pytest
 
+from dagster_imagegen.engine.pacing.rate import TRIAL, Rate
 from tests.engine.pacing.silent_servers import Counting, SilentServer, Work
 from tests.virtual_time import run_virtual
 
@@ -128,3 +130,43 @@ def test_refusals_at_random_are_not_taken_for_a_rate(seed: int) -> None:
     run(server, prompts=600)
     assert len(server.made) == 600
     assert max(server.made) <= 90
+
+
+def in_trial() -> tuple[Rate, float]:
+    """A rate of about one a second, at the end of a trial that has not failed; and the time."""
+    rate = Rate()
+    now, number = 1e6, 0
+    while rate.next_at(-math.inf) > -math.inf or number == 0:
+        for _ in range(6):
+            number += 1
+            now += 1.0
+            rate.sent(now)
+        rate.not_taken(number)
+        rate.refused(number, newest=number, wait_seconds=1.0, often=True, now=now)
+        now = max(now, rate.next_at(-math.inf))
+    for _ in range(TRIAL):
+        now += 0.1
+        rate.sent(now)
+    assert not rate.is_known
+    return rate, now
+
+
+def test_refusals_that_end_a_trial_may_be_older_than_it() -> None:
+    """No cycle is closed then, and no rate can be measured."""
+    rate, now = in_trial()
+    for _ in range(TRIAL):
+        rate.not_taken(1)
+        rate.refused(1, newest=10**6, wait_seconds=1.0, often=False, now=now)
+    assert rate.is_known
+
+
+def test_a_rate_rises_again_after_a_trial_that_failed() -> None:
+    """Also if what failed it were refusals for other reasons, and none comes any more."""
+    rate, now = in_trial()
+    for _ in range(TRIAL):
+        rate.not_taken(10**6)
+    before = rate.next_at(0.0)
+    for second in range(120):
+        rate.sent(now + second)
+    assert rate.is_known
+    assert rate.next_at(0.0) < before / 2

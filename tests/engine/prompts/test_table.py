@@ -375,6 +375,13 @@ def test_a_template_takes_columns_as_they_are():
     )
 
 
+def test_a_template_without_columns_is_every_row_s_prompt():
+    """Also of a table that has nothing else to read."""
+    table = read([{"sku": "a"}, {"sku": "b"}], template="A red mug")
+    assert [row.requests[0].prompt for row in table.rows] == ["A red mug"] * 2
+    assert table.carried.to_pylist() == [{"sku": "a"}, {"sku": "b"}]
+
+
 def test_a_prompt_column_can_be_an_ingredient():
     """The filled template takes its place in the image table."""
     table = read([{"prompt": "a mug", "x": 1}], template="{prompt}, studio light")

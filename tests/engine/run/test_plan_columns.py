@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from dagster_imagegen.engine.attempt import (
@@ -20,7 +21,8 @@ from dagster_imagegen.engine.attempt import (
     Result,
 )
 from dagster_imagegen.engine.engine import Engine
-from dagster_imagegen.engine.prompts.rows import PromptTable
+from dagster_imagegen.engine.prompts import rows
+from dagster_imagegen.engine.prompts.rows import PromptTable, taken
 from dagster_imagegen.engine.record.parts import encode_part, part_path
 from dagster_imagegen.engine.request import ImageRequest
 from dagster_imagegen.engine.run.verdict import Judge, Redo, successes
@@ -206,3 +208,15 @@ def test_objects_are_made_only_for_what_is_not_paid(
     put_on_record(tmp_path, attempts, parts=1)
     assert objects(2 * rows) == once
     assert once["ImageRequest"] < 20
+
+
+def test_more_text_than_one_array_holds_is_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Null, doubled and chunked as it is; tried with a limit of a few bytes instead of 2 GiB."""
+    text = pa.chunked_array([["a", None], ["ccc", "d" * 100]], pa.string())
+    for at in ([3, 0, 0, 1], []):
+        places = pa.array(at, pa.int64())
+        expected = text.take(places).to_pylist()
+        with monkeypatch.context() as patched:
+            patched.setattr(rows, "TEXT_BYTES_MAX", 10)
+            assert taken(text, places).to_pylist() == expected
+            assert taken(text, pa.chunked_array([places])).type == pa.string()
