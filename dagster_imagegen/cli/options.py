@@ -24,6 +24,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 KEY_VARIABLE = "IMAGEGEN_API_KEY"
 _FROM_VARIABLE = "env:"
 _SECRET_HEADER_WORDS = ("auth", "key", "cookie")
+_SECRET_SCHEMES = {"bearer", "basic"}
 _SECRET_WORDS = ("secret", "pass", "token", "account_key", "credential", "connection_string")
 
 
@@ -257,7 +258,9 @@ def _storage_option(text: str) -> tuple[str, Any]:
 def _header(text: str) -> tuple[str, str]:
     name, value, from_variable = _name_and_value("--header", text)
     if not from_variable:
-        _refuse_secrets("--header", name, [name], (*_SECRET_WORDS, *_SECRET_HEADER_WORDS))
+        schemes = {value.partition(" ")[0].lower()} & _SECRET_SCHEMES
+        words = (*_SECRET_WORDS, *_SECRET_HEADER_WORDS, *_SECRET_SCHEMES)
+        _refuse_secrets("--header", name, [name, *schemes], words)
     return name, value
 
 

@@ -103,7 +103,7 @@ class Verified:
     rows: int = 0
     parts: int = 0
     open_journals: int = 0
-    copies: int = 0
+    copies: int | None = None
     findings: list[Finding] = field(default_factory=list[Finding])
 
     def add(self, kind: Kind, path: str, detail: str) -> None:
@@ -166,6 +166,8 @@ class Verification:
         self._at_once = asyncio.Semaphore(AT_ONCE)
         self._found = Verified()
         self._expected: dict[str, _Expected] = {}
+        self._by_sha256: dict[str | None, str] | None = None
+        """The paths of `_expected`, made for the first copy that has changed: mostly none has."""
         self._pending: set[str] = set()
         """The ids of attempts without a result: their images are waited for."""
 
@@ -368,8 +370,9 @@ class Verification:
         self._found.copies = copies.count
 
     async def _image_with(self, sha256: str) -> bytes | None:
-        # Searched, not indexed: it is asked for a copy that has changed, and those are few.
-        path = next((p for p, each in self._expected.items() if each.sha256 == sha256), None)
+        if self._by_sha256 is None:
+            self._by_sha256 = {each.sha256: path for path, each in self._expected.items()}
+        path = self._by_sha256.get(sha256)
         if path is None or not is_image_path(path):
             return None
         try:

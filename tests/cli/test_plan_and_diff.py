@@ -112,6 +112,7 @@ def test_a_wrong_price_file_is_refused(shop: Shop, text: str, said: str) -> None
         (("--header", "X-Auth=abc"), "X-Auth=env:VARIABLE"),
         (("--header", "api-key=abc"), "api-key=env:VARIABLE"),
         (("--header", "Cookie=abc"), "Cookie=env:VARIABLE"),
+        (("--header", "x-gateway=Bearer c2VjcmV0"), "x-gateway=env:VARIABLE"),
     ],
 )
 def test_options_that_cannot_work_are_refused(
