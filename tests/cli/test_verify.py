@@ -195,7 +195,7 @@ def journal_of_part(shop: Shop) -> Path:
     (folder / "000000.jsonl").write_text(f"{header.line()}\n")
     lines = [intent_line(each) for each in attempts]
     # The last request has no result: its image is in storage all the same.
-    lines += [result_line(each.attempt_id, each.result) for each in attempts[:-1] if each.result]
+    lines += [result_line(each, each.result) for each in attempts[:-1] if each.result]
     (folder / "000001.jsonl").write_text("\n".join(lines) + "\n")
     part.unlink()
     return folder

@@ -12,7 +12,7 @@ from dagster_imagegen.engine.record.journal import (
 )
 from dagster_imagegen.engine.storage import ObjectStore
 
-READS_AT_ONCE = 32
+READS_AT_ONCE = 64
 
 
 class OpenJournals:

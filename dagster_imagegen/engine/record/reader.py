@@ -130,7 +130,9 @@ class RecordReader:
             before, published = published, seen & (found.paths.keys() | covered)
             if published <= before:
                 break
-        empty = {jid for jid, each in listing.items() if not each.objects}
+        for jid in self._journals.contents.keys() - listing.keys():
+            self._journals.forget(jid)
+        empty = {jid for jid, each in listing.items() if not (each.objects or each.labels)}
         unpublished = {
             jid: content
             for jid, content in journals.items()
@@ -150,6 +152,11 @@ class RecordReader:
             listed_days=found.days,
             without_part=found.without_part & empty,
         )
+
+    def forget(self) -> None:
+        """Keep nothing of journals; the next `read` reads them from their beginning."""
+        for jid in list(self._journals.contents):
+            self._journals.forget(jid)
 
     async def _list_parts(self, seen: Collection[str]) -> "_Parts":
         """The parts of days to which some may still be added, and late ones of journals `seen`.

@@ -83,8 +83,8 @@ LIST_PARTS = "            found = await self._list_parts({*seen, *listing})\n"
 MUTANTS = [
     Mutant(
         rule="an intent is on record before it is sent",
-        was="await self._journals.commit(journal, intent_line(attempt))",
-        becomes="await self._journals.commit()",
+        was="            journal.add(intent_line(attempt), attempt)\n",
+        becomes="",
         seeds=(0, 1),
     ),
     Mutant(
@@ -96,19 +96,37 @@ MUTANTS = [
     ),
     Mutant(
         rule="rivals are heeded",
-        was="        return [\n            attempt_id\n            for jid, content in",
-        becomes="        return [] and [\n            attempt_id\n            for jid, content in",
+        was="return [attempt_id for each in contents for",
+        becomes="return [] and [attempt_id for each in contents for",
         seeds=(2, 4),
     ),
     Mutant(
+        rule="an object without a label may be about any image",
+        was="        return tags is None or tag in tags",
+        becomes="        return label is not None and tag in label.tags",
+        seeds=(2, 4),
+    ),
+    Mutant(
+        rule="what was learned of such an object are all of its images",
+        was='    return None if None in tags else "".join(sorted(str(tag) for tag in tags))',
+        becomes="    return None if None in tags else min(map(str, tags), default='')",
+        seeds=(70, 79),
+    ),
+    Mutant(
+        rule="a label tells of all images of its object",
+        was="        self.tags[tag_of(about.fingerprint)] = None",
+        becomes="        self.tags = {tag_of(about.fingerprint): None}",
+        seeds=(79, 105),
+    ),
+    Mutant(
         rule="the older of two writers waits as well",
-        was="while rivals := self._watcher.rivals(fingerprint):",
+        was="while rivals := await self._watcher.rivals(fingerprint):",
         becomes="while rivals := [\n"
         "                r\n"
-        "                for r in self._watcher.rivals(fingerprint)\n"
+        "                for r in await self._watcher.rivals(fingerprint)\n"
         "                if r < journal.journal_id\n"
         "            ]:",
-        seeds=(50, 74),
+        seeds=(95, 121),
     ),
     Mutant(
         rule="an image that is there is looked for before sending",
@@ -124,36 +142,38 @@ MUTANTS = [
     ),
     Mutant(
         rule="a writer that gives way says so",
-        was="            await self._withdraw(journal, attempt_id, wait=True)\n",
+        was="            await self._withdraw(journal, attempt, wait=True)\n",
         becomes="            pass\n",
         seeds=(2, 4),
     ),
     Mutant(
         rule="what was not sent is withdrawn",
-        was="            await self._withdraw(journal, attempt_id, wait=False)\n            raise",
+        was="            await self._withdraw(journal, attempt, wait=False)\n            raise",
         becomes="            raise",
         seeds=(31, 32),
     ),
     Mutant(
         rule="an outcome is on record before it is reported",
-        was="await self._journals.commit(journal, result_line(attempt_id, result))",
-        becomes="journal.pending.append(result_line(attempt_id, result))",
-        seeds=(2, 177),
+        was="        journal.add(result_line(attempt, result), attempt)\n"
+        "        await self._journals.commit()\n",
+        becomes="        journal.add(result_line(attempt, result), attempt)\n",
+        seeds=(65, 139),
     ),
     Mutant(
         rule="a write that failed is a failure",
-        was='        data = "".join(f"{line}\\n" for line in lines).encode()\n'
-        "        await self._store.put(path, data)\n",
-        becomes='        data = "".join(f"{line}\\n" for line in lines).encode()\n'
-        "        with contextlib.suppress(StorageError):\n"
-        "            await self._store.once.put(path, data)\n",
-        seeds=(63, 116),
+        was="self._store.put(begun.path, begun.data))\n"
+        "        for failed in await asyncio.gather(*writes, return_exceptions=True):\n"
+        "            if failed is not None:\n"
+        "                raise failed\n",
+        becomes="self._store.once.put(begun.path, begun.data))\n"
+        "        await asyncio.gather(*writes, return_exceptions=True)\n",
+        seeds=(24, 63),
     ),
     Mutant(
         rule="one's own seal stops a writer",
         was="if found is not None and found.sealed:",
         becomes="if found is not None and found.sealed:\n            return\n        if False:",
-        seeds=(2, 65),
+        seeds=(139, 144),
     ),
     Mutant(
         rule="an open journal shows signs of life",
@@ -178,8 +198,8 @@ MUTANTS = [
     Mutant(
         rule="a writer's part exists before its journal is deleted",
         was="            if journal.content.had_intents:\n",
-        becomes="            count = journal.next_seq\n"
-        "            await delete_journal(self._store, journal.journal_id, count)\n"
+        becomes="            count, labels = journal.next_seq, journal.labels\n"
+        "            await delete_journal(self._store, journal.journal_id, count, labels)\n"
         "            if journal.content.had_intents:\n",
         seeds=(0, 2),
     ),
@@ -198,7 +218,8 @@ MUTANTS = [
     Mutant(
         rule="a fold's part exists before the journal is deleted",
         was="        if not await has_part(self._store, jid):",
-        becomes="        await delete_journal(self._store, jid, max(found.objects) + 1)\n"
+        becomes="        count = max(found.objects, default=-1) + 1\n"
+        "        await delete_journal(self._store, jid, count, found.label_paths)\n"
         "        if not await has_part(self._store, jid):",
         seeds=(174, 444),
     ),
@@ -254,13 +275,14 @@ MUTANTS = [
     ),
     Mutant(
         rule="what settles stays reserved until its part is in place",
-        was="        if not journal.pending:\n            if _clock()",
+        was="        if not journal.pending and journal.unwritten is None:\n"
+        "            if _clock()",
         becomes="        if journal.state == 'open':\n"
         "            older = [each for each in self._journals.values() if each.state != 'open']\n"
         "            all_ = [a for each in older for a in each.content.attempts.values()]\n"
         "            less = sum((a.bound_usd for a in all_ if a.result), Decimal(0))\n"
         "            journal.reserve(max(self._reserved_usd - less, Decimal(0)))\n"
-        "        if not journal.pending:\n"
+        "        if not journal.pending and journal.unwritten is None:\n"
         "            if _clock()",
         seeds=(110, 306),
     ),

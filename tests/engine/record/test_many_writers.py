@@ -1,0 +1,181 @@
+"""Many writers on one store: what each reads of the others."""
+
+import asyncio
+import json
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from benchmarks.contestants.many_writers import CountingStore, many_writers, new_writer
+from dagster_imagegen.engine.attempt import (
+    NO_IDENTITY,
+    Attempt,
+    Identity,
+    RequestRecord,
+    Result,
+)
+from dagster_imagegen.engine.errors import StorageError
+from dagster_imagegen.engine.record import Contended, Granted, RecordWriter, read_record
+from dagster_imagegen.engine.record.journal import (
+    TAGS_MAX,
+    Header,
+    intent_line,
+    object_path,
+)
+from dagster_imagegen.engine.storage import ObjectStore
+from tests.virtual_time import run_virtual
+
+OLD_JOURNAL = "20261122T110000000000Z-old"
+
+
+def wanted(fingerprint: str) -> Attempt:
+    """An attempt as it is put on record."""
+    return Attempt(
+        attempt_id="", identity=NO_IDENTITY, request=RequestRecord(fingerprint=fingerprint)
+    )
+
+
+async def opened(store: CountingStore, name: str) -> RecordWriter:
+    """A writer that may send."""
+    writer = new_writer(store, name)
+    await writer.start()
+    await writer.open()
+    return writer
+
+
+async def granted(writer: RecordWriter, fingerprint: str) -> str:
+    """An attempt that may be sent."""
+    decision = await writer.intend(wanted(fingerprint))
+    assert isinstance(decision, Granted)
+    return decision.attempt_id
+
+
+def reads(store: CountingStore) -> int:
+    """How many objects of journals were read."""
+    return store.calls["get _journal"]
+
+
+def test_twenty_writers_read_next_to_nothing_of_one_another():
+    """Whoever wants other images reads no more than the journals that are there when it begins."""
+    counted = run_virtual(many_writers(20, images=10, in_flight=1, seconds_per_call=0.05))
+    assert counted["journal_objects_read"] <= 2
+    assert counted["journal_objects_written"] <= 3
+
+
+def test_what_is_read_does_not_grow_with_what_others_write():
+    """However much another writer has on record, a request reads none of it."""
+
+    async def main() -> int:
+        store = CountingStore()
+        other, writer = await opened(store, "other"), await opened(store, "writer")
+        await other.settle(await granted(other, "seen"), Result(status="refused"))
+        for number in range(50):
+            await other.settle(await granted(other, f"o{number}"), Result(status="refused"))
+        await granted(writer, "a")
+        for number in range(50):
+            await other.settle(await granted(other, f"p{number}"), Result(status="refused"))
+        before = reads(store)
+        await granted(writer, "aa")
+        return reads(store) - before
+
+    assert run_virtual(main()) == 0
+
+
+def test_a_rival_is_seen_among_many_images_of_one_commit():
+    """A commit about more images than its name can hold is read once, and then when it matters."""
+
+    async def main() -> tuple[int, int]:
+        store = CountingStore(seconds_per_call=0.05)
+        other, writer = await opened(store, "other"), await opened(store, "writer")
+        names = [f"o{number}" for number in range(TAGS_MAX + 5)]
+        ids = await asyncio.gather(*(granted(other, name) for name in names))
+        await granted(writer, "aa")
+        first = reads(store)
+        for number in range(100):
+            await granted(writer, f"b{number}")
+        later = reads(store) - first
+        assert await writer.intend(wanted(names[-1])) == Contended(rival=ids[-1])
+        results = (other.settle(each, Result(status="refused")) for each in ids)
+        await asyncio.gather(*results)
+        outcome = await writer.outcome_of(ids[-1], names[-1])
+        assert outcome is not None
+        assert outcome.status == "refused"
+        return first, later
+
+    first, later = run_virtual(main())
+    assert first > 0
+    assert later == 0
+
+
+def old_lines() -> list[str]:
+    """A journal of version 1, in which nothing has a tag: a refused attempt and a pending one."""
+    identity = Identity(run_id="old", root_run_id="old")
+    lines = [Header(journal_id=OLD_JOURNAL, schema=1, identity=identity).line()]
+    for number, fingerprint in enumerate(("aa", "bb")):
+        attempt = replace(wanted(fingerprint), attempt_id=f"{OLD_JOURNAL}-{number}")
+        head, _, values = intent_line(attempt).partition("\t")
+        record = {name: value for name, value in json.loads(head).items() if name != "tag"}
+        lines.append(f"{json.dumps(record)}\t{values}")
+    lines.append(f'{{"record":"result","attempt_id":"{OLD_JOURNAL}-0"}}\t{{"status":"refused"}}')
+    return lines
+
+
+async def put_old_journal(store: ObjectStore) -> None:
+    """Write it as version 1 did, one object after the other."""
+    for seq, line in enumerate(old_lines()):
+        await store.put(object_path(OLD_JOURNAL, seq), f"{line}\n".encode())
+
+
+def test_a_journal_of_an_earlier_version_is_heeded_and_folded():
+    """While its writer lives, its image is not requested; once it is dead, its rows are kept."""
+
+    async def main(store: CountingStore) -> list[str | None]:
+        writer = await opened(store, "writer")
+        await put_old_journal(store)
+        await granted(writer, "aa")
+        decision = await writer.intend(wanted("bb"))
+        assert decision == Contended(rival=f"{OLD_JOURNAL}-1")
+        outcome = await writer.outcome_of(decision.rival, "bb")
+        await writer.close()
+        assert outcome is not None
+        assert (await read_record(store)).open_attempts == ()
+        kept = (await writer.attempt(f"{OLD_JOURNAL}-{number}", "") for number in range(2))
+        return [None if each is None else each.status async for each in kept]
+
+    assert run_virtual(main(CountingStore(seconds_per_call=0.05))) == ["refused", "unknown"]
+
+
+@dataclass(kw_only=True)
+class Failing(CountingStore):
+    """A store whose answers can get lost: what was written is there."""
+
+    fails: bool = False
+    written: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])
+
+    async def put(self, path: str, data: bytes) -> None:
+        """Write one object."""
+        await super().put(path, data)
+        if path.startswith("_journal"):
+            self.written.append((path, data))
+        if self.fails:
+            raise StorageError(f"put {path}", can_pass=False)
+
+
+def test_an_object_that_could_not_be_written_is_written_again_as_it_was():
+    """It may be in place all the same: what came meanwhile goes into the object after it."""
+
+    async def main() -> list[tuple[str, bytes]]:
+        store = Failing()
+        writer = await opened(store, "writer")
+        await granted(writer, "bb")
+        attempt_id = await granted(writer, "aa")
+        store.fails = True
+        with pytest.raises(StorageError):
+            await writer.settle(attempt_id, Result(status="refused"))
+        store.fails = False
+        await writer.close()
+        return store.written
+
+    written = run_virtual(main())
+    assert len(written) > 5, "nothing was written again"
+    assert len(set(written)) == len({path for path, _ in written}) == 5
