@@ -48,7 +48,8 @@ class CountingStore:
         return self.begins + timedelta(seconds=asyncio.get_running_loop().time())
 
     async def _call(self, kind: str, path: str) -> None:
-        self.calls[f"{kind} {path.partition('/')[0]}"] += 1
+        what = "label" if path.endswith(".label") else path.partition("/")[0]
+        self.calls[f"{kind} {what}"] += 1
         await asyncio.sleep(self.seconds_per_call)
 
     async def put(self, path: str, data: bytes) -> None:
@@ -166,6 +167,7 @@ async def many_writers(
     return {
         "journal_objects_read": store.calls["get _journal"] / made,
         "journal_objects_written": store.calls["put _journal"] / made,
+        "labels_written": store.calls["put label"] / made,
         "listings": (store.calls["list _journal"] + store.calls["list images"]) / made,
         "seconds": asyncio.get_running_loop().time() - began,
     }

@@ -130,8 +130,7 @@ class RecordReader:
             before, published = published, seen & (found.paths.keys() | covered)
             if published <= before:
                 break
-        for jid in self._journals.contents.keys() - listing.keys():
-            self._journals.forget(jid)
+        self._journals.keep(listing)
         empty = {jid for jid, each in listing.items() if not (each.objects or each.labels)}
         unpublished = {
             jid: content
@@ -155,8 +154,7 @@ class RecordReader:
 
     def forget(self) -> None:
         """Keep nothing of journals; the next `read` reads them from their beginning."""
-        for jid in list(self._journals.contents):
-            self._journals.forget(jid)
+        self._journals.keep(())
 
     async def _list_parts(self, seen: Collection[str]) -> "_Parts":
         """The parts of days to which some may still be added, and late ones of journals `seen`.
