@@ -18,8 +18,8 @@ from dagster_imagegen.engine.storage import ObjectStore
 
 T = TypeVar("T")
 
-KEPT_MAX = 64
-"""Objects that are kept, for those who wait for another writer and ask again and again."""
+KEPT_BYTES_MAX = 1_000_000
+"""Of objects that are kept, for those who wait for another writer and ask again and again."""
 
 
 class Rivals:
@@ -32,6 +32,7 @@ class Rivals:
         self._store = store
         self._turns = asyncio.Semaphore(READS_AT_ONCE)
         self._kept: OrderedDict[str, bytes] = OrderedDict()
+        self._kept_bytes = 0
         self._tags: dict[str, str | None] = {}
         """Of the objects that have no label, by path; None: they may be about any image."""
         self._of_attempts: dict[str, str] = {}
@@ -54,9 +55,11 @@ class Rivals:
             known = self._of_attempts.items()
             self._of_attempts = {each: tag for each, tag in known if journal_id_of(each) in listing}
         new = [path for path in unlabelled if path not in self._tags]
-        for path, data in zip(new, await self._get_all(new), strict=True):
-            if data is not None:
-                self._tags[path] = self._tags_in(data)
+        for begin in range(0, len(new), READS_AT_ONCE):
+            some = new[begin : begin + READS_AT_ONCE]
+            for path, data in zip(some, await self._get_all(some), strict=True):
+                if data is not None:
+                    self._tags[path] = self._tags_in(data)
 
     def _tags_in(self, data: bytes) -> str | None:
         try:
@@ -96,17 +99,23 @@ class Rivals:
 
     async def _get(self, path: str) -> bytes | None:
         """One object; None: it is not there any more."""
-        data = self._kept.pop(path, None)
-        if data is None:
-            async with self._turns:
-                try:
-                    data = await self._store.get(path)
-                except FileNotFoundError:
-                    return None
-        self._kept[path] = data
-        if len(self._kept) > KEPT_MAX:
-            self._kept.popitem(last=False)
+        if path in self._kept:
+            self._kept.move_to_end(path)
+            return self._kept[path]
+        async with self._turns:
+            try:
+                data = await self._store.get(path)
+            except FileNotFoundError:
+                return None
+        self._keep(path, data)
         return data
+
+    def _keep(self, path: str, data: bytes) -> None:
+        self._kept_bytes += len(data) - len(self._kept.get(path, b""))
+        self._kept[path] = data
+        while self._kept_bytes > KEPT_BYTES_MAX:
+            _, oldest = self._kept.popitem(last=False)
+            self._kept_bytes -= len(oldest)
 
 
 async def _all(calls: Iterable[Coroutine[Any, Any, T]]) -> Sequence[T]:

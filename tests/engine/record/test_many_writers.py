@@ -1,7 +1,9 @@
 """Many writers on one store: what each reads of the others."""
 
 import asyncio
+import gc
 import json
+import tracemalloc
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
@@ -26,9 +28,12 @@ from dagster_imagegen.engine.record import (
 from dagster_imagegen.engine.record.journal import (
     TAGS_MAX,
     Header,
+    heartbeat_line,
     intent_line,
     object_path,
+    parse_listing,
 )
+from dagster_imagegen.engine.record.rivals import Rivals
 from dagster_imagegen.engine.storage import ObjectStore
 from tests.virtual_time import run_virtual
 
@@ -225,3 +230,32 @@ def test_an_object_that_could_not_be_written_is_written_again_as_it_was():
     written = run_virtual(main())
     assert len(written) > 5, "nothing was written again"
     assert len(set(written)) == len({path for path, _ in written}) == 5
+
+
+class Copying(CountingStore):
+    """A store whose answers are bytes of their own, as those over a network are."""
+
+    async def get(self, path: str) -> bytes:
+        """The object's bytes."""
+        return bytes(bytearray(await super().get(path)))
+
+
+def test_what_is_kept_of_others_does_not_grow_with_their_journals():
+    """Of 4 MB that tell nobody what they are about, a writer keeps one at most."""
+
+    async def main() -> int:
+        store = Copying()
+        line = f"{heartbeat_line()}\n".encode()
+        for seq in range(1, 41):
+            await store.put(object_path(OLD_JOURNAL, seq), line * (100_000 // len(line)))
+        listing = parse_listing((await store.list("_journal")).values())
+        tracemalloc.start()
+        try:
+            rivals = Rivals(store)
+            await rivals.learn(listing)
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    assert run_virtual(main()) < 1_500_000
