@@ -253,6 +253,7 @@ def test_what_is_kept_of_others_does_not_grow_with_their_journals():
         try:
             rivals = Rivals(store)
             await rivals.learn(listing)
+            await asyncio.sleep(1)  # Until then the loop holds what was awaited last.
             gc.collect()
             return tracemalloc.get_traced_memory()[0]
         finally:
