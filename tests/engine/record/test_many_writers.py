@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import re
 import tracemalloc
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -30,8 +31,10 @@ from dagster_imagegen.engine.record.journal import (
     Header,
     heartbeat_line,
     intent_line,
+    label_path,
     object_path,
     parse_listing,
+    tag_of,
 )
 from dagster_imagegen.engine.record.rivals import Rivals
 from dagster_imagegen.engine.storage import ObjectStore
@@ -260,3 +263,103 @@ def test_what_is_kept_of_others_does_not_grow_with_their_journals():
             tracemalloc.stop()
 
     assert run_virtual(main()) < 1_500_000
+
+
+def labels_in(store: CountingStore) -> list[str]:
+    """The labels that are there."""
+    return [path for path in store.objects if path.endswith(".label")]
+
+
+def test_a_writer_labels_its_objects_while_others_are_there():
+    """Who is alone has nobody to tell, and writes as little as before."""
+
+    async def main() -> tuple[list[str], list[str], list[str]]:
+        store = CountingStore()
+        writer = await opened(store, "writer")
+        await granted(writer, "aa")
+        alone = labels_in(store)
+        other = await opened(store, "other")
+        await granted(writer, "bb")
+        await granted(writer, "cc")
+        beside = labels_in(store)
+        await other.close()
+        await writer.close()
+        return alone, beside, labels_in(store)
+
+    alone, beside, after = run_virtual(main())
+    assert alone == []
+    assert beside
+    assert after == []
+
+
+class WithoutLabels(CountingStore):
+    """A store that takes no labels."""
+
+    async def put(self, path: str, data: bytes) -> None:
+        """Write one object."""
+        if path.endswith(".label"):
+            raise StorageError(f"put {path}", can_pass=False)
+        await super().put(path, data)
+
+
+def test_nothing_relies_on_labels():
+    """Where none can be written, a rival is seen all the same."""
+
+    async def main() -> None:
+        store = WithoutLabels()
+        other, writer = await opened(store, "other"), await opened(store, "writer")
+        await granted(other, "first")
+        attempt_id = await granted(other, "aa")
+        await granted(writer, "bb")
+        assert await writer.intend(wanted("aa")) == Contended(rival=attempt_id)
+        await other.settle(attempt_id, Result(status="refused"))
+        outcome = await writer.outcome_of(attempt_id, "aa")
+        assert outcome is not None
+        assert outcome.status == "refused"
+
+    run_virtual(main())
+
+
+NAME_OF_AN_OBJECT = re.compile(r"_journal/([^/.]+)/(\d{6})\.jsonl")
+"""All that 0.1.0 looks at in a journal, besides seals."""
+
+
+def test_an_earlier_release_finds_all_in_the_journals_of_this_one():
+    """The objects have the names, the schema and the records that it knows."""
+
+    async def main() -> CountingStore:
+        store = CountingStore()
+        other, writer = await opened(store, "other"), await opened(store, "writer")
+        await granted(other, "first")
+        await writer.withdraw(await granted(writer, "aa"))
+        await writer.settle(await granted(writer, "bb"), Result(status="refused"))
+        await granted(writer, "cc")
+        return store
+
+    store = run_virtual(main())
+    assert labels_in(store)
+    lines = [
+        line
+        for path, (data, _) in sorted(store.objects.items())
+        if NAME_OF_AN_OBJECT.fullmatch(path)
+        for line in data.decode().splitlines()
+    ]
+    records = [json.loads(line.partition("\t")[0]) for line in lines]
+    assert {each["schema"] for each in records if each["record"] == "header"} == {1}
+    kinds = {"header", "reserve", "intent", "withdrawn", "result", "heartbeat"}
+    assert {each["record"] for each in records} <= kinds
+    intents = [line for line in lines if '"record":"intent"' in line]
+    wanted_ones = [json.loads(line.partition("\t")[2])["fingerprint"] for line in intents]
+    assert sorted(wanted_ones) == ["aa", "bb", "cc", "first"]
+
+
+def test_labels_that_an_earlier_release_left_behind_are_deleted():
+    """It folds the journals of this one, and knows nothing of labels."""
+
+    async def main() -> list[str]:
+        store = CountingStore()
+        await store.put(label_path(OLD_JOURNAL, 1, tag_of("aa")), b"\n")
+        await new_writer(store, "writer").start()
+        return labels_in(store)
+
+    assert run_virtual(main()) == []
