@@ -5,8 +5,10 @@ import gc
 import json
 import re
 import tracemalloc
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -37,7 +39,7 @@ from dagster_imagegen.engine.record.journal import (
     tag_of,
 )
 from dagster_imagegen.engine.record.rivals import Rivals
-from dagster_imagegen.engine.storage import ObjectStore
+from dagster_imagegen.engine.storage import ObjectStore, StoredObject
 from tests.virtual_time import run_virtual
 
 OLD_JOURNAL = "20261122T110000000000Z-old"
@@ -363,3 +365,32 @@ def test_labels_that_an_earlier_release_left_behind_are_deleted():
         return labels_in(store)
 
     assert run_virtual(main()) == []
+
+
+@dataclass(kw_only=True)
+class Publishing(CountingStore):
+    """A store in which a writer publishes its journal as soon as journals or parts were listed."""
+
+    publish: Callable[[], Coroutine[Any, Any, None]] | None = None
+
+    async def list(self, folder: str, *, prefix: str = "") -> dict[str, StoredObject]:
+        """Every object below a folder."""
+        listed = await super().list(folder, prefix=prefix)
+        if (publish := self.publish) is not None and folder in ("_journal", "usage"):
+            self.publish = None
+            await publish()
+        return listed
+
+
+def test_a_journal_that_is_published_while_the_record_is_read_is_found():
+    """Its part is there by the time that parts are listed."""
+
+    async def main() -> tuple[int, int]:
+        store = Publishing()
+        writer = await opened(store, "writer")
+        await writer.settle(await granted(writer, "aa"), Result(status="refused"))
+        store.publish = writer.close
+        record = await read_record(store)
+        return len(record.open_attempts), len(record.all_parts)
+
+    assert run_virtual(main()) == (0, 1)
