@@ -245,7 +245,7 @@ MUTANTS = [
         rule="readers read the journals before the parts",
         was=f"{READ_JOURNALS}{LIST_PARTS}",
         becomes=f"            found = await self._list_parts(seen)\n{READ_JOURNALS}",
-        seeds=(1533, 3486),
+        seeds=(3486,),
     ),
     Mutant(
         rule="a part stands for its journal",
@@ -358,7 +358,9 @@ MUTANTS = [
 # parts are in place; all parts are there at the end;
 # a part without rows stands for what was withdrawn; a listing without one's own journal is taken
 # again; the old journal lets go of a reservation only when the new one is in place, and what it
-# may settle for less stays reserved; a reservation waits for a journal that begins.
+# may settle for less stays reserved; a reservation waits for a journal that begins;
+# and by tests of many writers: an object that could not be written is written again as it was, with
+# the same label; what is being read of others is not forgotten meanwhile.
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.rule)
