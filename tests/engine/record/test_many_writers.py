@@ -218,10 +218,12 @@ class Failing(CountingStore):
 
 
 def test_an_object_that_could_not_be_written_is_written_again_as_it_was():
-    """It may be in place all the same: what came meanwhile goes into the object after it."""
+    """It may be in place all the same, and its label, too: what came meanwhile goes into the object
+    after it."""
 
     async def main() -> list[tuple[str, bytes]]:
         store = Failing()
+        await opened(store, "other")
         writer = await opened(store, "writer")
         await granted(writer, "bb")
         attempt_id = await granted(writer, "aa")
@@ -230,11 +232,14 @@ def test_an_object_that_could_not_be_written_is_written_again_as_it_was():
             await writer.settle(attempt_id, Result(status="refused"))
         store.fails = False
         await writer.close()
-        return store.written
+        return [each for each in store.written if writer.journal_ids[0] in each[0]]
 
     written = run_virtual(main())
-    assert len(written) > 5, "nothing was written again"
-    assert len(set(written)) == len({path for path, _ in written}) == 5
+    objects = [each for each in written if each[0].endswith(".jsonl")]
+    assert len(objects) > 5, "nothing was written again"
+    assert len(set(objects)) == len({path for path, _ in objects}) == 5
+    labels = {path for path, _ in written if path.endswith(".label")}
+    assert len(labels) == len({path.partition(".")[0] for path in labels}) == 4
 
 
 class Copying(CountingStore):
