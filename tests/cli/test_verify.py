@@ -183,7 +183,14 @@ def journal_of_part(shop: Shop) -> Path:
     """Turn the part back into the journal that it was before: a writer died before publishing."""
     import pyarrow.parquet as pq
 
-    from dagster_imagegen.engine.record.journal import Header, intent_line, result_line
+    from dagster_imagegen.engine.record.journal import (
+        Header,
+        intent_line,
+        label_path,
+        result_line,
+        tag_of,
+        tags_in_name,
+    )
     from dagster_imagegen.engine.record.schema import attempt_of
 
     (part,) = shop.storage.glob("usage/*/*.parquet")
@@ -197,6 +204,8 @@ def journal_of_part(shop: Shop) -> Path:
     # The last request has no result: its image is in storage all the same.
     lines += [result_line(each, each.result) for each in attempts[:-1] if each.result]
     (folder / "000001.jsonl").write_text("\n".join(lines) + "\n")
+    tags = tags_in_name({tag_of(each.fingerprint): None for each in attempts})
+    (shop.storage / label_path(part.stem, 1, tags or "")).write_text("\n")
     part.unlink()
     return folder
 
