@@ -259,6 +259,16 @@ def test_planted_damage_is_named_and_repaired_without_buying(
     assert shop.sent() == bought
 
 
+def test_a_label_is_part_of_its_journal(shop: Shop) -> None:
+    """It is no finding of its own, and goes with its journal."""
+    abandoned_journal(shop, shop.fill(*PROMPTS))
+    assert list(shop.storage.glob("_journal/*/*.label"))
+    kinds = [each["kind"] for each in shop.run("verify", "--json").found["findings"]]
+    assert kinds == ["abandoned_journal"]
+    shop.run("verify", "--repair", "--json")
+    assert not list(shop.storage.glob("_journal/*/*"))
+
+
 def test_what_is_moved_aside_is_kept(shop: Shop) -> None:
     """No byte is destroyed: a damaged image is in `_damaged/` under its own path."""
     place = flipped(shop, shop.fill(*PROMPTS))
