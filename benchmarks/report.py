@@ -11,6 +11,7 @@ UNITS = {
     "images_per_second": "images/s",
     "cpu_ms_per_image": "ms of CPU per image",
     "seconds": "s",
+    "journal_objects_read": "objects read per image",
     "cpu_seconds": "s of CPU",
     "peak_rss_mb": "MB",
 }

@@ -49,6 +49,19 @@ def imports(*, rounds: int, scale: float) -> list[Result]:
     return [Result("imports", title, "dagster_imagegen", "seconds", runs)]
 
 
+def many_writers(*, rounds: int, scale: float) -> list[Result]:
+    """Whether each image costs more reads, the more writers there are on one storage."""
+    program = [sys.executable, str(PROGRAMS / "many_writers.py")]
+    images = ["--images", str(max(1, round(20 * scale)))]
+    results: list[Result] = []
+    for writers in (2, 5, 10, 20):
+        runs = [run_program([*program, str(writers), *images]) for _ in range(rounds)]
+        title = "objects that writers of one storage read of each other"
+        name = f"{writers} writers"
+        results.append(Result("many_writers", title, name, "journal_objects_read", runs))
+    return results
+
+
 def usage(*, rounds: int, scale: float) -> list[Result]:
     """The bill of ten million requests beside DuckDB's sums of the same files, in turns."""
     rows = max(1, round(10_000_000 * scale))
@@ -71,6 +84,7 @@ SINGLES: Mapping[str, Callable[..., list[Result]]] = {
     "imports": imports,
     "planning": planning,
     "many_parts": many_parts,
+    "many_writers": many_writers,
     "usage": usage,
 }
 

@@ -99,7 +99,7 @@ class Repair:
                 attempt = content.attempts[attempt_id]
                 content.resolve(attempt_id, await self._result_of(attempt))
             await put_part(self._usage, jid, content.attempts.values())
-        await delete_journal(self._usage, jid, max(seqs) + 1)
+        await delete_journal(self._usage, jid, max(seqs, default=-1) + 1, listed[jid].label_paths)
 
     async def _result_of(self, attempt: Attempt) -> Result:
         path = (await self._images.find(attempt.fingerprint)).get(attempt.attempt_id)

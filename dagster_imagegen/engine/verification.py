@@ -200,11 +200,12 @@ class Verification:
         entries = await self._usage.list(JOURNAL_FOLDER)
         listing = parse_listing(entries.values())
         known = {object_path(jid, seq) for jid, each in listing.items() for seq in each.objects}
+        known |= {path for each in listing.values() for path in each.label_paths}
         for path in entries.keys() - known:
             if not path.endswith(".sealed"):
                 self._found.add("foreign_file", path, "is not an object of a journal")
         for jid, found in listing.items():
-            if found.objects:
+            if found.objects or found.labels:
                 await self._check_journal(jid, found)
 
     async def _check_journal(self, jid: str, found: JournalListing) -> None:

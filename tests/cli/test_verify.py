@@ -183,7 +183,14 @@ def journal_of_part(shop: Shop) -> Path:
     """Turn the part back into the journal that it was before: a writer died before publishing."""
     import pyarrow.parquet as pq
 
-    from dagster_imagegen.engine.record.journal import Header, intent_line, result_line
+    from dagster_imagegen.engine.record.journal import (
+        Header,
+        intent_line,
+        label_path,
+        result_line,
+        tag_of,
+        tags_in_name,
+    )
     from dagster_imagegen.engine.record.schema import attempt_of
 
     (part,) = shop.storage.glob("usage/*/*.parquet")
@@ -195,8 +202,10 @@ def journal_of_part(shop: Shop) -> Path:
     (folder / "000000.jsonl").write_text(f"{header.line()}\n")
     lines = [intent_line(each) for each in attempts]
     # The last request has no result: its image is in storage all the same.
-    lines += [result_line(each.attempt_id, each.result) for each in attempts[:-1] if each.result]
+    lines += [result_line(each, each.result) for each in attempts[:-1] if each.result]
     (folder / "000001.jsonl").write_text("\n".join(lines) + "\n")
+    tags = tags_in_name({tag_of(each.fingerprint): None for each in attempts})
+    (shop.storage / label_path(part.stem, 1, tags or "")).write_text("\n")
     part.unlink()
     return folder
 
@@ -248,6 +257,16 @@ def test_planted_damage_is_named_and_repaired_without_buying(
     assert shop.sent() == 0
     shop.fill_again(*PROMPTS)
     assert shop.sent() == bought
+
+
+def test_a_label_is_part_of_its_journal(shop: Shop) -> None:
+    """It is no finding of its own, and goes with its journal."""
+    abandoned_journal(shop, shop.fill(*PROMPTS))
+    assert list(shop.storage.glob("_journal/*/*.label"))
+    kinds = [each["kind"] for each in shop.run("verify", "--json").found["findings"]]
+    assert kinds == ["abandoned_journal"]
+    shop.run("verify", "--repair", "--json")
+    assert not list(shop.storage.glob("_journal/*/*"))
 
 
 def test_what_is_moved_aside_is_kept(shop: Shop) -> None:

@@ -499,13 +499,11 @@ def test_only_a_later_run_asks_for_what_a_dead_one_asked_for(
     )
     identity = Identity(run_id="died", root_run_id="root")
     header = Header(journal_id=jid, schema=1, identity=identity)
-    lines = [
-        header.line(),
-        intent_line(attempt_at(RequestRecord.of(request), identity, f"{jid}-0")),
-    ]
-    path = f"{root}/_journal/{jid}/000000.jsonl"
-    fs.pipe_file(path, "\n".join(lines).encode())
-    fs.store[path].created -= timedelta(seconds=silent)
+    intent = intent_line(attempt_at(RequestRecord.of(request), identity, f"{jid}-0"))
+    for seq, line in enumerate((header.line(), intent)):
+        path = f"{root}/_journal/{jid}/{seq:06d}.jsonl"
+        fs.pipe_file(path, line.encode())
+        fs.store[path].created -= timedelta(seconds=silent)
     later = root_run_id != "root"
     again = run(["a mug"], storage_uri=name, root_run_id=root_run_id, limits=limits)
     assert statuses(again) == ["generated" if later else "unknown"]

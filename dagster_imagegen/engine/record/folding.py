@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Protocol
 
@@ -88,7 +88,8 @@ class Folding:
                 content.resolve(attempt_id, await self._result_of(content.attempts[attempt_id]))
             if content.had_intents:
                 await put_part(self._store, jid, content.attempts.values())
-        await delete_journal(self._store, jid, max(found.objects) + 1)
+        count = max(found.objects, default=-1) + 1
+        await delete_journal(self._store, jid, count, found.label_paths)
 
     async def _result_of(self, attempt: Attempt) -> Result:
         images = await self._images.find(attempt.fingerprint)
@@ -98,10 +99,10 @@ class Folding:
         return await self._images.recover(attempt, path)
 
 
-async def delete_journal(store: ObjectStore, jid: str, count: int) -> None:
-    """Delete a journal's objects, the header first: without it, nobody reads the rest.
+async def delete_journal(store: ObjectStore, jid: str, count: int, labels: Iterable[str]) -> None:
+    """Delete a journal's objects and labels, the header first: without it, nobody reads the rest.
 
     A failure is no error: the objects no longer count, and the next writer tries again.
     """
     with contextlib.suppress(StorageError):
-        await store.delete([object_path(jid, seq) for seq in range(count)])
+        await store.delete([*(object_path(jid, seq) for seq in range(count)), *labels])

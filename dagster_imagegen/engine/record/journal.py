@@ -1,20 +1,27 @@
 """Journals, the write-ahead record of attempts: what their objects hold, and what that means.
 
-    _journal/<jid>/<seq>.jsonl   whole objects of one record a line; seq 0 begins with the header
-    _journal/<jid>.sealed        its writer is presumed dead; a writer that finds its own seal stops
+    _journal/<jid>/<seq>.jsonl          whole objects of one record a line; seq 0 is the header
+    _journal/<jid>/<seq>.<tags>.label   which images the records of that object are about
+    _journal/<jid>.sealed               its writer is presumed dead; one that finds its seal stops
+
+The name of a label has a tag for each image, so that a listing tells who else requests an image,
+and nothing is read of other images' records. Labels only spare reads: an object without one may be
+about any image, and is read.
 
 Records: `intent` (what is on record before a request is sent), `result` (its outcome), `withdrawn`
 (it was not sent after all), `reserve` (what the pass may spend on attempts of this journal),
 `heartbeat`. docs/write-protocol.md explains the whole protocol.
 """
 
+import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from base64 import urlsafe_b64encode
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from dagster_imagegen.engine.attempt import Attempt, Identity, Result
 from dagster_imagegen.engine.errors import DamagedJournal
@@ -32,10 +39,17 @@ from dagster_imagegen.engine.storage import StoredObject, WriterLock
 JOURNAL_FOLDER = "_journal"
 JOURNAL_VERSION = 1
 
+TAG_LENGTH = 4
+TAGS_MAX = 28
+"""So that no name is longer than 138 characters, also while it is temporary; some encrypted folders
+take 143."""
+NO_IMAGES = "-"
+"""Stands for the tags of an object that is about no image."""
+
 _PROMPTS = ("prompt", "extra_body")
 """The columns of an intent that can be long."""
 
-_ENTRY = re.compile(rf"{JOURNAL_FOLDER}/([^/.]+)(?:/(\d{{6}})\.jsonl|\.sealed)")
+_ENTRY = re.compile(rf"{JOURNAL_FOLDER}/([^/.]+)(?:/(\d{{6}})\.(?:jsonl|([\w-]+)\.label)|\.sealed)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +93,22 @@ def object_path(journal_id: str, seq: int) -> str:
     return f"{JOURNAL_FOLDER}/{journal_id}/{seq:06d}.jsonl"
 
 
+def label_path(journal_id: str, seq: int, tags: str) -> str:
+    """The path of the label of an object."""
+    return f"{JOURNAL_FOLDER}/{journal_id}/{seq:06d}.{tags}.label"
+
+
+def tag_of(fingerprint: str) -> str:
+    """An image's tag: 24 bits, of letters that any store takes. Another image's is hardly ever the
+    same, and if it is, an object is read in vain."""
+    return urlsafe_b64encode(hashlib.sha256(fingerprint.encode()).digest()[:3]).decode()
+
+
+def tags_in_name(tags: Collection[str]) -> str | None:
+    """What the label of an object about these images says; None if they are too many for a name."""
+    return None if len(tags) > TAGS_MAX else "".join(tags) or NO_IMAGES
+
+
 def seal_path(journal_id: str) -> str:
     """The path of a journal's seal."""
     return f"{JOURNAL_FOLDER}/{journal_id}.sealed"
@@ -86,17 +116,19 @@ def seal_path(journal_id: str) -> str:
 
 def intent_line(attempt: Attempt) -> str:
     """The record that puts an attempt on record."""
-    return _line("intent", attempt.attempt_id, request_columns(attempt))
+    tag = tag_of(attempt.fingerprint)
+    return _line("intent", attempt.attempt_id, request_columns(attempt), tag=tag)
 
 
-def result_line(attempt_id: str, result: Result) -> str:
+def result_line(attempt: Attempt, result: Result) -> str:
     """The record of an attempt's outcome."""
-    return _line("result", attempt_id, result_columns(result))
+    tag = tag_of(attempt.fingerprint)
+    return _line("result", attempt.attempt_id, result_columns(result), tag=tag)
 
 
-def withdrawn_line(attempt_id: str) -> str:
+def withdrawn_line(attempt: Attempt) -> str:
     """The record that an attempt was not sent after all."""
-    return _line("withdrawn", attempt_id)
+    return _line("withdrawn", attempt.attempt_id, tag=tag_of(attempt.fingerprint))
 
 
 def reserve_line(usd: Decimal) -> str:
@@ -109,10 +141,31 @@ def heartbeat_line() -> str:
     return _line("heartbeat")
 
 
-def _line(kind: str, attempt_id: str | None = None, values: Row | None = None) -> str:
-    """`{"record":kind,"attempt_id":…}`, then the values as a JSON object of their own."""
-    head = json.dumps({"record": kind, "attempt_id": attempt_id}, separators=(",", ":"))
+def _line(
+    kind: str, attempt_id: str | None = None, values: Row | None = None, *, tag: str | None = None
+) -> str:
+    """`{"record":kind,"attempt_id":…,"tag":…}`, then the values as a JSON object of their own."""
+    record = {"record": kind, "attempt_id": attempt_id} | ({"tag": tag} if tag else {})
+    head = json.dumps(record, separators=(",", ":"))
     return head if values is None else f"{head}\t{encode_values(values)}"
+
+
+def tags_in(data: bytes, known: dict[str, str]) -> str | None:
+    """The tags of all images that an object's records are about; None: it cannot be told.
+
+    Records of earlier releases have no tags, and only the intent names the image: `known` keeps
+    those tags by attempt, for the records that follow.
+    """
+    tags: set[str | None] = set()
+    for line in data.decode().splitlines():
+        head, _, tail = line.partition("\t")
+        record = json.loads(head)
+        attempt_id = record.get("attempt_id")
+        if record["record"] == "intent" and "tag" not in record:
+            known[attempt_id] = tag_of(decode_values(tail)["fingerprint"])
+        if attempt_id is not None:
+            tags.add(record.get("tag") or known.get(attempt_id))
+    return None if None in tags else "".join(sorted(str(tag) for tag in tags))
 
 
 @dataclass(kw_only=True)
@@ -208,6 +261,14 @@ def _damaged(path: str, data: bytes, why: str) -> DamagedJournal:
     )
 
 
+class JournalObject(NamedTuple):
+    """An object of a journal on its way to the store, and the path of its label, if any."""
+
+    path: str
+    data: bytes
+    label: str | None
+
+
 @dataclass(kw_only=True)
 class OwnJournal:
     """A journal that this writer opened and has not published."""
@@ -222,6 +283,42 @@ class OwnJournal:
     state: Literal["open", "draining", "publishing"] = "open"
     pending: list[str] = field(default_factory=list[str])
     """Lines that the next object of the journal holds."""
+    tags: dict[str, None] = field(default_factory=dict[str, None])
+    """Of the images that these are about."""
+    unwritten: JournalObject | None = None
+    """An object that is being written, or could not be."""
+    labels: list[str] = field(default_factory=list[str])
+    """The paths of the labels."""
+
+    def add(self, line: str, about: Attempt) -> None:
+        """Let the next object hold a line about an attempt."""
+        self.pending.append(line)
+        self.tags[tag_of(about.fingerprint)] = None
+
+    def begin_object(self, *, labelled: bool) -> JournalObject | None:
+        """The object that is to be written now; None: there is none.
+
+        After an error that is the same one again, because it may be in place all the same, and so
+        may its label, which must not lack an image of it.
+        """
+        if self.unwritten is None and self.pending:
+            tags = tags_in_name(self.tags) if labelled else None
+            self.unwritten = JournalObject(
+                path=object_path(self.journal_id, self.next_seq),
+                data="".join(f"{line}\n" for line in self.pending).encode(),
+                label=tags and label_path(self.journal_id, self.next_seq, tags),
+            )
+            if self.unwritten.label is not None:
+                self.labels.append(self.unwritten.label)
+            self.pending.clear()
+            self.tags.clear()
+        return self.unwritten
+
+    def end_object(self, *, at: float) -> None:
+        """The object that was begun is in place."""
+        self.unwritten = None
+        self.next_seq += 1
+        self.last_put_at = at
 
     def reserve(self, usd: Decimal) -> None:
         """Say with the next object what the pass may spend, if the journal says otherwise."""
@@ -230,12 +327,25 @@ class OwnJournal:
             self.pending.append(reserve_line(usd))
 
 
+class Label(NamedTuple):
+    """The label of an object in a listing, and the tags in its name."""
+
+    path: str
+    tags: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class JournalListing:
     """What one listing of the journal folder shows of one journal."""
 
     objects: Mapping[int, StoredObject]
+    labels: Mapping[int, Label]
     sealed: bool
+
+    @property
+    def label_paths(self) -> list[str]:
+        """The paths of the labels."""
+        return [label.path for label in self.labels.values()]
 
     @property
     def newest(self) -> float | None:
@@ -247,15 +357,20 @@ class JournalListing:
 def parse_listing(entries: Iterable[StoredObject]) -> dict[str, JournalListing]:
     """The journals in one listing of `JOURNAL_FOLDER`, in the order of their ids."""
     objects: dict[str, dict[int, StoredObject]] = {}
+    labels: dict[str, dict[int, Label]] = {}
     seals: set[str] = set()
     for entry in entries:
         if match := _ENTRY.fullmatch(entry.path):
-            jid, seq = match.groups()
+            jid, seq, tags = match.groups()
             if seq is None:
                 seals.add(jid)
-            else:
+            elif tags is None:
                 objects.setdefault(jid, {})[int(seq)] = entry
+            else:
+                labels.setdefault(jid, {})[int(seq)] = Label(entry.path, tags)
     return {
-        jid: JournalListing(objects=objects.get(jid, {}), sealed=jid in seals)
-        for jid in sorted(objects.keys() | seals)
+        jid: JournalListing(
+            objects=objects.get(jid, {}), labels=labels.get(jid, {}), sealed=jid in seals
+        )
+        for jid in sorted(objects.keys() | labels.keys() | seals)
     }

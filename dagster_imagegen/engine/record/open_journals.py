@@ -1,7 +1,7 @@
 """The journals in a store as one reader knows them: each object is read once, many at a time."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from dagster_imagegen.engine.errors import DamagedJournal
 from dagster_imagegen.engine.record.journal import (
@@ -12,7 +12,7 @@ from dagster_imagegen.engine.record.journal import (
 )
 from dagster_imagegen.engine.storage import ObjectStore
 
-READS_AT_ONCE = 32
+READS_AT_ONCE = 64
 
 
 class OpenJournals:
@@ -30,11 +30,6 @@ class OpenJournals:
         """One at a time, so that no record is read twice."""
         self._turns = asyncio.Semaphore(READS_AT_ONCE)
 
-    @property
-    def contents(self) -> Mapping[str, JournalContent]:
-        """What was read so far, by journal."""
-        return self._content
-
     async def read(self, listing: Mapping[str, JournalListing]) -> dict[str, JournalContent]:
         """Read what is new in the journals of a listing; without those that are gone.
 
@@ -49,8 +44,13 @@ class OpenJournals:
                 raise error
         return {jid: self._content[jid] for jid in listing if jid in self._content}
 
-    def forget(self, jid: str) -> None:
-        """Keep nothing of a journal."""
+    def keep(self, journals: Collection[str]) -> None:
+        """Forget all other journals, unless any are being read: what is read must not be missed."""
+        if not self._reading.locked():
+            for jid in self._content.keys() - journals:
+                self._forget(jid)
+
+    def _forget(self, jid: str) -> None:
         self._content.pop(jid, None)
         self._next_seq.pop(jid, None)
 
@@ -58,7 +58,7 @@ class OpenJournals:
         content = self._content.get(jid) or JournalContent(lean=self._lean)
         seqs = range(self._next_seq.get(jid, 0), max(found.objects, default=-1) + 1)
         if 0 not in found.objects:
-            self.forget(jid)
+            self._forget(jid)
             return
         if content.is_of_newer_schema or not seqs:
             return
@@ -69,7 +69,7 @@ class OpenJournals:
             if isinstance(data, BaseException):
                 raise data
             if data is None and seq in found.objects:
-                self.forget(jid)  # It was published in the meantime.
+                self._forget(jid)  # It was published in the meantime.
                 return
             if data is not None and not content.is_of_newer_schema:
                 _apply(content, object_path(jid, seq), data, alone=found.objects.keys() <= {0})

@@ -1,6 +1,7 @@
 """A writer's own journals: committed in groups, rolled when full, published when drained."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from decimal import Decimal
@@ -13,6 +14,7 @@ from dagster_imagegen.engine.record.journal import (
     JOURNAL_VERSION,
     Header,
     JournalContent,
+    JournalObject,
     OwnJournal,
     heartbeat_line,
     new_journal_id,
@@ -160,13 +162,11 @@ class OwnJournals:
             journal.reserve(self._reserved_usd)
         await self.commit()
 
-    async def commit(self, journal: OwnJournal | None = None, line: str | None = None) -> None:
-        """Write a line with the journal's next object, then refresh. Without a line: only refresh.
+    async def commit(self) -> None:
+        """Write what is waiting, then refresh.
 
         Raises the `StorageError` that broke this writer.
         """
-        if journal is not None and line is not None:
-            journal.pending.append(line)
         # Not before: what is known when the part is written is on record before it.
         self.raise_if_broken()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -174,9 +174,8 @@ class OwnJournals:
         self._wake.set()
         await waiter
 
-    def commit_later(self, journal: OwnJournal, line: str) -> None:
-        """Write a line with the journal's next object, without waiting for it."""
-        journal.pending.append(line)
+    def commit_later(self) -> None:
+        """`commit`, without waiting for it."""
         self._wake.set()
 
     async def _commit_forever(self) -> None:
@@ -202,17 +201,29 @@ class OwnJournals:
                     waiter.set_result(None)
 
     async def _put_pending(self, journal: OwnJournal) -> None:
-        if not journal.pending:
+        if not journal.pending and journal.unwritten is None:
             if _clock() - journal.last_put_at < self._limits.lease / 4:
                 return
             journal.pending.append(heartbeat_line())
-        lines = list(journal.pending)
-        path = object_path(journal.journal_id, journal.next_seq)
-        data = "".join(f"{line}\n" for line in lines).encode()
-        await self._store.put(path, data)
-        del journal.pending[: len(lines)]
-        journal.next_seq += 1
-        journal.last_put_at = _clock()
+        # One that could not be written comes first, and the rest after it.
+        for _ in range(1 if journal.unwritten is None else 2):
+            begun = journal.begin_object(labelled=self._watcher.has_company)
+            if begun is not None:
+                await self._put(begun)
+                journal.end_object(at=_clock())
+
+    async def _put(self, begun: JournalObject) -> None:
+        # Both are over before anything else is written or deleted.
+        writes = (self._put_label(begun.label), self._store.put(begun.path, begun.data))
+        for failed in await asyncio.gather(*writes, return_exceptions=True):
+            if failed is not None:
+                raise failed
+
+    async def _put_label(self, path: str | None) -> None:
+        if path is not None:
+            # Without it, others read the object.
+            with contextlib.suppress(StorageError):
+                await self._store.put(path, b"\n")
 
     def raise_if_broken(self) -> None:
         """Raise the `StorageError` that broke this writer, if any did."""
@@ -248,7 +259,7 @@ class OwnJournals:
             del self._journals[journal.journal_id]
             self._reserve_less(journal.content.bound_usd)
         # Nothing is written to it any more, and others need not wait for hundreds of deletions.
-        await delete_journal(self._store, journal.journal_id, journal.next_seq)
+        await delete_journal(self._store, journal.journal_id, journal.next_seq, journal.labels)
         if journal.lock is not None:
             journal.lock.release()
 

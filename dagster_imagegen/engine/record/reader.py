@@ -131,7 +131,8 @@ class RecordReader:
             before, published = published, seen & (found.paths.keys() | covered)
             if published <= before:
                 break
-        empty = {jid for jid, each in listing.items() if not each.objects}
+        self._journals.keep(listing)
+        empty = {jid for jid, each in listing.items() if not (each.objects or each.labels)}
         unpublished = {
             jid: content
             for jid, content in journals.items()
@@ -151,6 +152,10 @@ class RecordReader:
             listed_days=found.days,
             without_part=found.without_part & empty,
         )
+
+    def forget(self) -> None:
+        """Keep nothing of journals; the next `read` reads them from their beginning."""
+        self._journals.keep(())
 
     async def _list_parts(self, seen: Collection[str]) -> "_Parts":
         """The parts of days to which some may still be added, and late ones of journals `seen`.

@@ -14,16 +14,15 @@ from dagster_imagegen.engine.record.journal import (
     parse_listing,
 )
 from dagster_imagegen.engine.record.limits import Limits
-from dagster_imagegen.engine.record.open_journals import OpenJournals
+from dagster_imagegen.engine.record.rivals import Rivals
 from dagster_imagegen.engine.storage import ObjectStore
 
 
 class Watcher:
-    """Lists the journals again and again, and reads what is new in other writers' journals.
+    """Lists the journals again and again, and finds other writers' attempts at an image.
 
     Args:
         store: where the journals are.
-        journals: what is read of other writers' journals.
         own: this writer's journals that are not yet published; the writer changes it.
         limits: how long a silent writer counts as alive.
     """
@@ -32,14 +31,13 @@ class Watcher:
         self,
         store: ObjectStore,
         *,
-        journals: OpenJournals,
         own: Mapping[str, OwnJournal],
         limits: Limits,
     ) -> None:
         self._store = store
         self._own = own
         self._limits = limits
-        self._journals = journals
+        self._rivals = Rivals(store)
         self._closed: set[str] = set()
         self.listing: Mapping[str, JournalListing] = {}
         self.refreshed_at = float("-inf")
@@ -48,11 +46,11 @@ class Watcher:
         """Since when refreshes have followed one another without a long gap."""
 
     async def refresh(self) -> None:
-        """List the journals, find the own ones among them, and read what is new in the others.
+        """List the journals, and find the own ones among them. Mostly that is one call, however
+        many there are: nothing is read but what has no label.
 
         Raises `Fenced` where an own journal is sealed, `StoreInconsistent` where the store does
-        not list one, and `StorageError` where one that was there is gone. Call it one at a time,
-        so that no record is read twice.
+        not list one, and `StorageError` where one that was there is gone. Call it one at a time.
         """
         asked_at = asyncio.get_running_loop().time()
         expected = set(self._own)
@@ -63,15 +61,15 @@ class Watcher:
             listing = await self._list()
         for jid in expected & set(self._own):
             self._check_own(jid, listing.get(jid))
-        others = {jid: found for jid, found in listing.items() if jid not in self._closed}
-        await self._journals.read(others)
-        for jid in self._journals.contents.keys() - others.keys():
-            self._journals.forget(jid)
         # A store that was away kept the others silent too: their lease begins anew.
         if float("inf") > asked_at - self.refreshed_at > self._limits.lease / 2:
             self._sees_since = asked_at
+        await self._rivals.learn(self._of_others(listing))
         self.listing = listing
         self.refreshed_at = asked_at
+
+    def _of_others(self, listing: Mapping[str, JournalListing]) -> Mapping[str, JournalListing]:
+        return {jid: each for jid, each in listing.items() if jid not in self._closed}
 
     async def _list(self) -> dict[str, JournalListing]:
         return parse_listing((await self._store.list(JOURNAL_FOLDER)).values())
@@ -98,24 +96,27 @@ class Watcher:
                 "lag behind its writes, so requests cannot be kept on record there"
             )
 
+    @property
+    def has_company(self) -> bool:
+        """Whether other writers were there at the last refresh."""
+        return any(0 in each.objects for each in self._of_others(self.listing).values())
+
     def close(self, jid: str) -> None:
         """Ignore a journal from now on: it is this writer's own, or folded."""
         self._closed.add(jid)
-        self._journals.forget(jid)
 
-    def rivals(self, fingerprint: str) -> Sequence[str]:
-        """Other writers' pending attempts at an image."""
-        return [
-            attempt_id
-            for jid, content in self._journals.contents.items()
-            if jid not in self._closed
-            for attempt_id in content.rivals(fingerprint)
-        ]
+    async def rivals(self, fingerprint: str) -> Sequence[str]:
+        """Other writers' attempts at an image that were pending at the last refresh."""
+        contents = await self._rivals.read(fingerprint, self._of_others(self.listing))
+        return [attempt_id for each in contents for attempt_id in each.rivals(fingerprint)]
 
-    def attempt(self, attempt_id: str) -> Attempt | None:
-        """Another writer's attempt, as far as it was read."""
-        content = self._journals.contents.get(journal_id_of(attempt_id))
-        return None if content is None else content.attempts.get(attempt_id)
+    async def attempt(self, attempt_id: str, fingerprint: str) -> Attempt | None:
+        """Another writer's attempt at an image, as it was at the last refresh."""
+        jid = journal_id_of(attempt_id)
+        if jid not in self.listing or jid in self._closed:
+            return None
+        contents = await self._rivals.read(fingerprint, {jid: self.listing[jid]})
+        return next((each.attempts.get(attempt_id) for each in contents), None)
 
     async def is_dead(self, jid: str, found: JournalListing | None = None) -> bool:
         """Whether a journal's writer is presumed dead: it is sealed, its lock is free, or it was
@@ -125,7 +126,7 @@ class Watcher:
         finishes that.
         """
         found = found or self.listing.get(jid)
-        if found is None or not found.objects:
+        if found is None or not (found.objects or found.labels):
             return False
         if found.sealed or 0 not in found.objects:
             return True

@@ -94,7 +94,7 @@ class RecordWriter:
         self._images = images
         self._now = now
         self._own: dict[str, OwnJournal] = {}
-        self._watcher = Watcher(store, journals=journals, own=self._own, limits=limits)
+        self._watcher = Watcher(store, own=self._own, limits=limits)
         self._folding = Folding(
             store, images=images, watcher=self._watcher, now=now, run_id=identity.run_id
         )
@@ -189,7 +189,9 @@ class RecordWriter:
         perhaps billed.
         """
         fingerprint = attempt.fingerprint
-        if rivals := self._watcher.rivals(fingerprint):
+        # What others have on record was for planning and reserving: from here on, rivals count.
+        self._reader.forget()
+        if rivals := await self._watcher.rivals(fingerprint):
             return Contended(rival=rivals[0])
         journal = await self._journals.for_an_intent()
         attempt_id = f"{journal.journal_id}-{journal.next_attempt}"
@@ -197,14 +199,15 @@ class RecordWriter:
         attempt = replace(attempt, attempt_id=attempt_id, started_at=self._now())
         journal.content.intend(attempt)
         try:
-            await self._journals.commit(journal, intent_line(attempt))
+            journal.add(intent_line(attempt), attempt)
+            await self._journals.commit()
             decision = await self._decide(journal, attempt_id, fingerprint)
         except BaseException:
             # Not sent: whatever the store holds of it, this process knows that it was not.
-            await self._withdraw(journal, attempt_id, wait=False)
+            await self._withdraw(journal, attempt, wait=False)
             raise
         if not isinstance(decision, Granted):
-            await self._withdraw(journal, attempt_id, wait=True)
+            await self._withdraw(journal, attempt, wait=True)
         return decision
 
     async def _decide(self, journal: OwnJournal, attempt_id: str, fingerprint: str) -> Decision:
@@ -217,7 +220,7 @@ class RecordWriter:
         clock = asyncio.get_running_loop().time
         patience_ends = clock() + self._limits.rival_grace
         while True:
-            while rivals := self._watcher.rivals(fingerprint):
+            while rivals := await self._watcher.rivals(fingerprint):
                 older = [rival for rival in rivals if rival < journal.journal_id]
                 if older or clock() > patience_ends:
                     return Contended(rival=(older or list(rivals))[0])
@@ -234,32 +237,34 @@ class RecordWriter:
     async def withdraw(self, attempt_id: str) -> None:
         """Take back an attempt that was granted and not sent; it leaves no row."""
         journal = self._own.get(journal_id_of(attempt_id))
-        if journal is not None:
-            await self._withdraw(journal, attempt_id, wait=False)
+        if journal is not None and attempt_id in journal.content.attempts:
+            await self._withdraw(journal, journal.content.attempts[attempt_id], wait=False)
 
-    async def _withdraw(self, journal: OwnJournal, attempt_id: str, *, wait: bool) -> None:
-        journal.content.withdraw(attempt_id)
+    async def _withdraw(self, journal: OwnJournal, attempt: Attempt, *, wait: bool) -> None:
+        journal.content.withdraw(attempt.attempt_id)
+        journal.add(withdrawn_line(attempt), attempt)
         if wait:
-            await self._journals.commit(journal, withdrawn_line(attempt_id))
+            await self._journals.commit()
         else:
-            self._journals.commit_later(journal, withdrawn_line(attempt_id))
+            self._journals.commit_later()
         self._journals.publish_if_drained(journal)
 
     # -- others' attempts ----------------------------------------------------------------------
 
-    async def attempt(self, attempt_id: str) -> Attempt | None:
-        """What is on record of another writer's attempt, or of a published one."""
-        return self._watcher.attempt(attempt_id) or await self._published_attempt(attempt_id)
+    async def attempt(self, attempt_id: str, fingerprint: str) -> Attempt | None:
+        """What is on record of another writer's attempt at an image, or of a published one."""
+        found = await self._watcher.attempt(attempt_id, fingerprint)
+        return found or await self._published_attempt(attempt_id)
 
-    async def outcome_of(self, rival: str) -> Attempt | None:
-        """Wait until another writer's attempt has a result. None: it was withdrawn.
+    async def outcome_of(self, rival: str, fingerprint: str) -> Attempt | None:
+        """Wait until another writer's attempt at an image has a result. None: it was withdrawn.
 
         The journal of a rival whose writer died is folded.
         """
         jid = journal_id_of(rival)
         while True:
             await self._journals.commit()
-            attempt = self._watcher.attempt(rival)
+            attempt = await self._watcher.attempt(rival, fingerprint)
             if attempt is None:
                 return await self._published_attempt(rival)
             if attempt.result is not None:
@@ -290,7 +295,8 @@ class RecordWriter:
             raise StorageError(f"attempt {attempt_id} is not in an open journal of this writer")
         journal.content.resolve(attempt_id, result)
         attempt = journal.content.attempts[attempt_id]
-        await self._journals.commit(journal, result_line(attempt_id, result))
+        journal.add(result_line(attempt, result), attempt)
+        await self._journals.commit()
         self._journals.publish_if_drained(journal)
         return attempt
 
@@ -317,9 +323,10 @@ class RecordWriter:
                 raise fenced
             for journal in list(self._own.values()):
                 for attempt_id in list(journal.content.pending):
-                    lost = self._images.lost(journal.content.attempts[attempt_id])
+                    attempt = journal.content.attempts[attempt_id]
+                    lost = self._images.lost(attempt)
                     journal.content.resolve(attempt_id, lost)
-                    journal.pending.append(result_line(attempt_id, lost))
+                    journal.add(result_line(attempt, lost), attempt)
                 await self._journals.publish(journal)
             await self._parts.check()
             if self._indexing is not None:

@@ -94,8 +94,8 @@ class Sender:
             if isinstance(decision, Claim):
                 return replace(decision, unresolved=unresolved)
             if isinstance(decision, AlreadyThere):
-                return await self._adopted(decision)
-            other = await context.record.outcome_of(decision.rival)
+                return await self._adopted(decision, request.fingerprint)
+            other = await context.record.outcome_of(decision.rival, request.fingerprint)
             if other is None:
                 continue
             if self._died_sending(other):
@@ -143,9 +143,9 @@ class Sender:
                 return slot
             context.pacer.release(slot, Signal(outcome="unclear"))
 
-    async def _adopted(self, found: AlreadyThere) -> Outcome:
+    async def _adopted(self, found: AlreadyThere, fingerprint: str) -> Outcome:
         context = self._context
-        attempt = await context.record.attempt(found.attempt_id)
+        attempt = await context.record.attempt(found.attempt_id, fingerprint)
         if attempt is None or attempt.status != "succeeded":
             attempt = await context.images.adopt(found.attempt_id, found.path, attempt)
         return Outcome.of(attempt, reused=True)

@@ -35,10 +35,9 @@ class ModelLoop(asyncio.AbstractEventLoop):
             try:
                 result = self._run_until_done(asyncio.Task(main, loop=self))
             finally:
-                left = asyncio.all_tasks(self)
-                for task in left:
-                    task.cancel()
-                if left:
+                while left := asyncio.all_tasks(self):  # They may start others as they end.
+                    for task in left:
+                        task.cancel()
                     self._run_until_done(asyncio.gather(*left, return_exceptions=True))
         finally:
             asyncio._set_running_loop(None)  # pyright: ignore[reportPrivateUsage]

@@ -3,6 +3,7 @@
 import asyncio
 import pickle
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -105,6 +106,7 @@ class World:
         loop: ModelLoop,
     ) -> None:
         self.loop = loop
+        self.seed = seed
         self.rng = random.Random(seed)
         self.code: Any = code
         """The package of the record, or a copy with a rule left out."""
@@ -160,6 +162,10 @@ class World:
     @property
     def has_outage(self) -> bool:
         return self.moods.outage[1] > 0
+
+    def has_earlier_release(self, number: int) -> bool:
+        """Whether a writer is of one without labels: in half of the schedules, each second one."""
+        return random.Random(f"release {self.seed}").random() < 0.5 and number % 2 == 1
 
     @property
     def is_away(self) -> bool:
@@ -292,7 +298,8 @@ class World:
 
     def _compare_with_journal(self, jid: str, rows: list[Attempt]) -> None:
         folder = f"{JOURNAL_FOLDER}/{jid}"
-        paths = sorted(path for path in self.objects if path.startswith(f"{folder}/"))
+        below = sorted(path for path in self.objects if path.startswith(f"{folder}/"))
+        paths = [path for path in below if path.endswith(".jsonl")]
         whole = bool(paths) and len(paths) == int(paths[-1][-12:-6]) + 1
         if not whole or f"{folder}.sealed" in self.objects:
             return
@@ -381,6 +388,8 @@ class Handle:
     pause_seconds: float = 0.0
     calm: bool = False
     """Nothing goes wrong for this one."""
+    is_of_earlier_release: bool = False
+    """Its journals are as they were before there were labels and tags."""
     calls: Counter[str] = field(default_factory=Counter[str])
     killed_at: float | None = None
     paused_until: float = float("-inf")
@@ -496,6 +505,11 @@ class Handle:
     # -- ObjectStore ----------------------------------------------------------------------------
 
     async def put(self, path: str, data: bytes) -> None:
+        if self.is_of_earlier_release and path.startswith(JOURNAL_FOLDER):
+            if path.endswith(".label"):
+                return
+            data = re.sub(rb',"tag":"[^"]*"', b"", data)
+
         def effect() -> StorageError | None:
             if not self._fails():
                 self.world.take_effect(path, data, self)

@@ -158,7 +158,7 @@ class Writer:
             handle.reported.append(decision.path)
             return DONE
         if _is(decision, Contended, code):
-            row = await record.outcome_of(decision.rival)
+            row = await record.outcome_of(decision.rival, fingerprint)
             result = None if row is None else row.result
             if result is not None and result.image is not None:
                 handle.reported.append(result.image.path)

@@ -272,7 +272,7 @@ def test_a_second_writer_waits_for_the_first_one_s_outcome(storage: Storage):
         attempt_id = await granted(first)
         decision = await second.intend(wanted("aa"))
         assert decision == Contended(rival=attempt_id)
-        waiting = asyncio.create_task(second.outcome_of(attempt_id))
+        waiting = asyncio.create_task(second.outcome_of(attempt_id, "aa"))
         await asyncio.sleep(5)
         assert not waiting.done()
         await first.settle(attempt_id, Result(status="refused", error_code="no"))
@@ -637,7 +637,7 @@ def test_without_the_right_to_delete_all_is_said_once(scheme: str, tmp_path: Pat
         lost = await granted(dead)
         storage.put_now(seal_path(dead.journal_ids[0]), b"")
         writer = await opened_writer(storage)
-        closed = await writer.outcome_of(lost)
+        closed = await writer.outcome_of(lost, "aa")
         assert closed is not None
         assert closed.status == "unknown"
         for fingerprint in ("aa", "bb"):
@@ -667,7 +667,7 @@ def test_after_the_end_nothing_is_granted_and_nobody_hangs(storage: Storage):
         with pytest.raises(StorageError):
             await writer.settle(attempt_id, ended("succeeded"))
         with pytest.raises(StorageError, match="closed"):
-            await writer.outcome_of("20261122T120000000000Z-x-0")
+            await writer.outcome_of("20261122T120000000000Z-x-0", "aa")
 
     run_virtual(main())
     assert [row["status"] for row in rows(storage).values()] == ["unknown"]
@@ -865,7 +865,7 @@ def test_a_process_that_was_paused_past_its_lease_stops(
         writer = await opened_writer(storage, limits=Limits(lease=1.0, poll=0.05))
         decision = await writer.intend(wanted("asked"))
         assert isinstance(decision, Contended)
-        row = await writer.outcome_of(decision.rival)
+        row = await writer.outcome_of(decision.rival, "asked")
         await writer.close()
         return row
 
