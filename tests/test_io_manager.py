@@ -475,16 +475,20 @@ def test_no_two_asset_keys_share_a_file(tmp_path: Path) -> None:
     manager = ParquetIOManager(uri=str(tmp_path / "tables"))
     keys = [*([key] for key in HOSTILE), *(["source", key] for key in HOSTILE)]
     keys += [["..", "x"], ["source.partitions", "mon"]]
-    for key in keys:
-        context = dg.build_output_context(asset_key=dg.AssetKey(key))
-        manager.handle_output(context, pa.table({"key": [repr(key)]}))
     all_days(manager)
-    assert len(files(manager)) == len(keys) + 3
-    assert [each.name for each in tmp_path.iterdir()] == ["tables"]
-    for key in keys:
-        kind = dg.PythonObjectDagsterType(pa.Table)
-        context = dg.build_input_context(asset_key=dg.AssetKey(key), dagster_type=kind)
-        assert manager.load_input(context)["key"].to_pylist() == [repr(key)]
+    with dg.DagsterInstance.ephemeral() as instance:  # or each context makes its own
+        for key in keys:
+            written = dg.build_output_context(asset_key=dg.AssetKey(key))
+            manager.handle_output(written, pa.table({"key": [repr(key)]}))
+        assert len(files(manager)) == len(keys) + 3
+        assert [each.name for each in tmp_path.iterdir()] == ["tables"]
+        for key in keys:
+            read = dg.build_input_context(
+                asset_key=dg.AssetKey(key),
+                dagster_type=dg.PythonObjectDagsterType(pa.Table),
+                instance=instance,
+            )
+            assert manager.load_input(read)["key"].to_pylist() == [repr(key)]
 
 
 # -- what cannot work ------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ class IndexRun:
     @classmethod
     def decode(cls, name: str, data: bytes) -> "IndexRun":
         """The inverse of `encode`. Raises `ValueError` and the like for anything else."""
-        table = pq.read_table(io.BytesIO(data))
+        table = pq.ParquetFile(io.BytesIO(data)).read(use_threads=False)
         said: dict[str, Any] = json.loads((table.schema.metadata or {})[_METADATA])
         return cls(
             name=name,

@@ -192,7 +192,7 @@ def _by_part(path: str, table: pa.Table) -> pa.Table:
             [table["asset_key"], table["root_run_id"], day, usd, most],
             names=[*keys, "cost_usd", "cost_usd_max"],
         )
-        .group_by(keys)
+        .group_by(keys, use_threads=False)
         .aggregate([("cost_usd", "sum"), ("cost_usd_max", "sum")])
         .rename_columns({"cost_usd_sum": "cost_usd", "cost_usd_max_sum": "cost_usd_max"})
     )

@@ -110,7 +110,7 @@ def decode_part(data: bytes) -> list[Attempt]:
     """The attempts of a part."""
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    return list(attempts_of(pq.read_table(io.BytesIO(data))))
+    return list(attempts_of(pq.ParquetFile(io.BytesIO(data)).read()))
 
 
 def table_of_part(data: bytes, columns: Sequence[str]) -> pa.Table:

@@ -73,8 +73,9 @@ class Record:
 
     def parts_of_run(self, root_run_id: str) -> tuple[str, ...]:
         """The parts that can have rows of a run: of those that the index covers, no others."""
-        sums = self.sums().filter(pc.field("root_run_id") == root_run_id)
-        covered = (part_path(str(jid)) for jid in pc.unique(sums["journal_id"]).to_pylist())
+        sums = self.sums()
+        ids = sums["journal_id"].filter(pc.equal(sums["root_run_id"], pa.scalar(root_run_id)))
+        covered = (part_path(str(jid)) for jid in pc.unique(ids).to_pylist())
         return (*covered, *self.parts)
 
     def sums(self) -> pa.Table:

@@ -17,6 +17,7 @@ from decimal import Decimal
 from types import ModuleType
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
@@ -161,7 +162,9 @@ def counted_of(writer: Handle, found: Record, world: World) -> Decimal:
     reserved = [each.usd for each in found.reservations if each.identity.run_id == name]
     rows = (*found.open_attempts, *published)
     spent = [row.bound_usd for row in rows if row.identity.run_id == name]
-    covered = bound_usd(found.sums().filter(pc.field("root_run_id") == name))
+    sums = found.sums()
+    # By a mask, for an expression takes a millisecond of its own.
+    covered = bound_usd(sums.filter(pc.equal(sums["root_run_id"], pa.scalar(name))))
     return sum((*reserved, *spent, covered), Decimal(0))
 
 

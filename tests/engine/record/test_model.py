@@ -1,7 +1,7 @@
 """The write protocol under fire: random schedules over the real record, and a guard for each rule.
 
 pytest tests/engine/record/test_model.py                    some hundred schedules
-pytest tests/engine/record/test_model.py -m full            20,000
+pytest tests/engine/record/test_model.py -m full            10,000
 IMAGEGEN_SCHEDULES=500000 pytest tests/engine/record/test_model.py -m full
 """
 
@@ -24,7 +24,7 @@ from tests.engine.record.model import run_schedule
 
 SHORT = 200
 SEARCHED = 600
-FULL = int(os.environ.get("IMAGEGEN_SCHEDULES", "20000"))
+FULL = int(os.environ.get("IMAGEGEN_SCHEDULES", "10000"))
 PART = 1_000
 PACKAGE = Path(record.__file__).parent
 
@@ -43,6 +43,7 @@ def test_no_schedule_breaks_a_promise():
 
 
 @pytest.mark.full
+@pytest.mark.spread
 @pytest.mark.parametrize("start", range(SHORT, SHORT + FULL, PART))
 def test_no_schedule_of_many_breaks_a_promise(start: int):
     """The same, over many more schedules."""
