@@ -99,7 +99,7 @@ def test_a_copy_that_cannot_be_read_is_named_and_the_others_of_its_folder_are_co
 ):
     read = LocalFileSystem.cat_file
 
-    def read_but_bowl(filesystem: LocalFileSystem, path: str, **options: Any) -> bytes:
+    def read_but_bowl(filesystem: LocalFileSystem, path: str, **options: Any) -> Any:
         if path == str(published / "bowl.png"):
             raise PermissionError(path)
         return read(filesystem, path, **options)
