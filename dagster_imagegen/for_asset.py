@@ -111,7 +111,7 @@ def _with_outcomes(generation: Generation) -> PromptTable:
     if len(outcomes) == plan.distinct:
         return plan.prompts
     jobs = (job.request.fingerprint for job in plan.jobs)
-    return plan.prompts.without([each for each in jobs if each not in outcomes.found])
+    return plan.prompts.without([each for each in jobs if each not in outcomes])
 
 
 class Place:

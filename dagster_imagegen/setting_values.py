@@ -188,11 +188,10 @@ def _value_of(place: str, variable: Any) -> Any:
 
 
 def secret_free(pairs: Iterable[tuple[str | None, Any]]) -> Iterator[tuple[str | None, Any]]:
-    """The pairs of a repr without what can be a key in an address: its query, and a password."""
+    """The pairs of a repr without what can be a key in an address: a query, and a password."""
     for name, value in pairs:
         known = isinstance(value, str) and not _names_variable(value)
-        if known and name == "base_url":
-            value = value.partition("?")[0]  # noqa: PLW2901
-        elif known and name in ("uri", "storage_uri", "usage_uri"):
+        if known and name in ("base_url", "uri", "storage_uri", "usage_uri"):
             value = re.sub(r"(://[^/:@]*):[^/@]*@", r"\1:…@", value)  # noqa: PLW2901
+            value = re.sub(r"(://[^?#]*)[?#].*", r"\1", value, flags=re.DOTALL)  # noqa: PLW2901
         yield name, value

@@ -690,6 +690,25 @@ def test_no_error_holds_the_query_of_the_address() -> None:
         assert "SECRET" not in held_by(caught.value)
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"base_url": "https://user:SECRET@a.example/v1"},
+        {"base_url": "http://127.0.0.1:9/v1#SECRET", "patience_seconds": 0.1},
+        {"storage_uri": "abfs://container/shop?sv=2024&sig=SECRET"},
+        {"usage_uri": "abfs://container/shop?sig=SECRET"},
+        {"extra_headers": {"Authorization: Bearer SECRET": ""}},
+    ],
+)
+def test_a_secret_in_the_wrong_place_is_not_shown(project: Project, setting: Any) -> None:
+    """Neither in the repr nor in an error, if there is one."""
+    resource = project.resource(**setting)
+    assert "SECRET" not in repr(resource)
+    with pytest.raises(ImageGenError) as caught:
+        resource.generate("a mug")
+    assert "SECRET" not in held_by(caught.value)
+
+
 def test_extra_body_is_not_in_repr(project: Project) -> None:
     """It can hold a secret: a token for a callback, say."""
     resource = project.resource(extra_body={"webhook_token": "SECRET"})

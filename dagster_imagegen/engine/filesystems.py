@@ -62,6 +62,10 @@ class FileSystem(Protocol):
         ...
 
 
+SECRET_IN_QUERY = re.compile(
+    r"://[^?]*\?(.*&)?[\w-]*(sig|signature|token|key|secret|password|credential)=", re.IGNORECASE
+)
+"""As in the signed address of a container: `?sv=2024&sig=…`."""
 _APART: dict[FileSystem, FileSystem] = {}
 """By the filesystem that fsspec gives to everybody, which is equal for equal options."""
 
@@ -75,7 +79,7 @@ def open_filesystem(
     nothing here can serve.
     """
     scheme = uri.split("://", 1)[0] if "://" in uri else "file"
-    if re.search("://[^/:@]*:[^/@]*@", uri):
+    if re.search("://[^/:@]*:[^/@]*@", uri) or SECRET_IN_QUERY.search(uri):
         # Not shown here either: addresses are in logs, metadata and image tables.
         raise ConfigurationError(
             f"the storage {scheme}://… must not contain a password or key, which logs and tables "

@@ -100,8 +100,8 @@ def _came(
         {"image_fingerprint": fingerprint, **_outcome_columns(outcome, uri=uri)}
         for fingerprint, outcome in outcomes.found.items()
     ]
-    tables = [_paid_columns(outcomes.paid, uri), pa.Table.from_pylist(found, schema=_CAME)]
-    came = pa.concat_tables(tables)
+    rows = [_paid_columns(images, uri) for images in (outcomes.paid, outcomes.made)]
+    came = pa.concat_tables([*rows, pa.Table.from_pylist(found, schema=_CAME)])
     # As a rule all are paid for and none is wanted twice: then nothing has to be looked up.
     if fingerprints.equals(came["image_fingerprint"]):
         return came

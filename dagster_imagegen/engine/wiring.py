@@ -170,6 +170,7 @@ class Wiring:
         settings, stop, gate = self._settings, Stop(), Gate(self._rng)
         breaker = Breaker(
             gate,
+            endpoint=settings.endpoint_id,
             patience_seconds=settings.patience_seconds,
             in_flight=lambda: pacer.in_flight,
             end=stop.fail,

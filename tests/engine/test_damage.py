@@ -33,7 +33,14 @@ def test_a_damaged_part_is_named(
     assert len(imagegen_sandbox.requests) == 2
 
 
-@pytest.mark.parametrize("path", ["usage/report.parquet", "usage/2026/report.parquet"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "usage/report.parquet",
+        "usage/2026/report.parquet",
+        "usage/date=2026-11-26/._20261126T185329024886Z-9e18b849.parquet",
+    ],
+)
 def test_a_stray_file_is_no_part(
     run: Run, storage: Path, imagegen_sandbox: Sandbox, path: str
 ) -> None:

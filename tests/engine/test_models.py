@@ -19,7 +19,7 @@ from dagster_imagegen.engine.errors import (
 )
 from dagster_imagegen.engine.money.budget import Budget
 from dagster_imagegen.engine.settings import Settings
-from dagster_imagegen.sandbox import Sandbox
+from dagster_imagegen.sandbox import Fault, Sandbox
 from tests.engine.conftest import Run, statuses
 
 pytestmark = pytest.mark.imagegen_sandbox(paint=False)
@@ -89,6 +89,20 @@ def test_the_404_of_a_model_that_is_gone_names_its_successors(
     assert f"model '{model}'" in text
     assert ("successors" in text) == (said is not None)
     assert said is None or said in text
+
+
+def test_an_error_names_every_model_that_is_gone(run: Run, imagegen_sandbox: Sandbox):
+    """Each with its end and its successors, and the endpoint once."""
+    imagegen_sandbox.script(Fault("model_not_found", times=None))
+    models = ("gpt-image-1", "dall-e-3", "of-our-own")
+    rows = [{"prompt": f"a mug by {model}", "model": model} for model in models]
+    with pytest.raises(EndpointMisconfigured) as caught:
+        run(rows, overrides=["model"])
+    text = str(caught.value)
+    for model in models:
+        assert f"model '{model}'" in text
+    assert text.count("its successors are") == 2
+    assert text.count("https://images.example/v1") == 1
 
 
 @pytest.mark.parametrize(

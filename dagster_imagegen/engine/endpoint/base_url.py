@@ -131,7 +131,9 @@ def request_headers(api_key: str | None, extra: Mapping[str, str]) -> httpx.Head
         headers["authorization"] = f"Bearer {api_key.strip()}"
     for name, value in extra.items():
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-            raise ConfigurationError(f"extra_headers: invalid header name {name!r}")
+            # A whole header may stand there, with its value: `Authorization: Bearer …`.
+            start = re.split(r"[^\w-]", name, maxsplit=1)[0]
+            raise ConfigurationError(f"extra_headers: invalid header name {f'{start}…'!r}")
         if not re.fullmatch(r"[\t -~]*", value):
             raise ConfigurationError(f"extra_headers: value of {name!r} must be printable ASCII")
         headers[name] = value

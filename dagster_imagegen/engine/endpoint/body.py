@@ -36,6 +36,7 @@ UNPACKED_BYTES = 4_000_000
 UNPACKED_RATIO = 50
 BASE64 = re.compile(rb'"b64_json"\s{0,20}:\s{0,20}"')
 LARGE_CHARACTERS = 4 * SAMPLE_CHARACTERS
+GZIP = b"\x1f\x8b\x08"
 SPACE = b" \t\r\n"
 LINK = re.compile(r"https?://\S{1,4000}", re.IGNORECASE)
 WEB_PAGE_TYPES = ("text/html", "application/xhtml+xml")
@@ -64,6 +65,8 @@ async def unpacked(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     unpack = None
     came = made = 0
     async for chunk in response.aiter_raw():
+        if not came and coding == "identity" and chunk.startswith(GZIP):
+            coding = "gzip"  # A proxy has lost the header; no image begins like that.
         came += len(chunk)
         if coding == "identity":
             yield chunk

@@ -33,13 +33,14 @@ _PARTS = {
         r"information)\b"
     ),
     "not passed": r"\b(failed?|failing|(not|n't) pass(ed)?)",
-    "key": r"(api[ _-]?key|(access|auth\w*|bearer|proxy server) token|credentials)\b",
-    "model": r"\bmodels?(\s*[:=]?\s*[\"'`]?[\w./:@-]{1,100}[\"'`]?)?",
+    "key": r"((x-)?api[ _-]?key|(access|auth\w*|bearer|proxy server) token|jwt|credentials)\b",
+    "model": r"\b(model|engine|deployment)s?(\s*[:=]?\s*[\"'`]?[\w./:@-]{1,100}[\"'`]?)?",
     "option": r"(parameter|argument|field|option|property|header)s?\b",
     "end of sentence": r"(?=\s*($|\n|\.|by |for (this|your)|in your))",
     "not valid": (
         r"\b(not valid|invalid|incorrect|not found|expired|missing|required|revoked|disabled|"
-        r"malformed|does not exist|reported as leaked)\b"
+        r"malformed|does not exist|reported as leaked|deleted|not authorized|"
+        r"not be (decoded|verified))\b"
     ),
     "suspended": (
         r"\b(has been|is|was) (temporarily |currently )?(suspended|deactivated|disabled|banned|"
@@ -57,12 +58,13 @@ _PARTS = {
     ),
     "used up": (
         r"\b(too low|exhausted|depleted|insufficient|used up|empty|negative|not enough|"
-        r"not sufficient|ran out|run out)\b"
+        r"not sufficient|ran out|run out|expired|"
+        r"below (the )?(minimum|limit|zero))\b"
     ),
     "reached": r"\b(reached|exceeded|hit)\b",
     "money limit": (
         r"\b((billing|spend(ing)?)[ -](hard |soft )?(limit|cap)|"
-        r"monthly (usage|credit) (limit|cap|quota))\b"
+        r"monthly ([\w-]+ )?(limit|cap|quota|allowance))\b"
     ),
 }
 
@@ -79,7 +81,7 @@ class _Sentences:
 _LIMIT_ON_REQUESTS = r"""
     \brate[- ]limit(s|ed)?\b<near><reached>
     <reached><near>\brate[- ]limits?\b
-    \btoo many (concurrent )?requests\b
+    \btoo many (concurrent )?requests\b|\b(are|is|was|being|been) throttled\b
     请求(过于频繁|过多)|频率限制|限流
 """
 _ABOUT_PARAMETER = r"""
@@ -109,6 +111,11 @@ _MESSAGES = (
             \bbilling (is |has been )?(not active|not enabled|disabled|inactive)\b
             \baccount is not active, please check your billing\b
             \brequires billing to be enabled\b
+            \b(in arrears|quota (is )?not enough)\b|\btop up your (account|balance) to continue\b
+            \b(subscription|trial|plan) (has |is )?(expired|ended|lapsed|inactive)\b
+            <out of> tokens (left |remaining )?(on|in|for) your (plan|account|subscription)\b
+            \bsolde\b<near>\binsuffisant|\bsaldo insuficiente\b
+            \bguthaben\b<near>\b(nicht|erschöpft|aufgebraucht|leer)\b
             余额不足|额度不足|额度已用尽|配额不足|欠费|残高不足|잔액.{0,3}부족
         """,
         # Google's limit on requests has OpenAI's words for an empty account.
@@ -141,6 +148,8 @@ _MESSAGES = (
             <model>\s+is not (recogni[sz]ed|supported|available)<end of sentence>
             <model>\s+has been (deprecated|retired|shut ?down|decommissioned|removed)\b
             \b(invalid|unknown|unsupported|no such|non-?existent) model\b(?! (<option>|output))
+            \b\w+[-.][\w.-]+ is no longer (available|supported|served)\b
+            \bno endpoints found for\b
             \bnot a valid model\b|\bunable to access model\b
             \bnot have access to (the )?model\b
             模型.{0,40}不存在
@@ -159,6 +168,10 @@ _MESSAGES = (
             <prompt>[^.\n]{0,40}\bviolat\w*<near><rules>
             \bviolat\w* (one of |some of )?our <rules>
             <contains> ([\w-]+ ){0,3}?<bad content>
+            <prompt><near>\b(deemed|considered|found) (to be )?(inappropriate|unsafe|harmful)\b
+            \bnot allowed by (our |the )?moderation\b|\bjailbreak (was |attempt )?detected\b
+            \bsorry\b<near>\bI (cannot|can't|am unable to) (create|generate|draw|make|help|assist)\b
+            \bunsafe prompt\b|\bprompt moderation failed\b|\bsafety check failed\b
             \bnsfw content\b|\b(potentially|possibly|considered|contains) nsfw\b
             \b(prompt|content) (was |is |has been )?(blocked|moderated)\b
             \bimage_safety\b|\bfinish_?reason\W{1,4}(safety|prohibited_content|content_filter)\b
@@ -168,6 +181,7 @@ _MESSAGES = (
             \bsimilar(ity)? to third[- ]party content\b
             敏感(词|内容|信息|文本)|违规(内容|图片|文本|提示)|违反.{0,20}(政策|规范|规定|准则)
             内容(安全|审核).{0,10}(拦截|拒绝|未通过|不通过|违规)|审核(未|不)通过|内容不合规
+            наруша\w+[^.\n]{0,20}(политик|правил)
             ポリシー.{0,10}違反|不適切な(内容|コンテンツ)|정책.{0,10}위반|부적절한 (콘텐츠|내용)
             \b(verstößt|verletzt)\b<near>\b(inhalts|nutzungs|sicherheits)?richtlinien?\b
             \b(enfreint|viole)\b<near>\b(politiques?|règles)\b

@@ -170,7 +170,7 @@ class Failure:
 
 
 # Compared in lower case without punctuation: contentFilter is content_filter. Of a code with parts,
-# the last part counts as well: imagine:content-moderated is content_moderated.
+# each part counts as well: imagine:content-moderated is content_moderated.
 _BY_CODE: dict[str, FailureKind] = {
     code.replace("_", ""): kind
     for kind, codes in {
@@ -220,16 +220,18 @@ _BY_CODE: dict[str, FailureKind] = {
             # the model
             "model_not_found model_not_exist model_does_not_exist invalid_model "
             "invalid_model_name invalid_model_id unknown_model unsupported_model "
-            "model_not_supported model_deprecated model_decommissioned model_access_denied "
-            "key_model_access_denied team_model_access_denied user_model_access_denied "
-            "deployment_not_found invalid_endpoint_or_model_not_found "
+            "model_not_supported model_shutdown model_retired model_deprecated "
+            "model_decommissioned model_access_denied key_model_access_denied "
+            "team_model_access_denied user_model_access_denied deployment_not_found "
+            "invalid_endpoint_or_model_not_found "
             # the parameters and the address
             "unknown_parameter unsupported_parameter unknown_url"
         ),
         FailureKind.RATE_LIMITED: (
             "rate_limit_exceeded rate_limited rate_limit_reached rate_limit "
             "user_rate_limit_exceeded concurrent_requests requests_limit_exceeded "
-            "request_limit_exceeded slow_down throttled throttling throttling_exception rate_quota"
+            "request_limit_exceeded slow_down throttled throttling throttling_exception rate_quota "
+            "too_many_requests_exception"
         ),
         FailureKind.SERVER_ERROR: "image_generation_server_error image_generation_failed",
         FailureKind.AMBIGUOUS: "request_timeout gateway_timeout timeout",
@@ -383,7 +385,8 @@ def _told_by_code(error: ErrorBody, http_status: int) -> tuple[FailureKind | Non
     for code in (*error.codes, *error.words):
         kind = _BY_CODE.get(_plain(code))
         if kind is None and " " not in code:  # a sentence has no parts
-            kind = _BY_CODE.get(_plain(re.split("[:./#]", code)[-1]))
+            parts = map(_plain, re.split("[:./#]", code))
+            kind = next((_BY_CODE[part] for part in parts if part in _BY_CODE), None)
         if kind is FailureKind.SERVER_ERROR and by_status is FailureKind.AMBIGUOUS:
             kind = None  # a timeout that calls itself a server error is still a timeout
         if kind is not None:
@@ -400,7 +403,7 @@ def _told_by_flag_or_message(error: ErrorBody, http_status: int) -> FailureKind 
     by_status = _kind_of_status(http_status)
     if by_status in _LEAVES_NOTHING_OPEN or 300 <= http_status < 400:
         return None
-    kind = kind_in_message(error.text)
+    kind = kind_in_message(error.text) or kind_in_message("\n".join(map(_spelled, error.codes)))
     if kind is not None and (http_status < 500 or kind is FailureKind.REFUSED):
         return None if kind is FailureKind.REFUSED and error.names_parameter else kind
     if error.flagged and http_status < 500 and http_status != 429:  # 429: nobody has looked at it
@@ -429,6 +432,11 @@ def _kind_of_status(http_status: int) -> FailureKind | None:
     if 400 <= http_status < 500:
         return FailureKind.REJECTED
     return FailureKind.SERVER_ERROR if 500 <= http_status < 600 else None
+
+
+def _spelled(code: str) -> str:
+    """A code as words: `INSUFFICIENT_BALANCE_AMOUNT` says what a sentence says."""
+    return re.sub(r"[_:./#-]|(?<=[a-z])(?=[A-Z])", " ", code)
 
 
 def _plain(code: str) -> str:

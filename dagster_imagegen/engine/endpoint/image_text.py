@@ -18,7 +18,7 @@ def bytes_of_text(text: str) -> bytes | None:
     if text.startswith("<"):
         return text.encode("utf-8", "replace")
     if prefix := BEFORE_BASE64.match(text):
-        return _decode(_clean(text[prefix.end() :]))
+        return _decode(_clean(_without_end(text[prefix.end() :])))
     if text[:5].lower() == "data:":
         content = text.partition(",")[2]
         data = unquote_to_bytes(content)
@@ -34,9 +34,14 @@ def spells_image(text: str) -> bool:
     if start.startswith("<"):
         return read_header(start.encode("utf-8", "replace")) is not None
     prefix = BEFORE_BASE64.match(start)
-    sample = start[prefix.end() :] if prefix else start
+    sample = _without_end(start[prefix.end() :]) if prefix else start
     # Nearly all of it is clean, and to clean it takes longer than all the rest.
     return _begins_image(sample) or _begins_image(_clean(sample))
+
+
+def _without_end(text: str) -> str:
+    """A link in Markdown, as chats have it, ends with a bracket."""
+    return text.partition(")")[0]
 
 
 def _begins_image(sample: str) -> bool:
@@ -57,7 +62,7 @@ def _clean(text: str) -> str:
         text = text[2:]
     if "%" in text:
         text = unquote(text)
-    text = _with_plus(re.sub(r"\\[nrt]|[\r\n\t]", "", text)).rstrip("=")
+    text = _with_plus(re.sub(r"\\[nrt]|[\r\n\t\u200b-\u200d\ufeff]", "", text)).rstrip("=")
     text = text.replace("-", "+").replace("_", "/")
     return text + "=" * (-len(text) % 4)
 

@@ -28,7 +28,7 @@ BATCHES_AHEAD = 4
 """How many row groups of a part are read ahead: a million rows at once take twice their memory."""
 BOUND_COLUMNS = ("cost_usd", "cost_usd_max", "worst_case_usd")
 
-_PART = re.compile(rf"{PARTS_FOLDER}/date=\d{{4}}-\d\d-\d\d/([^/]+)\.parquet")
+_PART = re.compile(rf"{PARTS_FOLDER}/date=\d{{4}}-\d\d-\d\d/([^/._][^/]*)\.parquet")
 
 
 def part_path(journal_id: str) -> str:
@@ -54,7 +54,8 @@ def part_day(path: str) -> date:
 def journal_of(path: str) -> str | None:
     """The journal whose part is at `path`; None where the file is not a part.
 
-    A file that somebody else put there, at the top of the folder or under another name, is none.
+    A file that somebody else put there, at the top of the folder or under another name, is none;
+    nor is a hidden one, such as macOS puts beside each file that it copies.
     """
     match = _PART.fullmatch(path)
     return None if match is None else match[1]

@@ -18,7 +18,7 @@ The gate (gate.py) sends the probes; the breaker here decides when it closes and
 import asyncio
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from dagster_imagegen.engine.endpoint.failures import Failure
@@ -34,6 +34,8 @@ NEVER_ANSWERED_SECONDS = 60.0
 """The patience with an address that has never answered: it is probably wrong."""
 DECISION_SECONDS = 5.0
 """How long a row at its last try waits for others to show whether it failed in an outage."""
+MODELS_NAMED = 5
+"""How many models the error that ends the run names: a column of models can be anything."""
 ROWS_FAIL_SECONDS = 60.0
 """How long only probes were sent, and failed, before it is the rows' own fault."""
 
@@ -49,13 +51,27 @@ class Streak:
     A pause costs a second. An outage is more: answers that were lost in it are requested again. So
     it takes a probe that fails as well, or half of what was in flight (`enough`): a few connections
     of many can break at once in good health.
+
+    `models` are those of the requests that failed, in order.
     """
 
     signature: Signature
     enough: int
     count: int = 0
+    models: dict[str, None] = field(default_factory=dict[str, None])
     is_outage: bool = False
     is_over: bool = False
+
+    def add(self, model: str) -> None:
+        """Note one more failure."""
+        self.count += 1
+        self.models[model] = None
+
+    def place(self, endpoint: str) -> str:
+        """`https://example/v1, model 'a' and model 'b'`: where the requests went."""
+        named = list(self.models)
+        more = ["others"] if len(named) > MODELS_NAMED else []
+        return f"{endpoint}, {' and '.join(named[:MODELS_NAMED] + more)}"
 
 
 class Breaker:
@@ -63,6 +79,7 @@ class Breaker:
 
     Args:
         gate: Sends only probes while it is closed.
+        endpoint: Named in the error that ends the run.
         patience_seconds: How long nothing may succeed before the run ends.
         in_flight: Returns how many requests wait for an answer.
         end: Called with the error that ends the run.
@@ -73,12 +90,14 @@ class Breaker:
         self,
         gate: Gate,
         *,
+        endpoint: str,
         patience_seconds: float,
         in_flight: Callable[[], int],
         end: Callable[[EndpointError], None],
         with_messages: bool = True,
     ) -> None:
         self._gate = gate
+        self._endpoint = endpoint
         self._patience_seconds = patience_seconds
         self._in_flight = in_flight
         self._end = end
@@ -88,7 +107,7 @@ class Breaker:
         self._failing_since = 0.0
         self._failures = 0  # since the last success
         self._final = 0  # of them, those that are not sent again
-        self._last: tuple[Failure, str] | None = None
+        self._last: Failure | None = None
         self._refused_as: str | None = None
         self._refused_alike = 0
         self._has_served = False  # an image, or a refusal that more than its words tells
@@ -96,14 +115,14 @@ class Breaker:
         self._has_answered = False
         self._observed = asyncio.Event()
 
-    def observe(self, turn: Turn, failure: Failure | None, *, place: str) -> Streak | None:
-        """Weigh one answer. `place` names endpoint and model, for the error that ends the run.
+    def observe(self, turn: Turn, failure: Failure | None, *, model: str) -> Streak | None:
+        """Weigh one answer. `model` names the model, for the error that ends the run.
 
         Returns the streak that a failure belongs to; None for an answer that shows that the
         endpoint works.
         """
         if failure is None or failure.kind.rules.if_all_fail is None:
-            if not self._are_all_refused(turn, failure, place):
+            if not self._are_all_refused(turn, failure, model):
                 self._works()
             return None
         now = self._loop.time()
@@ -112,8 +131,8 @@ class Breaker:
         self._failures += 1
         rules = failure.kind.rules
         self._final += rules.retry is None or rules.only_if_allowed
-        self._last = failure, place
-        streak = self._continued(failure)
+        self._last = failure
+        streak = self._continued(failure, model)
         if self._gate.pause is not None:
             self._gate.pause.latest = failure
             if turn.is_probe:
@@ -126,7 +145,7 @@ class Breaker:
             streak.is_outage |= turn.is_probe or streak.count >= streak.enough
         evidence = self._evidence(streak, turn, now)
         if evidence is not None:
-            self._end(self._error(failure, place, evidence))
+            self._end(self._error(failure, streak.place(self._endpoint), evidence))
         self._observed.set()
         return streak
 
@@ -147,13 +166,12 @@ class Breaker:
     def error_of_all(self) -> EndpointError | None:
         """The error of a pass that is over; None unless one cause that concerns all kept every
         request from being accepted."""
-        streak, last = self._streak, self._last
-        if last is None or streak is None or streak.count < self._failures or self._has_succeeded:
+        streak, failure = self._streak, self._last
+        if failure is None or streak is None or not failure.kind.rules.concerns_all:
             return None
-        failure, place = last
-        if not failure.kind.rules.concerns_all:
+        if streak.count < self._failures or self._has_succeeded:
             return None
-        return self._error(failure, place, "Every answer was like this")
+        return self._error(failure, streak.place(self._endpoint), "Every answer was like this")
 
     async def is_outage(self, streak: Streak, *, others_at_work: Callable[[], bool]) -> bool:
         """Whether a failure belongs to an outage; waits a moment for other answers to show it."""
@@ -178,7 +196,7 @@ class Breaker:
         self._gate.resume()
         self._observed.set()
 
-    def _are_all_refused(self, turn: Turn, failure: Failure | None, place: str) -> bool:
+    def _are_all_refused(self, turn: Turn, failure: Failure | None, model: str) -> bool:
         """Whether many prompts are refused in the same words, and nothing else has ever come.
 
         Then sending pauses, and a probe that is refused like that ends the run: it may be the
@@ -199,17 +217,17 @@ class Breaker:
             self._schedule_probe(PROBE_SECONDS)
         elif turn.is_probe:
             evidence = f"The first {self._refused_alike} prompts were refused in these words"
-            self._end(self._error(failure, place, evidence))
+            self._end(self._error(failure, f"{self._endpoint}, {model}", evidence))
         return True
 
-    def _continued(self, failure: Failure) -> Streak:
+    def _continued(self, failure: Failure, model: str) -> Streak:
         signature = _signature(failure)
         if self._streak is None or self._streak.signature != signature:
             if self._streak is not None:
                 self._streak.is_over = True
             enough = max(AGREE, (self._in_flight() + 1) // 2)
             self._streak = Streak(signature=signature, enough=enough)
-        self._streak.count += 1
+        self._streak.add(model)
         return self._streak
 
     def _agree(self, failure: Failure, streak: Streak) -> bool:

@@ -202,11 +202,11 @@ class Sender:
         finally:
             context.pacer.release(claim.slot, signal)
         failure = answer.result if isinstance(answer.result, Failure) else None
-        place = f"{request.endpoint_id}, model {request.model!r}"
+        model = f"model {request.model!r}"
         if failure is not None and _may_lack_model(failure):
             life = context.prices.life(request.model)
-            place += f" ({life.explanation(context.now().date())})" if life else ""
-        return answer, context.breaker.observe(claim.turn, failure, place=place)
+            model += f" ({life.explanation(context.now().date())})" if life else ""
+        return answer, context.breaker.observe(claim.turn, failure, model=model)
 
     def _result(self, answer: Answer, cost: Cost) -> Result:
         """What an answer comes to, with the wait that is too long, where it asks for one."""

@@ -244,7 +244,7 @@ class Generation:
 
     def begin(self, work: Pass, plan: Plan) -> None:
         """Set the plan and the pass; from here on it can be stopped."""
-        self.outcomes.paid = plan.paid
+        self.outcomes = Outcomes(paid=plan.paid)
         self._arrived.put(plan.paid)
         self._known = plan.distinct - plan.to_send
         self._started_at = time.monotonic()
@@ -264,7 +264,7 @@ class Generation:
 
     def report(self, outcome: Outcome) -> None:
         """Hand over an outcome that is durable."""
-        self.outcomes.found[outcome.fingerprint] = outcome
+        self.outcomes.add(outcome)
         self._arrived.put(outcome)
 
     def show(self, index: int, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import json
 from collections.abc import AsyncIterator
 from decimal import Decimal
@@ -92,6 +93,9 @@ BODIES = {
     "the image behind a blank line": b"\r\n" + IMAGE,
     "base64": B64.encode(),
     "base64 in quotes": f'"{B64}"\n'.encode(),
+    "JSON in gzip": gzip.compress(JSON),
+    "the image in gzip": gzip.compress(IMAGE),
+    "a data URL in Markdown": f"![a mug](data:image/png;base64,{B64}) Here it is.".encode(),
     "a data URL": f"data:image/png;base64,{B64}".encode(),
 }
 
@@ -126,6 +130,7 @@ def test_an_answer_without_a_content_type() -> None:
         B64.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D"),
         f"data:image/png;base64,{B64.replace('+', ' ')}",
         f"data:;base64,{B64}",
+        f"\u200b{B64}\u200b",
         f"image/png;base64,{B64}",
         f"data:image/png,{B64}",
     ],

@@ -407,6 +407,16 @@ TOLD: list[tuple[K, int, Any]] = [
     (K.REFUSED, 429, flattened("The prompt did not pass the safety check.", "429")),
     (K.REFUSED, 400, flattened("输入文本包含敏感内容,请修改后重试")),
     (K.REFUSED, 400, flattened("Der Prompt verstößt gegen unsere Inhaltsrichtlinien.")),
+    (K.REFUSED, 400, {"error": {"code": "PROMPT_MODERATION_FAILED", "message": "no"}}),
+    (K.REFUSED, 400, {"code": "NSFW_CONTENT_DETECTED_IN_PROMPT", "message": "no"}),
+    (K.REFUSED, 400, {"error": {"code": "safety_check_failed"}}),
+    (K.REFUSED, 400, {"error": {"code": "unsafe_prompt", "message": "no"}}),
+    (K.REFUSED, 400, flattened("Input blocked by Prompt Shield: jailbreak detected.")),
+    (K.REFUSED, 400, {"errors": [{"code": "invalidPositivePrompt", "message": "Your prompt was "
+        "deemed inappropriate."}]}),
+    (K.REFUSED, 400, flattened("The prompt is not allowed by moderation.")),
+    (K.REFUSED, 400, flattened("I'm sorry, but I can't create images of graphic violence.")),
+    (K.REFUSED, 400, flattened("Запрос отклонён: содержимое нарушает политику.")),
     # the account cannot pay
     (K.OUT_OF_CREDIT, 400, openai(None, "budget_exceeded")),
     (K.OUT_OF_CREDIT, 429, openai("429", "budget_exceeded")),
@@ -438,6 +448,19 @@ TOLD: list[tuple[K, int, Any]] = [
     (K.OUT_OF_CREDIT, 403, {"error": "insufficient_credits"}),
     (K.OUT_OF_CREDIT, 400, {"code": "Arrearage", "message": "Access denied."}),
     (K.OUT_OF_CREDIT, 403, {"success": False, "errors": [{"code": 1, "message": "余额不足"}]}),
+    (K.OUT_OF_CREDIT, 400, {"error": {"code": "INSUFFICIENT_BALANCE_AMOUNT"}}),
+    (K.OUT_OF_CREDIT, 403, {"error": {"code": "SUBSCRIPTION_INACTIVE", "message": "no"}}),
+    (K.OUT_OF_CREDIT, 403, {"code": "quota_not_enough", "message": "User quota is not enough."}),
+    (K.OUT_OF_CREDIT, 400, flattened("Not enough tokens left on your plan.")),
+    (K.OUT_OF_CREDIT, 400, flattened("Your subscription has expired.")),
+    (K.OUT_OF_CREDIT, 400, flattened("Wallet balance is below the minimum.")),
+    (K.OUT_OF_CREDIT, 403, flattened("Please top up your account to continue.", "403")),
+    (K.OUT_OF_CREDIT, 429, flattened("You have reached your plan's monthly image limit.", "429")),
+    (K.OUT_OF_CREDIT, 429, flattened("Your free trial credits have expired.", "429")),
+    (K.OUT_OF_CREDIT, 429, flattened("Your account is in arrears, please recharge.", "1113")),
+    (K.OUT_OF_CREDIT, 400, flattened("Votre solde est insuffisant.")),
+    (K.OUT_OF_CREDIT, 400, flattened("Ihr Guthaben reicht nicht aus.")),
+    (K.OUT_OF_CREDIT, 400, flattened("Saldo insuficiente.")),
     # the key or the account is not accepted
     (K.MISCONFIGURED, 400, google("INVALID_ARGUMENT", 400, NO_KEY, "API_KEY_INVALID")),
     (K.MISCONFIGURED, 400, flattened(NO_KEY)),
@@ -452,7 +475,17 @@ TOLD: list[tuple[K, int, Any]] = [
     (K.MISCONFIGURED, 400, flattened("Your account was suspended for violating our policies.")),
     (K.MISCONFIGURED, 400, {"success": False, "errors": [{"code": 1, "message": "Authentication "
         "error"}]}),
+    (K.MISCONFIGURED, 400, flattened("JWT expired")),
+    (K.MISCONFIGURED, 400, flattened("invalid x-api-key")),
+    (K.MISCONFIGURED, 400, flattened("Bearer token could not be decoded.")),
+    (K.MISCONFIGURED, 400, flattened("The API key you provided has been deleted.")),
+    (K.MISCONFIGURED, 429, flattened("The API key is not authorized.", "429")),
+    (K.MISCONFIGURED, 400, {"error": {"code": "INVALID_CREDENTIALS"}}),
     # the model is not there
+    (K.MISCONFIGURED, 400, flattened("No endpoints found for openai/gpt-image-9.")),
+    (K.MISCONFIGURED, 400, flattened("gpt-image-1 is no longer available.")),
+    (K.MISCONFIGURED, 400, flattened("The engine gpt-image-9 could not be found.")),
+    (K.MISCONFIGURED, 400, openai("model_shutdown")),
     (K.MISCONFIGURED, 400, flattened("The model `gpt-image-9` does not exist or you do not have "
         "access to it.")),
     (K.MISCONFIGURED, 400, flattened("Invalid model name passed in model=gpt-image-9.")),
@@ -473,6 +506,9 @@ TOLD: list[tuple[K, int, Any]] = [
     (K.RATE_LIMITED, 400, flattened("请求过于频繁")),
     (K.RATE_LIMITED, 400, flattened("Rate limit reached for images per minute.")),
     (K.RATE_LIMITED, 429, {"id": "too_many_requests", "message": "API Rate limit exceeded."}),
+    (K.RATE_LIMITED, 403, {"error": {"code": "TooManyRequestsException"}}),
+    (K.RATE_LIMITED, 400, {"error": {"code": "ThrottlingException.User"}}),
+    (K.RATE_LIMITED, 400, flattened("Requests are being throttled, retry after 3 seconds.")),
 ]  # fmt: skip
 
 
@@ -530,6 +566,9 @@ NOT_TOLD: list[tuple[K, int, Any]] = [
     (K.SERVER_ERROR, 502, b""),
     (K.AMBIGUOUS, 504, flattened(SAFETY, "504")),
     (K.OUT_OF_CREDIT, 402, flattened("Rate limit exceeded", "402")),
+    (K.REJECTED, 400, flattened("I can't create images larger than 4096 pixels.")),
+    (K.REJECTED, 400, {"error": {"type": "moderation_error", "message": "no"}}),
+    (K.RATE_LIMITED, 429, flattened("What a request takes of your credits is told below.", "429")),
 ]  # fmt: skip
 
 

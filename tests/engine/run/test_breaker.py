@@ -86,7 +86,9 @@ async def _send_all(
         stop.set()
 
     gate = Gate(random.Random(1))
-    breaker = Breaker(gate, patience_seconds=patience, in_flight=lambda: flying, end=end)
+    breaker = Breaker(
+        gate, endpoint="e", patience_seconds=patience, in_flight=lambda: flying, end=end
+    )
 
     async def send(row: int, turn: Turn) -> tuple[Failure | None, Streak | None]:
         nonlocal flying
@@ -97,7 +99,7 @@ async def _send_all(
         answer = script(row, loop.time())
         await asyncio.sleep(latency if answer is None else latency / 10)
         flying -= 1
-        return answer, breaker.observe(turn, answer, place="e, model 'm'")
+        return answer, breaker.observe(turn, answer, model="model 'm'")
 
     async def work() -> None:
         while todo and not stop.is_set():
@@ -133,6 +135,13 @@ async def _send_all(
 def not_expected(error: EndpointError) -> None:
     """The end of a run that should go on."""
     raise error
+
+
+def breaker_of(gate: Gate, *, in_flight: int) -> Breaker:
+    """That of a run which goes on."""
+    return Breaker(
+        gate, endpoint="e", patience_seconds=600, in_flight=lambda: in_flight, end=not_expected
+    )
 
 
 # -- a failure belongs to its row ------------------------------------------------------------------
@@ -215,6 +224,20 @@ def test_a_short_table_ends_with_the_error_that_all_share(rows: int) -> None:
     sending = send_all(lambda row, now: WRONG_KEY, rows=rows)
     assert type(sending.error) is EndpointMisconfigured
     assert "invalid_api_key" in str(sending.error)
+
+
+def test_an_error_names_five_models_at_most() -> None:
+    """A column of models can be anything."""
+
+    async def main() -> None:
+        gate = Gate(random.Random(1))
+        breaker = breaker_of(gate, in_flight=0)
+        for model in "11234567":
+            breaker.observe(Turn(), WRONG_KEY, model=model)
+        said = str(breaker.error_of_all())
+        assert said.startswith("e, 1 and 2 and 3 and 4 and 5 and others: 401 (invalid_api_key)")
+
+    run_virtual(main())
 
 
 @pytest.mark.parametrize("said", [BAD_ROW, REFUSED])
@@ -324,8 +347,8 @@ def decide(*, agreeing: int, at_work: int = 2, in_flight: int = 1) -> tuple[bool
     async def main() -> tuple[bool, float]:
         loop = asyncio.get_running_loop()
         gate = Gate(random.Random(1))
-        breaker = Breaker(gate, patience_seconds=600, in_flight=lambda: in_flight, end=not_expected)
-        streak = breaker.observe(await gate.admit(), RESET, place="e")
+        breaker = breaker_of(gate, in_flight=in_flight)
+        streak = breaker.observe(await gate.admit(), RESET, model="m")
         assert streak is not None
         deciding = asyncio.create_task(
             breaker.is_outage(streak, others_at_work=lambda: at_work > 1)
@@ -333,7 +356,7 @@ def decide(*, agreeing: int, at_work: int = 2, in_flight: int = 1) -> tuple[bool
         for _ in range(agreeing - 1):
             await asyncio.sleep(0.5)
             turn = await gate.admit() if in_flight == 1 else Turn()
-            breaker.observe(turn, AWAY, place="e")
+            breaker.observe(turn, AWAY, model="m")
         return await deciding, loop.time()
 
     return run_virtual(main())
@@ -353,12 +376,12 @@ def test_a_few_of_many_connections_that_break_at_once_are_no_outage() -> None:
 def test_a_probe_that_fails_as_well_shows_an_outage() -> None:
     async def main() -> None:
         gate = Gate(random.Random(1))
-        breaker = Breaker(gate, patience_seconds=600, in_flight=lambda: 63, end=not_expected)
+        breaker = breaker_of(gate, in_flight=63)
         for _ in range(AGREE):
-            streak = breaker.observe(Turn(), RESET, place="e")
+            streak = breaker.observe(Turn(), RESET, model="m")
             assert streak is not None
             assert not streak.is_outage
-        streak = breaker.observe(await gate.admit(), RESET, place="e")
+        streak = breaker.observe(await gate.admit(), RESET, model="m")
         assert streak is not None
         assert streak.is_outage
 
@@ -376,9 +399,9 @@ def test_the_last_row_has_nobody_to_wait_for() -> None:
 def test_a_probe_that_is_cancelled_makes_room_for_another() -> None:
     async def main() -> None:
         gate = Gate(random.Random(1))
-        breaker = Breaker(gate, patience_seconds=600, in_flight=lambda: 0, end=not_expected)
+        breaker = breaker_of(gate, in_flight=0)
         for _ in range(AGREE):
-            breaker.observe(await gate.admit(), AWAY, place="e")
+            breaker.observe(await gate.admit(), AWAY, model="m")
         first = asyncio.create_task(gate.admit())
         await asyncio.sleep(0)
         first.cancel()
@@ -397,14 +420,14 @@ def test_a_probe_of_an_earlier_pause_is_none_of_the_next() -> None:
 
     async def main() -> None:
         gate = Gate(random.Random(1))
-        breaker = Breaker(gate, patience_seconds=600, in_flight=lambda: 0, end=not_expected)
+        breaker = breaker_of(gate, in_flight=0)
         for _ in range(AGREE):
-            breaker.observe(Turn(), AWAY, place="e")
+            breaker.observe(Turn(), AWAY, model="m")
         stale = await gate.admit()
         assert stale.is_probe
-        breaker.observe(Turn(), None, place="e")
+        breaker.observe(Turn(), None, model="m")
         for _ in range(AGREE):
-            breaker.observe(Turn(), AWAY, place="e")
+            breaker.observe(Turn(), AWAY, model="m")
         assert not gate.allows(stale)
         waiting = asyncio.create_task(gate.admit())
         gate.give_up(stale)
