@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dagster_imagegen.usage_asset import build_usage_asset
     from dagster_imagegen.usage_component import ImageGenUsageComponent
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "ImageAssetDefinition",

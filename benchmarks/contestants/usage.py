@@ -222,7 +222,7 @@ def _scanned(folder: Path, scan: Callable[["ds.Dataset"], object]) -> object:
         storage_uri=str(folder),
     )
     with Engine(settings) as engine:
-        return engine.scan_usage(scan)
+        return engine.usage.scan(scan)
 
 
 READERS: Mapping[str, Callable[[Path], object]] = {

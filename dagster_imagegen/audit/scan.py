@@ -80,8 +80,9 @@ def encoded_batches(
     import pyarrow.dataset as ds  # noqa: PLC0415  # loads pandas, if it is there
 
     names = [name for name in encoded if name in columns and schema.field(name).type == pa.string()]
-    if names and isinstance(fragment, ds.ParquetFileFragment):
+    if isinstance(fragment, ds.ParquetFileFragment):
         form = ds.ParquetFileFormat(dictionary_columns=names)
+        # One of its own, too: a fragment keeps what it has read of its file's columns, 0.2 MB.
         fragment = form.make_fragment(fragment.path, filesystem=fragment.filesystem)
         kind = pa.dictionary(pa.int32(), pa.string())
         schema = pa.schema(
@@ -139,7 +140,6 @@ def _of_batch(
     )
     first = compute.subtract(sums["row_min"], 1)
     made: Any = {name: each.take(first) for name, each in encoded.items()}
-    made = {name: compute.cast(each, each.type.value_type) for name, each in made.items()}
     made |= {_COUNTED: sums["count_all"]}
     made |= {f"{name}{_NULLS}": sums[f"{name}_count"] for name in values}
     return pa.table({**made, **{name: sums[f"{name}_sum"] for name in values}})
@@ -200,5 +200,7 @@ def codes(columns: Sequence[Any], rows: int) -> Any:
 def _again(held: Sequence[pa.Table], keys: Sequence[str], values: Sequence[str]) -> pa.Table:
     names = (_COUNTED, *values, *(f"{name}{_NULLS}" for name in values))
     together: Any = pa.concat_tables(held, promote_options="permissive")
-    sums = together.group_by(list(keys)).aggregate([(name, "sum") for name in names])
+    # Grouped as numbers: each group has some twenty texts, of which there are few different ones.
+    sums = together.unify_dictionaries().group_by(list(keys), use_threads=False)
+    sums = sums.aggregate([(name, "sum") for name in names])
     return sums.rename_columns([name.removesuffix("_sum") for name in sums.column_names])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dagster_imagegen.audit.scan import in_order
+from dagster_imagegen.audit.scan import encoded_batches, in_order
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds  # loads pandas, if it is there
@@ -49,9 +49,7 @@ def _made_of(
     make: Callable[[pa.RecordBatch], T],
 ) -> Iterator[list[T]]:
     def read(fragment: "ds.Fragment") -> list[T]:
-        batches = fragment.to_batches(
-            schema=dataset.schema, columns=columns, filter=where, use_threads=False
-        )
+        batches = encoded_batches(fragment, dataset.schema, columns, where)
         return [make(each) for each in batches if each.num_rows]
 
     return in_order(dataset.get_fragments(filter=where), read)
@@ -76,10 +74,11 @@ def _retried(dataset: "ds.Dataset") -> "pa.Array[Any]":
     rows = pa.Table.from_batches(found).sort_by(
         [("fingerprint", "ascending"), ("started_at", "ascending"), ("attempt_id", "ascending")]
     )
-    images, ids = rows["fingerprint"].to_pylist(), rows["attempt_id"].to_pylist()
+    images: Any = rows["fingerprint"].combine_chunks()
     # Of neighbours with the same image, the last is the one in use.
-    earlier = [ids[at] for at in range(len(ids) - 1) if images[at] == images[at + 1]]
-    return pa.array(earlier, pa.string())
+    bought_again = compute.equal(images[:-1], images[1:])
+    ids: Any = rows["attempt_id"].combine_chunks()
+    return ids[:-1].filter(bought_again)
 
 
 def _met_twice(keys: Iterator[Any]) -> "pa.Array[Any]":
@@ -113,13 +112,17 @@ def _replaced(dataset: "ds.Dataset") -> "pa.Array[Any]":
     )
     if not revised.num_rows:
         return pa.array([], pa.string())
-    newest = _slots(revised).group_by(list(_SLOT)).aggregate([("revision", "max")])
+    newest = (
+        _slots(revised).group_by(list(_SLOT), use_threads=False).aggregate([("revision", "max")])
+    )
     ids: list[Any] = [pa.array([], pa.string())]
     # Only rows of these assets can be older than one of them.
     where = _stored() & pc.field("asset_key").isin(compute.unique(revised["asset_key"]))
     for batch in _batches(dataset, [*_SLOT, "revision", "attempt_id"], where):
         rows = _slots(pa.Table.from_batches([batch]))
-        rows = rows.join(_of_same_slots(newest, rows), keys=list(_SLOT), join_type="inner")
+        rows = rows.join(
+            _of_same_slots(newest, rows), keys=list(_SLOT), join_type="inner", use_threads=False
+        )
         older = pc.field("revision") < pc.field("revision_max")
         ids += rows.filter(older)["attempt_id"].chunks
     return pa.chunked_array(ids, pa.string()).combine_chunks()

@@ -18,6 +18,7 @@ from dagster_imagegen.cli.output import Report, Table, show
 from tests.cli.conftest import Shop
 
 COMMAND = [sys.executable, "-m", "dagster_imagegen.cli"]
+POOL = "ARROW_DEFAULT_MEMORY_POOL"
 
 
 def test_the_command_line_starts_without_dagster_and_without_a_verb() -> None:
@@ -97,6 +98,19 @@ def test_the_shell_completes_verbs_and_options() -> None:
         }
         told = subprocess.run(COMMAND, env=environment, capture_output=True, text=True, check=True)
         assert told.stdout.splitlines() == [wanted]
+
+
+@pytest.mark.parametrize(("asked", "taken"), [({}, "system"), ({POOL: "mimalloc"}, "mimalloc")])
+def test_arrow_takes_the_memory_of_the_system(asked: dict[str, str], taken: str) -> None:
+    """Its own allocators keep some in each thread. Whoever names one gets it."""
+    program = (
+        "from dagster_imagegen.cli import main; main(['usage', '--help'])\n"
+        "import pyarrow; print(pyarrow.default_memory_pool().backend_name)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != POOL} | asked
+    command = [sys.executable, "-c", program]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines()[-1] == taken
 
 
 def test_a_reader_that_has_enough_is_no_fault(shop: Shop) -> None:

@@ -3,9 +3,11 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
 from dagster_imagegen import ImageGenResource, image_asset
@@ -90,3 +92,26 @@ def test_a_folder_that_cannot_be_opened_is_one_finding_and_the_others_are_compar
     status, copies, found = verify(published, capsys, "--published")
     assert (status, copies) == (1, 5)
     assert {kind for kind, _ in found.values()} == {"unreadable_copy", "missing_copy"}
+
+
+def test_a_copy_that_cannot_be_read_is_named_and_the_others_of_its_folder_are_compared(
+    published: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    read = LocalFileSystem.cat_file
+
+    def read_but_bowl(filesystem: LocalFileSystem, path: str, **options: Any) -> Any:
+        if path == str(published / "bowl.png"):
+            raise PermissionError(path)
+        return read(filesystem, path, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "cat_file", read_but_bowl)
+    (published / "mug.png").unlink()
+    (published / "lamp.png").write_bytes(b"changed")
+    status, copies, found = verify(published, capsys, "--published")
+    assert (status, copies) == (1, 4)
+    assert {name: kind for name, (kind, _) in found.items()} == {
+        "mug.png": "missing_copy",
+        "bowl.png": "unreadable_copy",
+        "lamp.png": "unmarked_copy",
+    }
+    assert "bowl.png: PermissionError" in found["bowl.png"][1]

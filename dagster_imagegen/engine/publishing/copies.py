@@ -100,6 +100,8 @@ class PublishedCopies:
             data = await target.get(name)
         except FileNotFoundError:
             return "missing_copy", "was published, and is not there"
+        except StorageError as error:  # It alone: the others of its folder are compared.
+            return "unreadable_copy", str(error)
         if facts.sha256 in (None, digest := hashlib.sha256(data).hexdigest()):
             return None
         image = await self._read_image(str(facts.sha256))
