@@ -20,7 +20,7 @@ from dagster_imagegen.engine.run.sender import Sender, SendingPaused, Sent
 from dagster_imagegen.engine.run.verdict import Unresolved
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, slots=True)
 class Wanted:
     """An image that is to be requested, and what its requests in this pass have come to.
 

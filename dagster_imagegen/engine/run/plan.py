@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 
@@ -28,6 +28,7 @@ from dagster_imagegen.engine.request import ImageRequest
 from dagster_imagegen.engine.run.lookup import OnRecord, Wanted, former_endpoints
 from dagster_imagegen.engine.run.outcomes import PaidImages
 from dagster_imagegen.engine.run.verdict import (
+    NONE_UNRESOLVED,
     Judge,
     Redo,
     Unresolved,
@@ -38,7 +39,7 @@ from dagster_imagegen.engine.run.verdict import (
 from dagster_imagegen.engine.storage import Storage
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
     """One distinct image that is wanted and is not paid for and in storage, as far as columns say.
 
@@ -53,7 +54,7 @@ class Job:
     """The partition of the first row that wants it, in a pass over several."""
     known: Outcome | None = None
     tried: Outcome | None = None
-    unresolved: Unresolved = field(default_factory=Unresolved)
+    unresolved: Unresolved = NONE_UNRESOLVED
     least: Cost = UNKNOWN_COST
     worst_case: Cost = UNKNOWN_COST
 

@@ -14,7 +14,7 @@ RESENDS_MAX = 2
 """How many requests follow one whose billing is unknown, in all later runs together."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Unresolved:
     """The requests for one image that may have been billed and left no image.
 
@@ -36,6 +36,10 @@ class Unresolved:
         return replace(self, count=self.count + 1, settles=self.settles or of_another_run)
 
 
+NONE_UNRESOLVED = Unresolved()
+"""Of most images; one object for all of them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """`known` is the outcome that is on record; None: the image has to be requested.
@@ -45,7 +49,7 @@ class Verdict:
 
     known: Outcome | None = None
     tried: Outcome | None = None
-    unresolved: Unresolved = Unresolved()
+    unresolved: Unresolved = NONE_UNRESOLVED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,7 @@ class Judge:
     def verdict(self, request: ImageRequest, attempts: Sequence[Attempt]) -> Verdict:
         """The verdict on a request, given all attempts at it on record, oldest first."""
         made = successes(attempts)
-        unresolved = Unresolved() if made else self._unresolved(attempts)
+        unresolved = NONE_UNRESOLVED if made else self._unresolved(attempts)
         if made:
             # The oldest that is there, so that every reader names the same image.
             there = next((each for each in made if _path(each) not in self.gone), None)
@@ -87,7 +91,9 @@ class Judge:
 
     def _unresolved(self, attempts: Sequence[Attempt]) -> Unresolved:
         left = left_unresolved(attempts)
-        settles = bool(left) and (self.resend_unknown or not self._is_of_this_run(left[0]))
+        if not left:
+            return NONE_UNRESOLVED
+        settles = self.resend_unknown or not self._is_of_this_run(left[0])
         return Unresolved(count=len(left), settles=settles)
 
     def _again(self, kind: Redo, attempts: Sequence[Attempt]) -> bool:
