@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 HOSTILE = '<img src=x onerror="document.title=\'owned\'"><script>document.title="owned"</script>'
+LONG_NAME = f"hostile-{'x' * 80}"
+"""Wider than a telephone, without a place to break it."""
 IMAGES = 130
 """Three pages."""
 
@@ -35,7 +37,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageGenResource, P
         imagegen.generate_many(rows)
         # Sent one after the other, so that it is known which is the newest.
         imagegen.generate_many([{"prompt_id": "bad", "prompt": "a forbidden mug"}])
-        imagegen.generate_many([{"prompt_id": "hostile", "prompt": HOSTILE}])
+        imagegen.generate_many([{"prompt_id": LONG_NAME, "prompt": HOSTILE}])
         again = {"prompt_id": "row-7", "prompt": "a picture of number 7"}
         imagegen.generate_many([again], revision=1)
     with imagegen.open_engine() as engine:
@@ -143,6 +145,16 @@ def test_nothing_overflows_in_either_width_and_scheme(opened: "Page"):
             opened.set_viewport_size({"width": width, "height": 800})
             wide = opened.evaluate("document.documentElement.scrollWidth")
             assert wide <= width, (scheme, width)
+    opened.set_viewport_size({"width": 1280, "height": 800})
+
+
+def test_a_long_name_leaves_room_for_the_button_that_closes(opened: "Page"):
+    opened.set_viewport_size({"width": 400, "height": 800})
+    opened.fill("#text", LONG_NAME)
+    opened.locator(".card .open").first.click()
+    wide = "each => each.scrollWidth - each.clientWidth"
+    assert opened.locator("#one").evaluate(wide) == 0
+    opened.click("#close")
     opened.set_viewport_size({"width": 1280, "height": 800})
 
 
