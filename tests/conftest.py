@@ -121,14 +121,8 @@ LONG_FILES = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest: the last one to begin decides when all end.
-
-    One process runs all of a file, but for what takes minutes and shares nothing.
-    """
+    """Begin with the files that take longest: the last one to begin decides when all end."""
     items.sort(key=lambda item: item.path.name not in LONG_FILES)
-    for item in items:
-        if item.get_closest_marker("spread") is None:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
 @pytest.fixture

@@ -43,7 +43,6 @@ def test_no_schedule_breaks_a_promise():
 
 
 @pytest.mark.full
-@pytest.mark.spread
 @pytest.mark.parametrize("start", range(SHORT, SHORT + FULL, PART))
 def test_no_schedule_of_many_breaks_a_promise(start: int):
     """The same, over many more schedules."""
