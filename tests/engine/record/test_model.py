@@ -1,7 +1,7 @@
 """The write protocol under fire: random schedules over the real record, and a guard for each rule.
 
 pytest tests/engine/record/test_model.py                    some hundred schedules
-pytest tests/engine/record/test_model.py -m full            10,000
+pytest tests/engine/record/test_model.py -m full            5,000
 IMAGEGEN_SCHEDULES=500000 pytest tests/engine/record/test_model.py -m full
 """
 
@@ -24,7 +24,7 @@ from tests.engine.record.model import run_schedule
 
 SHORT = 200
 SEARCHED = 600
-FULL = int(os.environ.get("IMAGEGEN_SCHEDULES", "10000"))
+FULL = int(os.environ.get("IMAGEGEN_SCHEDULES", "5000"))
 PART = 1_000
 PACKAGE = Path(record.__file__).parent
 
