@@ -139,10 +139,14 @@ def outage_and_rerun(passes: Passes, sandbox: Sandbox, *, begins_at: int) -> Non
         assert again.outcomes[fingerprint].status == "reused"
     # What was on record and not sent when the store went: nobody could write that down any more,
     # so it is unknown to whoever comes while the first pass may still be at it, and later resent.
-    if bucket.below("_journal"):
-        # Then it is dead, by times of whole seconds, though nothing is left to be sent.
-        time.sleep(IMPATIENT.lease + 1)
-    last = passes.run(sandbox, PROMPTS, **options)
+    last = again
+    for _ in range(3):  # A busy machine may be late, and whoever sees nothing for a while waits on.
+        if bucket.below("_journal"):
+            # Then it is dead, by times of whole seconds, though nothing is left to be sent.
+            time.sleep(IMPATIENT.lease + 1)
+        last = passes.run(sandbox, PROMPTS, **options)
+        if not bucket.below("_journal"):
+            break
 
     assert billed_by_prompt(sandbox.requests) == dict.fromkeys(PROMPTS, 1)
     assert {outcome.status for outcome in last.outcomes.values()} <= {"generated", "reused"}
