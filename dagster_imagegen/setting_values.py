@@ -193,5 +193,7 @@ def secret_free(pairs: Iterable[tuple[str | None, Any]]) -> Iterator[tuple[str |
         known = isinstance(value, str) and not _names_variable(value)
         if known and name in ("base_url", "uri", "storage_uri", "usage_uri"):
             value = re.sub(r"(://[^/:@]*):[^/@]*@", r"\1:…@", value)  # noqa: PLW2901
-            value = re.sub(r"(://[^?#]*)[?#].*", r"\1", value, flags=re.DOTALL)  # noqa: PLW2901
+            # A path may have these characters; an address may lack its scheme by mistake.
+            before = "" if name == "base_url" else "://"
+            value = re.sub(rf"({before}[^?#]*)[?#].*", r"\1", value, flags=re.DOTALL)  # noqa: PLW2901
         yield name, value

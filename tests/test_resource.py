@@ -695,6 +695,7 @@ def test_no_error_holds_the_query_of_the_address() -> None:
     [
         {"base_url": "https://user:SECRET@a.example/v1"},
         {"base_url": "http://127.0.0.1:9/v1#SECRET", "patience_seconds": 0.1},
+        {"base_url": "a.example/v1?key=SECRET"},
         {"storage_uri": "abfs://container/shop?sv=2024&sig=SECRET"},
         {"usage_uri": "abfs://container/shop?sig=SECRET"},
         {"extra_headers": {"Authorization: Bearer SECRET": ""}},

@@ -32,9 +32,20 @@ _PARTS = {
         r"images?|imagery|"
         r"information)\b"
     ),
+    "bad": r"(inappropriate|unsafe|harmful)",
+    "of the server": (
+        r"\b(overloaded|unavailable|timed? ?out|is down|system error|account|organization|"
+        r"internal( server)? error|connection (refused|reset|closed|error|failed)|"
+        r"upstream|returned 5\d\d|busy|high demand|capacity|(right now|at the moment)|"
+        r"(try|retry) (again )?later|please retry)\b"
+    ),
     "not passed": r"\b(failed?|failing|(not|n't) pass(ed)?)",
     "key": r"((x-)?api[ _-]?key|(access|auth\w*|bearer|proxy server) token|jwt|credentials)\b",
-    "model": r"\b(model|engine|deployment)s?(\s*[:=]?\s*[\"'`]?[\w./:@-]{1,100}[\"'`]?)?",
+    "model": r"\bmodels?(\s*[:=]?\s*[\"'`]?[\w./:@-]{1,100}[\"'`]?)?",
+    "model or place": (
+        r"\b(model|engine|deployment)s?(\s*[:=]?\s*[\"'`]?[\w./:@-]{1,100}[\"'`]?)?"
+    ),
+    "name of a model": r"\b[\w./:@-]*(gpt-|dall-e|imagen|flux|diffusion|gemini-|grok-)[\w./:@-]*",
     "option": r"(parameter|argument|field|option|property|header)s?\b",
     "end of sentence": r"(?=\s*($|\n|\.|by |for (this|your)|in your))",
     "not valid": (
@@ -58,7 +69,7 @@ _PARTS = {
     ),
     "used up": (
         r"\b(too low|exhausted|depleted|insufficient|used up|empty|negative|not enough|"
-        r"not sufficient|ran out|run out|expired|"
+        r"not sufficient|ran out|run out|"
         r"below (the )?(minimum|limit|zero))\b"
     ),
     "reached": r"\b(reached|exceeded|hit)\b",
@@ -76,6 +87,8 @@ class _Sentences:
     kind: FailureKind
     says: str
     unless: str = ""
+    of_server_errors: bool = True
+    """Whether a text that comes with a status of 500 or more says so as well."""
 
 
 _LIMIT_ON_REQUESTS = r"""
@@ -102,6 +115,7 @@ _MESSAGES = (
             <out of> ([\w']+ ){0,3}<credit>
             \bno credits? (left|remaining|available)\b
             <credit>[^.\n]{0,30}<used up>
+            <credit> (have |has )?expired\b
             <money limit>[^.\n]{0,30}<reached>
             <reached>[^.\n]{0,40}<money limit>
             \bbudget has been exceeded\b|\bexceeded ?budget\b|\bcrossed budget\b|\bover budget\b
@@ -144,11 +158,12 @@ _MESSAGES = (
     _Sentences(
         FailureKind.MISCONFIGURED,
         says=r"""
-            <model>\s+(does not exist|doesn't exist|(is |was |could )?not (be )?found|is unknown)\b
+            <model or place>\s+(does not exist|doesn't exist|is unknown)\b
+            <model or place>\s+(is |was |could )?not (be )?found\b
             <model>\s+is not (recogni[sz]ed|supported|available)<end of sentence>
-            <model>\s+has been (deprecated|retired|shut ?down|decommissioned|removed)\b
+            <model or place>\s+has been (deprecated|retired|shut ?down|decommissioned|removed)\b
             \b(invalid|unknown|unsupported|no such|non-?existent) model\b(?! (<option>|output))
-            \b\w+[-.][\w.-]+ is no longer (available|supported|served)\b
+            (<model>|<name of a model>)\s+is no longer (available|supported|served)\b
             \bno endpoints found for\b
             \bnot a valid model\b|\bunable to access model\b
             \bnot have access to (the )?model\b
@@ -168,10 +183,9 @@ _MESSAGES = (
             <prompt>[^.\n]{0,40}\bviolat\w*<near><rules>
             \bviolat\w* (one of |some of )?our <rules>
             <contains> ([\w-]+ ){0,3}?<bad content>
-            <prompt><near>\b(deemed|considered|found) (to be )?(inappropriate|unsafe|harmful)\b
+            <prompt>(?:(?!\bnot\b|n't)[^.\n]){0,60}?\b(deemed|considered|found) (to be )?<bad>\b
             \bnot allowed by (our |the )?moderation\b|\bjailbreak (was |attempt )?detected\b
-            \bsorry\b<near>\bI (cannot|can't|am unable to) (create|generate|draw|make|help|assist)\b
-            \bunsafe prompt\b|\bprompt moderation failed\b|\bsafety check failed\b
+            \bunsafe prompt\b
             \bnsfw content\b|\b(potentially|possibly|considered|contains) nsfw\b
             \b(prompt|content) (was |is |has been )?(blocked|moderated)\b
             \bimage_safety\b|\bfinish_?reason\W{1,4}(safety|prohibited_content|content_filter)\b
@@ -190,9 +204,21 @@ _MESSAGES = (
         unless=rf"""
             {_ABOUT_PARAMETER.strip()}
             {_LIMIT_ON_REQUESTS.strip()}
-            \b(overloaded|unavailable|timed? ?out|is down|system error|account|organization)\b
-            \b((try|retry) (again )?later|please retry)\b
+            <of the server>
         """,
+    ),
+    _Sentences(  # what a server says too that cannot tell, or cannot work
+        FailureKind.REFUSED,
+        says=r"""
+            \bsorry\b<near>\bI (cannot|can't|am unable to) (create|generate|draw|make|help|assist)\b
+            \bprompt moderation failed\b|\bsafety check failed\b
+        """,
+        unless=rf"""
+            {_ABOUT_PARAMETER.strip()}
+            {_LIMIT_ON_REQUESTS.strip()}
+            <of the server>
+        """,
+        of_server_errors=False,
     ),
     _Sentences(FailureKind.RATE_LIMITED, says=_LIMIT_ON_REQUESTS),
 )
@@ -207,10 +233,12 @@ def _compiled(patterns: str) -> re.Pattern[str]:
     return re.compile(joined, re.IGNORECASE)
 
 
-def kind_in_message(text: str) -> FailureKind | None:
+def kind_in_message(text: str, *, http_status: int) -> FailureKind | None:
     """The kind of failure that an error's text names beyond doubt; None if it names none."""
     text = re.sub(r"[^\S\n]+", " ", text)
     for each in _MESSAGES:
+        if http_status >= 500 and not each.of_server_errors:
+            continue
         if _compiled(each.says).search(text) and not _compiled(each.unless).search(text):
             return each.kind
     return None

@@ -170,7 +170,8 @@ class Failure:
 
 
 # Compared in lower case without punctuation: contentFilter is content_filter. Of a code with parts,
-# each part counts as well: imagine:content-moderated is content_moderated.
+# the last part counts as well: imagine:content-moderated is content_moderated. Of the first one
+# only a limit does (ThrottlingException.User): content_filter.timeout is no refusal.
 _BY_CODE: dict[str, FailureKind] = {
     code.replace("_", ""): kind
     for kind, codes in {
@@ -385,8 +386,10 @@ def _told_by_code(error: ErrorBody, http_status: int) -> tuple[FailureKind | Non
     for code in (*error.codes, *error.words):
         kind = _BY_CODE.get(_plain(code))
         if kind is None and " " not in code:  # a sentence has no parts
-            parts = map(_plain, re.split("[:./#]", code))
-            kind = next((_BY_CODE[part] for part in parts if part in _BY_CODE), None)
+            parts = re.split("[:./#]", code)
+            kind = _BY_CODE.get(_plain(parts[-1]))
+            if kind is None and _BY_CODE.get(_plain(parts[0])) is FailureKind.RATE_LIMITED:
+                kind = FailureKind.RATE_LIMITED
         if kind is FailureKind.SERVER_ERROR and by_status is FailureKind.AMBIGUOUS:
             kind = None  # a timeout that calls itself a server error is still a timeout
         if kind is not None:
@@ -403,7 +406,9 @@ def _told_by_flag_or_message(error: ErrorBody, http_status: int) -> FailureKind 
     by_status = _kind_of_status(http_status)
     if by_status in _LEAVES_NOTHING_OPEN or 300 <= http_status < 400:
         return None
-    kind = kind_in_message(error.text) or kind_in_message("\n".join(map(_spelled, error.codes)))
+    texts = (error.text, "\n".join(map(_spelled, error.codes)))
+    kinds = (kind_in_message(text, http_status=http_status) for text in texts)
+    kind = next((each for each in kinds if each is not None), None)
     if kind is not None and (http_status < 500 or kind is FailureKind.REFUSED):
         return None if kind is FailureKind.REFUSED and error.names_parameter else kind
     if error.flagged and http_status < 500 and http_status != 429:  # 429: nobody has looked at it

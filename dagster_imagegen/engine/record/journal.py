@@ -99,8 +99,8 @@ def label_path(journal_id: str, seq: int, tags: str) -> str:
 
 
 def tag_of(fingerprint: str) -> str:
-    """An image's tag: 24 bits, of letters that any store takes. Another image's is hardly ever the
-    same, and if it is, an object is read in vain."""
+    """An image's tag: 24 bits, in letters that any store takes. Where two images have the same one,
+    an object is read that need not be."""
     return urlsafe_b64encode(hashlib.sha256(fingerprint.encode()).digest()[:3]).decode()
 
 

@@ -55,7 +55,7 @@ class Record:
     """Those that the index does not cover."""
     open_attempts: tuple[Attempt, ...]
     journals: tuple[str, ...] = ()
-    """The journals that are in no part yet, empty ones included."""
+    """The journals whose objects are there, also those that a part has made superfluous."""
     reservations: tuple[Reservation, ...] = ()
     index: Index = field(default_factory=Index)
     gone: frozenset[str] = frozenset()
@@ -145,7 +145,7 @@ class RecordReader:
                 if jid not in without and jid not in covered
             ),
             open_attempts=tuple(a for each in unpublished.values() for a in each.attempts.values()),
-            journals=tuple(unpublished),
+            journals=tuple(jid for jid, each in journals.items() if not each.is_of_newer_schema),
             reservations=tuple(_reservations(unpublished.values())),
             index=found.index,
             gone=found.gone,

@@ -41,8 +41,8 @@ class Rivals:
     async def learn(self, listing: Mapping[str, JournalListing]) -> None:
         """Read the objects without a label, each once, to know which images they are about.
 
-        Call it one at a time. What was learned of others, which are not listed any more, is
-        forgotten.
+        Call it one at a time. It forgets what it learned of journals that are not listed any
+        more.
         """
         unlabelled = [
             entry.path
@@ -65,7 +65,7 @@ class Rivals:
         try:
             return tags_in(data, self._of_attempts)
         except (ValueError, LookupError, TypeError, AttributeError):
-            return None  # Whoever has to read it finds out what is wrong with it.
+            return None  # It is damaged; the reader of its records raises an error that says how.
 
     async def read(
         self, fingerprint: str, listing: Mapping[str, JournalListing]

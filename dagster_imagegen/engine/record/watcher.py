@@ -46,8 +46,8 @@ class Watcher:
         """Since when refreshes have followed one another without a long gap."""
 
     async def refresh(self) -> None:
-        """List the journals, and find the own ones among them. Mostly that is one call, however
-        many there are: nothing is read but what has no label.
+        """List the journals, and find the own ones among them. Nothing is read but objects of
+        other writers without a label, each once.
 
         Raises `Fenced` where an own journal is sealed, `StoreInconsistent` where the store does
         not list one, and `StorageError` where one that was there is gone. Call it one at a time.

@@ -259,8 +259,8 @@ async def plan_as_writer(
     On object stores only a writer can tell who is dead, so where an attempt was left open, this
     one opens first and then plans again. Otherwise what was in flight when a run died would be
     requested again by that run's own retry. With nothing to send it opens where anything is left,
-    to publish what the dead had on record. A writer that has opened for an earlier pass finds who
-    has died since when an image of theirs is wanted.
+    to publish what the dead had on record, and to delete what they could not. A writer that has
+    opened for an earlier pass finds who has died since when an image of theirs is wanted.
     """
     was_open = writer.is_open
     record = await (writer.read() if was_open else writer.start())

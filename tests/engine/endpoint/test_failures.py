@@ -568,6 +568,24 @@ NOT_TOLD: list[tuple[K, int, Any]] = [
     (K.OUT_OF_CREDIT, 402, flattened("Rate limit exceeded", "402")),
     (K.REJECTED, 400, flattened("I can't create images larger than 4096 pixels.")),
     (K.REJECTED, 400, {"error": {"type": "moderation_error", "message": "no"}}),
+    # the moderation that cannot work, and a server that is sorry
+    (K.AMBIGUOUS, 504, {"error": {"code": "content_filter.timeout", "message": "no"}}),
+    (K.UNAVAILABLE, 503, {"error": {"code": "content_filter:unavailable", "message": "no"}}),
+    (K.REJECTED, 400, {"error": {"type": "https://e.com/safety/size", "message": "no"}}),
+    (K.SERVER_ERROR, 500, flattened("Sorry, I am unable to generate images right now.", "500")),
+    (K.SERVER_ERROR, 500, flattened("Sorry, I cannot generate this image.", "500")),
+    (K.REJECTED, 400, flattened("Sorry, we are busy, so I cannot generate this image.")),
+    (K.SERVER_ERROR, 500, flattened("Safety check failed: internal error", "500")),
+    (K.SERVER_ERROR, 500, {"error": {"code": "SAFETY_CHECK_FAILED", "message": "no"}}),
+    (K.REJECTED, 400, flattened("Prompt moderation failed: connection refused")),
+    (K.REJECTED, 400, flattened("Prompt moderation failed: upstream returned 502")),
+    (K.REJECTED, 400, flattened("Content moderation service: connection refused")),
+    (K.REJECTED, 400, flattened("The prompt could not be found harmful.")),
+    # one row's value, or a passing state, is not the account or the model
+    (K.REJECTED, 400, flattened("The value low-res is no longer supported.")),
+    (K.REJECTED, 400, flattened("worker-3.internal is no longer available.")),
+    (K.REJECTED, 400, flattened("Deployment is not available.")),
+    (K.REJECTED, 400, flattened("Load balance session expired.")),
     (K.RATE_LIMITED, 429, flattened("What a request takes of your credits is told below.", "429")),
 ]  # fmt: skip
 
