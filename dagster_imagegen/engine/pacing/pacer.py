@@ -7,7 +7,8 @@ An endpoint refuses requests for one of three reasons, and the refusal shows whi
 - *Too many a minute*. The headers announce this limit (window.py), or only refusals reveal it
   (rate.py): they ask to wait more than a moment, or go on however few are open. The number of open
   requests has nothing to do with it and is kept.
-- *Neither*: refusals at random, at any number. They are ignored.
+- *Neither*: refusals at random, at any number. They are ignored, unless they come so close together
+  that chance would hardly do it (suspicion.py).
 
 A wait that the endpoint asks for pauses all requests, whatever its reason. One that is too long is
 believed only when the endpoint keeps asking.
@@ -23,13 +24,12 @@ from typing import Literal
 from dagster_imagegen.engine.pacing.climb import IN_A_ROW, Climb
 from dagster_imagegen.engine.pacing.process import Pace
 from dagster_imagegen.engine.pacing.rate import Rate
+from dagster_imagegen.engine.pacing.suspicion import Suspicion
 from dagster_imagegen.engine.pacing.window import MAX_SECONDS, SOON_SECONDS, Window
 
 RAMP_SECONDS = 0.1  # after the first request of all or of a pause; a refusal is back by then
 BELIEVED_AFTER = 3  # waits that are too long, with no good answer between
 WAIT_SECONDS = 2.0  # a refusal that asks for a longer wait is about a rate
-OFTEN = 4  # refused of the last `RECENT` requests: not at random
-RECENT = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ class Pacer:
         self._answered: deque[int] = deque(maxlen=max_concurrency)
         self._too_long_in_a_row = 0
         self._since_refusal = 0
-        self._refused_lately: deque[int] = deque(maxlen=OFTEN)
+        self._suspicion = Suspicion()
 
     @property
     def limit(self) -> int:
@@ -196,7 +196,7 @@ class Pacer:
     def _refused(self, slot: Slot, signal: Signal, now: float) -> None:
         wait = signal.wait_seconds or 0.0
         self._rate.not_taken(slot.number)
-        self._refused_lately.append(slot.number)
+        self._suspicion.refused(slot.number)
         if wait > self._max_pause_seconds:
             self._too_long_in_a_row += 1
             if self._too_long_in_a_row < BELIEVED_AFTER:
@@ -228,8 +228,7 @@ class Pacer:
 
     def _refuses_often(self, wait: float) -> bool:
         """Whether so many are refused that a wait was meant for all: one refusal can be chance."""
-        lately = self._refused_lately
-        return wait > 0 and len(lately) == OFTEN and self._newest.number - lately[0] < RECENT
+        return wait > 0 and self._suspicion.is_sure
 
     def _refused_for_rate(self, slot: Slot, wait: float, *, often: bool, now: float) -> None:
         if self._window.is_announced:

@@ -12,9 +12,10 @@ RAISE_MAX = 0.25
 FEW = 5  # taken in a cycle: fewer tell so little of the rate that it is raised in larger steps
 RAISE_AFTER_FEW = 0.08
 SHORT = 20  # taken in a cycle: so few, again and again, and the rate may not be the reason
-SHORT_CYCLES = 4  # in a row before a trial without a rate; twice as many after each that fails
-TRIAL = 20  # requests, at least, that decide a trial, and no more than twice as many
-TRIAL_FAILS = 0.45  # of them refused: it is a rate. A full bucket refuses each second one
+SHORT_CYCLES = 5  # in a row before a trial without a rate; twice as many after each that fails
+TRIAL = 20  # requests: no more than twice as many decide a trial
+FAILS = 3  # refusals end a trial, and
+FAILS_PART = 0.3  # of those sent: it is a rate. A full bucket refuses each second one
 
 
 @dataclass
@@ -38,7 +39,7 @@ class _Trial:
         """Whether so many are refused that there is a rate after all."""
         if self.sent > 2 * TRIAL:  # What is long ago counts less.
             self.sent, self.refused, self.is_long = self.sent // 2, self.refused // 2, True
-        return self.sent >= TRIAL and self.refused >= TRIAL_FAILS * self.sent
+        return self.refused >= FAILS + FAILS_PART * self.sent
 
 
 class Rate:

@@ -132,6 +132,30 @@ def test_refusals_at_random_are_not_taken_for_a_rate(seed: int) -> None:
     assert max(server.made) <= 90
 
 
+@pytest.mark.parametrize(
+    ("part", "seed"),
+    [(0.05, seed) for seed in (14, 29, 31, 33)] + [(0.1, s) for s in (0, 7, 8, 12)],
+)
+def test_bad_luck_is_not_taken_for_a_rate(part: float, seed: int) -> None:
+    """Seeds by which refusals at random come close together: 600 images within a minute."""
+    server = SilentServer(at_random=part, asks_to_wait=1.0, chance=random.Random(seed))
+    run(server, prompts=600)
+    assert max(server.made) <= 60
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("asks_to_wait", [1.0, None])
+@pytest.mark.parametrize("part", [0.02, 0.05, 0.1])
+def test_whatever_the_seed_no_rate_is_learnt_from_chance(
+    part: float, asks_to_wait: float | None
+) -> None:
+    """Forty seeds: 600 images within a minute each, most of which are the pauses asked for."""
+    for seed in range(40):
+        server = SilentServer(at_random=part, asks_to_wait=asks_to_wait, chance=random.Random(seed))
+        run(server, prompts=600)
+        assert max(server.made) <= 60, f"seed {seed}"
+
+
 def in_trial() -> tuple[Rate, float]:
     """A rate of about one a second, at the end of a trial that has not failed; and the time."""
     rate = Rate()
