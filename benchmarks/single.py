@@ -4,7 +4,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 
-from benchmarks.machine import HERE, run_program
+from benchmarks.machine import HERE, endpoint, run_program
 from benchmarks.report import Result
 
 PROGRAMS = HERE / "contestants"
@@ -62,6 +62,32 @@ def many_writers(*, rounds: int, scale: float) -> list[Result]:
     return results
 
 
+def beside_writers(*, rounds: int, scale: float) -> list[Result]:
+    """How long a pass of one image takes, alone and beside ten that have been at it for a while."""
+    busy = ["--beside-busy-seconds", str(30 * scale)]
+    results: list[Result] = []
+    for others in (0, 10):
+        program = [sys.executable, str(PROGRAMS / "many_writers.py"), str(others), *busy]
+        program += ["--images", "1", "--in-flight", "4"]
+        runs = [run_program(program) for _ in range(rounds)]
+        title = "a pass of one image on a store with 0.05 s per call"
+        results.append(Result("beside_writers", title, f"{others} others", "seconds", runs))
+    return results
+
+
+def history(*, rounds: int, scale: float) -> list[Result]:
+    """Whether a small run costs more after many: ten images on a store with 0.02 s per call."""
+    results: list[Result] = []
+    with endpoint() as address:
+        for earlier in (0, round(200 * scale)):
+            program = [sys.executable, str(PROGRAMS / "history.py"), str(earlier)]
+            program += ["--base-url", f"{address}/20000/100/v1"]
+            runs = [run_program(program) for _ in range(rounds)]
+            title = "a run of ten images on a store with 0.02 s per call"
+            results.append(Result("history", title, f"{earlier} before", "seconds", runs))
+    return results
+
+
 def usage(*, rounds: int, scale: float) -> list[Result]:
     """The bill of ten million requests beside DuckDB's sums of the same files, in turns."""
     rows = max(1, round(10_000_000 * scale))
@@ -85,6 +111,8 @@ SINGLES: Mapping[str, Callable[..., list[Result]]] = {
     "planning": planning,
     "many_parts": many_parts,
     "many_writers": many_writers,
+    "beside_writers": beside_writers,
+    "history": history,
     "usage": usage,
 }
 

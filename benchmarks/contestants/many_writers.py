@@ -199,13 +199,25 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--in-flight", type=int, default=1)
     parser.add_argument("--seconds-per-call", type=float, default=0.05)
-    args = parser.parse_args()
-    counted = many_writers(
-        args.writers,
-        images=args.images,
-        in_flight=args.in_flight,
-        seconds_per_call=args.seconds_per_call,
+    parser.add_argument(
+        "--beside-busy-seconds", type=float, help="one more, beside those who began so long ago"
     )
+    args = parser.parse_args()
+    if args.beside_busy_seconds is None:
+        counted = many_writers(
+            args.writers,
+            images=args.images,
+            in_flight=args.in_flight,
+            seconds_per_call=args.seconds_per_call,
+        )
+    else:
+        counted = beside_others(
+            args.writers,
+            images=args.images,
+            in_flight=args.in_flight,
+            seconds_per_call=args.seconds_per_call,
+            busy_seconds=args.beside_busy_seconds,
+        )
     print(json.dumps(asyncio.run(counted)))  # noqa: T201  # the program's answer
 
 
