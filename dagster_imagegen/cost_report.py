@@ -119,10 +119,11 @@ def _charts(paid: pa.Table, *, max_bytes: int) -> dict[str, Any]:
     """The charts that an event has room for, the most telling first."""
     if not paid.num_rows:
         return {}
+    waste = bars_of_waste(paid)
     drawn = {
         "by_time": columns_chart(bars_by_time(paid), alone=True),
         "by_asset": rows_chart(bars_by(paid, "asset_key"), alone=True),
-        "of_waste": rows_chart(bars_of_waste(paid), alone=True),
+        **({"of_waste": rows_chart(waste, alone=True)} if waste else {}),
         "by_model": rows_chart(bars_by(paid, "model"), alone=True),
     }
     shown: dict[str, Any] = {}

@@ -136,4 +136,6 @@ def _no_price(row: Mapping[str, Any], prices: PriceList) -> str:
     model = row["model"]
     if prices.find(model) is None:
         return f'the price list has no model "{model}"'
+    if row["output_tokens"] is not None:
+        return "the list has no price for its tokens, or for its size and quality"
     return "the answer has no token counts, and the list no price for its size and quality"

@@ -59,7 +59,8 @@ def command(
     \b
     Example:
       dagster-imagegen adopt ./old-images prompts.csv --storage /data/imagegen \\
-        --endpoint https://api.openai.com/v1 --model gpt-image-1 --param quality=high
+        --endpoint https://api.openai.com/v1 --model gpt-image-1 \\
+        --param quality=high
     """
     engine = open_engine(storage, endpoint, may_be_new=True)
     source = read_prompt_file(file)

@@ -92,8 +92,8 @@ def command(
     Examples:
       dagster-imagegen generate products.csv --storage /data/imagegen \\
         --endpoint https://api.openai.com/v1 --model gpt-image-1 --max-usd 5
-      dagster-imagegen generate products.csv --storage /tmp/try --endpoint sandbox \\
-        --model gpt-image-1 --output images.parquet
+      dagster-imagegen generate products.csv --storage /tmp/try \\
+        --endpoint sandbox --model gpt-image-1 --output images.parquet
     """
     _check_output(output)
     engine = open_engine(storage, endpoint, may_be_new=True, **settings)

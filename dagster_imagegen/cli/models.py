@@ -28,7 +28,8 @@ def command(*, endpoint: EndpointChoice, priced: bool, as_json: bool) -> int:
 
     \b
     Example:
-      IMAGEGEN_API_KEY=… dagster-imagegen models --endpoint https://api.openai.com/v1 --priced
+      IMAGEGEN_API_KEY=… dagster-imagegen models \\
+        --endpoint https://api.openai.com/v1 --priced
     """
     listed = open_endpoint(endpoint).models()
     prices = PriceList.default()

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -116,12 +117,24 @@ def _draw(table: Table, console: Console) -> None:
         drawn.add_column(column.replace("_", " "), justify="right" if amounts else "left")
     for row in table.rows:
         drawn.add_row(*(Text(text_of(each)) for each in row))
-    if drawn.__rich_measure__(console, console.options.update(max_width=10_000)).maximum > (
-        console.width
-    ):
-        _draw_as_list(table, console)
-    else:
+    if not _fits(drawn, console):
+        for index, column in enumerate(drawn.columns):
+            column.width = _least_width(table, index)
+    if _fits(drawn, console):
         console.print(drawn)
+    else:
+        _draw_as_list(table, console)
+
+
+def _fits(drawn: RichTable, console: Console) -> bool:
+    wide = console.options.update(max_width=10_000)
+    return drawn.__rich_measure__(console, wide).maximum <= console.width
+
+
+def _least_width(table: Table, index: int) -> int:
+    """Of a column: its heading may take several lines, and a value stays on one."""
+    values = (text_of(row[index]) for row in table.rows)
+    return max(cell_len(each) for each in (*table.columns[index].split("_"), *values))
 
 
 def _draw_as_list(table: Table, console: Console) -> None:

@@ -50,8 +50,10 @@ def command(
     \b
     Examples:
       dagster-imagegen plan products.csv --storage /data/imagegen \\
-        --endpoint https://api.openai.com/v1 --model gpt-image-1 --param quality=low
-      dagster-imagegen plan products.parquet --template "a photo of {name}" --rate 60 --json
+        --endpoint https://api.openai.com/v1 --model gpt-image-1 \\
+        --param quality=low
+      dagster-imagegen plan products.parquet --storage out \\
+        --endpoint sandbox --template "a photo of {name}" --rate 60 --json
     """
     engine = open_engine(storage, endpoint, may_be_new=True)
     plan = engine.plan(prompts.read(engine, file), identity=new_identity(), redo=redo)

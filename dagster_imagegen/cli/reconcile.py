@@ -61,7 +61,8 @@ def command(
     \b
     Examples:
       dagster-imagegen reconcile november.csv --storage s3://shop/imagegen
-      dagster-imagegen reconcile costs.csv --storage /data/imagegen --tolerance-usd 0.50 --json
+      dagster-imagegen reconcile costs.csv --storage /data/imagegen \\
+        --tolerance-usd 0.50 --json
     """
     tolerance = Tolerance(
         usd=_amount("--tolerance-usd", tolerance_usd),

@@ -1,7 +1,6 @@
 """Whether a place is a storage of this package, and one that this version can read."""
 
 import io
-from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,11 +11,10 @@ from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.images import FOLDER as IMAGES_FOLDER
 from dagster_imagegen.engine.record.journal import JOURNAL_FOLDER
 from dagster_imagegen.engine.record.parts import PARTS_FOLDER, journal_of
-from dagster_imagegen.engine.record.schema import SCHEMA_VERSION
+from dagster_imagegen.engine.record.schema import check_version
 from dagster_imagegen.engine.storage import TEMPORARY_FOLDER, Storage
 
 OURS = {PARTS_FOLDER, IMAGES_FOLDER, JOURNAL_FOLDER, ADOPTED_FOLDER}
-_VERSION = b"dagster_imagegen.usage_schema"
 
 
 def check_storage(engine: Engine, *, may_be_new: bool) -> None:
@@ -33,27 +31,17 @@ def check_storage(engine: Engine, *, may_be_new: bool) -> None:
     if PARTS_FOLDER in there:
         parts = sorted(each for each in usage.list_now(PARTS_FOLDER) if journal_of(each))
         # The newest tells: whoever wrote it had the newest version so far, or this one.
-        check_schema(usage, parts[-1:])
+        for path in parts[-1:]:
+            _check_schema(usage, path)
 
 
-def check_schema(usage: Storage, parts: Sequence[str]) -> None:
-    """Raise `ConfigurationError` if a newer version has written one of the parts."""
-    for path in parts:
-        version = _schema_version(usage.get_now(path))
-        if version > SCHEMA_VERSION:
-            raise ConfigurationError(
-                f"{usage.uri(path)} has schema {version} of the usage table, and this version of "
-                f"dagster-imagegen knows {SCHEMA_VERSION}; upgrade it"
-            )
-
-
-def _schema_version(data: bytes) -> int:
-    """The schema that a part was written with; that of this version where it is damaged."""
+def _check_schema(usage: Storage, path: str) -> None:
+    """Raise `ConfigurationError` if a newer version has written a part."""
     try:
-        metadata = pq.read_schema(io.BytesIO(data)).metadata or {}
-        return int(metadata.get(_VERSION, SCHEMA_VERSION))
+        schema = pq.read_schema(io.BytesIO(usage.get_now(path)))
     except (pa.ArrowException, OSError, ValueError):
-        return SCHEMA_VERSION
+        return  # Damaged: whoever reads its rows says so.
+    check_version(schema.metadata, of=usage.uri(path))
 
 
 def _names(storage: Storage) -> set[str]:

@@ -28,6 +28,7 @@ from dagster_imagegen.engine.engine import Engine
 from dagster_imagegen.engine.errors import StorageError
 from dagster_imagegen.engine.money.price_list import PriceList
 
+DAY = click.DateTime(["%Y-%m-%d"])
 FILTERS = ("asset", "partition", "model", "status", "run")
 _COLUMNS = {"asset": "asset_key", "partition": "partition_key", "run": "root_run_id"}
 _SHOWN = (
@@ -59,8 +60,8 @@ def _filters(command: Any) -> Any:
     help=f"What to group by: {', '.join((*DIMENSIONS, *FURTHER_DIMENSIONS, 'tag:NAME'))}.",
 )
 @_filters
-@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Only from this day (UTC) on.")
-@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="Only before this day (UTC).")
+@click.option("--since", type=DAY, metavar="YYYY-MM-DD", help="Only from this day (UTC) on.")
+@click.option("--until", type=DAY, metavar="YYYY-MM-DD", help="Only before this day (UTC).")
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -104,10 +105,12 @@ def command(
     Examples:
       dagster-imagegen usage --storage s3://shop/imagegen
       dagster-imagegen usage --storage out --by asset_group,tag:team
-      dagster-imagegen usage --storage out --by day,cause --asset hero --since 2026-11-01
+      dagster-imagegen usage --storage out --by day,cause --asset hero \\
+        --since 2026-11-01
       dagster-imagegen usage --storage out --output bill.html
       dagster-imagegen usage --storage out --prices next-year.yaml --by model
-      dagster-imagegen usage --storage out --focus november.parquet --since 2026-11-01
+      dagster-imagegen usage --storage out --focus november.parquet \\
+        --since 2026-11-01
     """
     if focus is None and (provider or billing_account):
         raise click.UsageError("--provider and --billing-account belong to --focus")

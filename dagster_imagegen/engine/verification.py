@@ -27,7 +27,7 @@ from dagster_imagegen.engine.record.journal import (
 )
 from dagster_imagegen.engine.record.parts import PARTS_FOLDER, journal_of, part_path
 from dagster_imagegen.engine.record.reader import read_journal, read_journal_header
-from dagster_imagegen.engine.record.schema import SCHEMA, SCHEMA_VERSION
+from dagster_imagegen.engine.record.schema import SCHEMA, VERSION_KEY, check_version
 from dagster_imagegen.engine.storage import TEMPORARY_FOLDER, Storage, StoredObject
 
 _RecordKind: TypeAlias = Literal[
@@ -58,7 +58,7 @@ REMEDIES: Mapping[Kind, str] = {
     "missing_copy": _COPY_AGAIN,
     "changed_copy": f"delete it, then {_COPY_AGAIN}",
     "unmarked_copy": f"delete it, then {_COPY_AGAIN}; find out what writes it without its marks",
-    "unreadable_copy": "check the address, and what may read it",
+    "unreadable_copy": "check the address, and whether the credentials are valid and may read it",
 }
 HARMLESS: Collection[Kind] = ("foreign_file",)
 AT_ONCE = 16
@@ -71,7 +71,6 @@ CLOCKS_DIFFER_SECONDS = 60.0
 
 _TEMPORARY = re.compile(rf"{TEMPORARY_FOLDER}/[^/]+\.tmp")
 _COLUMNS = ["attempt_id", "status", "image_path", "image_sha256", "image_size_bytes"]
-_SCHEMA_KEY = b"dagster_imagegen.usage_schema"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +212,10 @@ class Verification:
         header = await read_journal_header(self._usage, jid)
         if header is not None and header.schema > JOURNAL_VERSION:
             # Not damaged, even if it cannot be read here: it would be torn apart.
-            raise self._is_newer(folder, header.schema, JOURNAL_VERSION)
+            raise ConfigurationError(
+                f"{self._usage.uri(folder)} has schema {header.schema} of the record, and this "
+                f"version of dagster-imagegen knows {JOURNAL_VERSION}; upgrade it"
+            )
         is_dead = await self._is_dead(jid, found)
         try:
             content = await read_journal(self._usage, jid, found)
@@ -268,19 +270,11 @@ class Verification:
                 self._found.add("damaged_part", path, f"{why} ({len(data):,} bytes)")
             return
         metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
-        if _SCHEMA_KEY not in metadata and not set(_COLUMNS) <= set(table.column_names):
+        if VERSION_KEY not in metadata and not set(_COLUMNS) <= set(table.column_names):
             self._found.add("foreign_file", path, "is a table of something else")
             return
-        version = int(metadata.get(_SCHEMA_KEY, SCHEMA_VERSION))
-        if version > SCHEMA_VERSION:
-            raise self._is_newer(path, version, SCHEMA_VERSION)
+        check_version(metadata, of=self._usage.uri(path))
         self._count_part(path, jid, _columns(table))
-
-    def _is_newer(self, path: str, version: int, known: int) -> ConfigurationError:
-        return ConfigurationError(
-            f"{self._usage.uri(path)} has schema {version} of the record, and this version of "
-            f"dagster-imagegen knows {known}; upgrade it"
-        )
 
     def _count_part(self, path: str, jid: str | None, rows: list[dict[str, Any]]) -> None:
         place = home_of(rows)

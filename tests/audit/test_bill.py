@@ -2,40 +2,72 @@
 
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from decimal import Decimal
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 from dagster_imagegen.audit.bars import money
 from dagster_imagegen.audit.cost_table import CAUSES, COST_SCHEMA, cost_table, summed
+from dagster_imagegen.audit.focus import write_focus
+from dagster_imagegen.audit.provider_export import read_export
+from dagster_imagegen.audit.reconciliation import Reconciliation, Tolerance, reconcile
 from dagster_imagegen.audit.report import report_html
 from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.money.amounts import usd_text
 from dagster_imagegen.engine.record.schema import SCHEMA
 from dagster_imagegen.sandbox import Fault, Sandbox
-from dagster_imagegen.sandbox.request_log import Totals
+from dagster_imagegen.sandbox.request_log import ReceivedRequest
 from tests.audit.rows import row, usage
 from tests.fire.conftest import Passes
 
 MODELS = ("openai-gpt-image-1", "gpt-image-1-mini", "gpt-image-2")
+KILLED_IN_FLIGHT = 3
+"""On record, and killed before they were sent: at most as many."""
 MADE_AT = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Books:
+    """A bill by the usage table, its rows, and what the provider received and billed."""
+
+    costs: pa.Table
+    usage: pa.Table
+    received: Sequence[ReceivedRequest]
+
+    @property
+    def billed_usd(self) -> Decimal:
+        """By the provider, in all."""
+        return sum((each.cost_usd for each in self.received), Decimal(0))
+
+    @property
+    def dataset(self) -> ds.Dataset:
+        """The rows as if all had been sent at one moment: no run crosses midnight."""
+        at = self.usage.schema.get_field_index("started_at")
+        moments = pa.array([MADE_AT] * self.usage.num_rows, self.usage.schema.field(at).type)
+        return ds.dataset(self.usage.set_column(at, "started_at", moments))
+
+
 @pytest.fixture(scope="module")
-def books(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[pa.Table, Totals]]:
-    """The costs of three models, one of whose runs is killed, and what the provider billed."""
-    folder = tmp_path_factory.mktemp("bill")
-    passes = Passes(folder)
+def books(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Books]:
+    """Three models, one of whose runs is killed, with refusals, retries and lost answers."""
+    passes = Passes(tmp_path_factory.mktemp("bill"))
     with Sandbox(paint=False) as sandbox:
         engine = _killed_run_and_others(passes, sandbox)
-        yield engine.usage.scan(cost_table), sandbox.totals
+        yield Books(
+            costs=engine.usage.scan(cost_table),
+            usage=engine.usage.read(),
+            received=sandbox.requests,
+        )
         passes.close()
 
 
@@ -44,7 +76,7 @@ def _killed_run_and_others(passes: Passes, sandbox: Sandbox) -> Any:
         sandbox,
         [f"a mug, number {number}" for number in range(30)],
         signals_itself=(5, signal.SIGKILL),
-        max_concurrency=3,
+        max_concurrency=KILLED_IN_FLIGHT,
     )
     assert killed.wait() == -signal.SIGKILL
     for model in MODELS:
@@ -61,30 +93,72 @@ def _killed_run_and_others(passes: Passes, sandbox: Sandbox) -> Any:
     return passes.engine(sandbox)
 
 
-def by_status(costs: pa.Table) -> dict[str, dict[str, Any]]:
-    """The sums of each status."""
-    return {row["status"]: row for row in summed(costs, ["status"]).to_pylist()}
-
-
-def test_the_bill_equals_the_providers_books(books: tuple[pa.Table, Totals]) -> None:
-    """To the last digit for what was answered; the rest lies between the two figures."""
-    costs, totals = books
-    (bill,) = summed(costs, []).to_pylist()
-    found = by_status(costs)
-    assert {"succeeded", "refused", "failed", "rate_limited", "unknown"} <= found.keys()
-    answered = found["succeeded"]["cost_usd"]
-    assert answered <= totals.cost_usd <= bill["cost_usd_max"]
-    # All that the provider billed beyond the images is within what is on record as doubtful.
-    doubtful = bill["cost_usd_max"] - answered
-    assert 0 < totals.cost_usd - answered <= doubtful
+def test_the_bill_equals_the_providers_books(books: Books) -> None:
+    """To the last digit for each answered request, of each model; the bound covers the rest."""
+    billed = {each.request_id: each.cost_usd for each in books.received}
+    rows = books.usage.to_pylist()
+    assert {row["status"] for row in rows} == {
+        *("succeeded", "refused", "failed", "rate_limited", "unknown")
+    }
+    answered = [row for row in rows if row["status"] == "succeeded" and row["request_id"]]
+    assert {row["request_id"]: row["cost_usd"] for row in answered} == {
+        row["request_id"]: billed[row["request_id"]] for row in answered
+    }
+    for model in MODELS:
+        (bill,) = summed(books.costs.filter(pc.field("model") == model), []).to_pylist()
+        of_model = [each for each in books.received if each.body["model"] == model]
+        known = [row for row in answered if row["model"] == model]
+        sure = sum((row["cost_usd"] for row in known), Decimal(0))
+        theirs = sum((each.cost_usd for each in of_model), Decimal(0))
+        # What was billed beyond the answered images is within what is on record as doubtful.
+        assert 0 < theirs - sure <= bill["cost_usd_max"] - sure
+        assert len(of_model) <= bill["requests"] <= len(of_model) + KILLED_IN_FLIGHT
+    (bill,) = summed(books.costs, []).to_pylist()
+    assert bill["cost_usd"] == sum(row["cost_usd"] for row in rows)
+    assert bill["cost_usd_max"] == sum(row["cost_usd_max"] for row in rows)
     assert bill["unpriced_requests"] == 0
-    assert {row["model"] for row in costs.to_pylist()} == set(MODELS)
-    assert bill["requests"] >= totals.requests
 
 
-def test_every_cent_has_a_cause(books: tuple[pa.Table, Totals]) -> None:
+def test_focus_sums_to_the_bill(books: Books, tmp_path: Path) -> None:
+    """Of the same run, to the last decimal, and so does its bound."""
+    (bill,) = summed(books.costs, []).to_pylist()
+    write_focus(books.dataset, tmp_path / "focus.parquet")
+    focus = pq.read_table(tmp_path / "focus.parquet")
+    for name in ("BilledCost", "EffectiveCost", "ListCost", "ContractedCost"):
+        assert pc.sum(focus[name]).as_py() == bill["cost_usd"]
+    assert pc.sum(focus["x_CostUsdMax"]).as_py() == bill["cost_usd_max"]
+
+
+def test_the_providers_books_as_an_export_agree_and_doctored_ones_do_not(books: Books) -> None:
+    """The requests of unknown billing explain what the provider charged; nothing explains more."""
+    theirs = {
+        model: sum((e.cost_usd for e in books.received if e.body["model"] == model), Decimal(0))
+        for model in MODELS
+    }
+    found = reconciled(books, theirs)
+    assert found.agrees
+    assert {each["status"] for each in found.unknown} >= {"unknown"}
+    most = {line.model: line.most for line in found.lines}
+    first, second, third = MODELS
+    doctored = {first: (most[first] or 0) + Decimal("0.01"), third: theirs[third], "added": 1}
+    assert {line.model: line.verdict for line in reconciled(books, doctored).lines} == {
+        first: "different",
+        second: "ours_only",
+        third: "may_be_unknown",
+        "added": "theirs_only",
+    }
+
+
+def reconciled(books: Books, theirs: Mapping[str, Decimal | int]) -> Reconciliation:
+    """The run against an export of these sums by model."""
+    costs = [str(each) for each in theirs.values()]
+    table = pa.table({"day": [MADE_AT.date()] * len(costs), "model": [*theirs], "cost_usd": costs})
+    return reconcile(books.dataset, read_export(table), tolerance=Tolerance(usd=Decimal(0)))
+
+
+def test_every_cent_has_a_cause(books: Books) -> None:
     """What is kept and the kinds of waste add up to the bill."""
-    costs, _ = books
+    costs = books.costs
     (bill,) = summed(costs, []).to_pylist()
     causes = {row["cause"]: row for row in summed(costs, ["cause"]).to_pylist()}
     assert {"kept", "refused", "failed", "unknown"} <= causes.keys() <= set(CAUSES)
@@ -109,9 +183,9 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_the_report_shows_both_figures_and_loads_nothing(books: tuple[pa.Table, Totals]) -> None:
+def test_the_report_shows_both_figures_and_loads_nothing(books: Books) -> None:
     """One file: its totals are those of the table."""
-    costs, _ = books
+    costs = books.costs
     html = report_html(costs, made_at=MADE_AT, source="<here>")
     page = Page(html)
     (bill,) = summed(costs, []).to_pylist()

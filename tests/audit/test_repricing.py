@@ -11,7 +11,10 @@ from dagster_imagegen.engine.money.price_list import PriceList
 from tests.audit.rows import MODEL, SANDBOX_ROW, row, unknown, usage
 
 NEWER = PriceList.default().with_overrides(
-    {MODEL: {"usd_per_million_tokens": {"text_input": 10, "image_output": 100}}}
+    {
+        MODEL: {"usd_per_million_tokens": {"text_input": 10, "image_output": 100}},
+        "by-image": {"usd_per_image": {"512x512": {"*": 1}}},
+    }
 )
 
 
@@ -44,6 +47,7 @@ def test_what_cannot_be_repriced_says_why() -> None:
         unknown(2),
         row(3, model="nobody-knows"),
         row(4, size="auto", **nothing),
+        row(5, model="by-image"),
     )
     assert [each["not_repriced"] for each in found] == [
         "the sandbox costs nothing",
@@ -51,6 +55,7 @@ def test_what_cannot_be_repriced_says_why() -> None:
         "whether it was billed is unknown",
         'the price list has no model "nobody-knows"',
         "the answer has no token counts, and the list no price for its size and quality",
+        "the list has no price for its tokens, or for its size and quality",
     ]
     assert {each["repriced_usd"] for each in found} == {None}
 

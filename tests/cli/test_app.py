@@ -37,9 +37,10 @@ assert "dagster" not in sys.modules
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example(verb: str) -> None:
-    """And takes no key as an argument."""
+    """In 80 columns, and takes no key as an argument."""
     told = CliRunner().invoke(verbs, [verb, "--help"], prog_name="dagster-imagegen")
     assert told.exit_code == 0
+    assert max(map(len, told.output.splitlines())) <= 80
     assert "Example" in told.output
     assert f"dagster-imagegen {verb} " in told.output
     assert verb == "serve" or "--api-key" not in told.output
@@ -155,6 +156,21 @@ def test_a_terminal_gets_tables_and_no_commands_from_prompts() -> None:
     assert "│" in shown
     assert "red\\x1b[2J\\n[bold]mug" in shown
     assert "\x1b[2J" not in shown
+
+
+@pytest.mark.parametrize(("columns", "drawn"), [(14, False), (15, True), (40, True)])
+def test_a_narrow_terminal_breaks_headings_and_no_values(
+    columns: int, drawn: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where even that is too wide, each value has a line of its own."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    table = Table(name="bill", columns=("kept_per_day", "cost_usd"), rows=[(1, "0.25")])
+    show(Report(tables=[table, table]), as_json=False)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert any("│ 0.25" in line for line in lines) is drawn
+    assert ("  cost usd: 0.25" in lines) is not drawn
+    assert any("kept per day" in line for line in lines) is (columns == 40)
 
 
 def test_errors_and_json_hold_no_commands_to_a_terminal_either(

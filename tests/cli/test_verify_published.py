@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from PIL import Image
 
 from dagster_imagegen import ImageGenResource, image_asset
 from dagster_imagegen.cli import main
+from dagster_imagegen.engine.publishing.copies import GIVE_UP_AFTER
 from dagster_imagegen.sandbox import Sandbox
 
 PRODUCTS = ("mug", "bowl", "lamp", "chair")
+READ = LocalFileSystem.cat_file
 
 
 @pytest.fixture
@@ -94,17 +97,21 @@ def test_a_folder_that_cannot_be_opened_is_one_finding_and_the_others_are_compar
     assert {kind for kind, _ in found.values()} == {"unreadable_copy", "missing_copy"}
 
 
+def unreadable(monkeypatch: pytest.MonkeyPatch, denied: Callable[[str], bool]) -> None:
+    """What the target says of files that nobody may read any more."""
+
+    def read_if_allowed(filesystem: LocalFileSystem, path: str, **options: Any) -> Any:
+        if denied(path):
+            raise PermissionError(f"the token has expired: {path}")
+        return READ(filesystem, path, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "cat_file", read_if_allowed)
+
+
 def test_a_copy_that_cannot_be_read_is_named_and_the_others_of_its_folder_are_compared(
     published: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    read = LocalFileSystem.cat_file
-
-    def read_but_bowl(filesystem: LocalFileSystem, path: str, **options: Any) -> Any:
-        if path == str(published / "bowl.png"):
-            raise PermissionError(path)
-        return read(filesystem, path, **options)
-
-    monkeypatch.setattr(LocalFileSystem, "cat_file", read_but_bowl)
+    unreadable(monkeypatch, lambda path: path == str(published / "bowl.png"))
     (published / "mug.png").unlink()
     (published / "lamp.png").write_bytes(b"changed")
     status, copies, found = verify(published, capsys, "--published")
@@ -115,3 +122,37 @@ def test_a_copy_that_cannot_be_read_is_named_and_the_others_of_its_folder_are_co
         "lamp.png": "unmarked_copy",
     }
     assert "bowl.png: PermissionError" in found["bowl.png"][1]
+
+
+def test_once_the_credentials_lapse_the_place_is_one_finding(
+    published: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Whether nothing can be read or, from some moment on, nothing more; what was read counts."""
+    unreadable(monkeypatch, lambda path: path.startswith(str(published)))
+    status, copies, found = verify(published, capsys, "--published")
+    assert (status, copies) == (1, 4)
+    ((place, (kind, detail)),) = found.items()
+    assert (place, kind) == (published.name, "unreadable_copy")
+    assert "4 in a row could not be read; the last: " in detail
+    assert "the token has expired" in detail
+
+    (manifest,) = (published.parent / "storage" / "_published").rglob("*.json")
+    told = json.loads(manifest.read_text())
+    facts = told["published"][str(published / "mug.png")]
+    for number in range(1_000):  # Each in a folder of its own, after those in the folder itself.
+        copy = published / f"more-{number:04}" / "mug.png"
+        copy.parent.mkdir()
+        copy.write_bytes((published / "mug.png").read_bytes())
+        told["published"][str(copy)] = facts
+    manifest.write_text(json.dumps(told))
+    unreadable(
+        monkeypatch, lambda path: str(published / "more-01") < path < str(published / "more-1")
+    )
+    (published / "lamp.png").unlink()
+    status, copies, found = verify(published, capsys, "--published")
+    assert (status, copies) == (1, 4 + 100 + GIVE_UP_AFTER)
+    assert {name: kind for name, (kind, _) in found.items()} == {
+        "lamp.png": "missing_copy",
+        published.name: "unreadable_copy",
+    }
+    assert f"and the other {900 - GIVE_UP_AFTER} were not tried" in found[published.name][1]

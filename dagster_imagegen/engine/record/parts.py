@@ -12,8 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dagster_imagegen.engine.attempt import Attempt
-from dagster_imagegen.engine.errors import StorageError
-from dagster_imagegen.engine.record.schema import MONEY, SCHEMA, attempts_of, row_of, to_table
+from dagster_imagegen.engine.errors import ConfigurationError, StorageError
+from dagster_imagegen.engine.record.schema import (
+    MONEY,
+    SCHEMA,
+    attempts_of,
+    check_version,
+    row_of,
+    to_table,
+)
 from dagster_imagegen.engine.storage import ObjectStore, Storage
 
 T = TypeVar("T")
@@ -143,7 +150,8 @@ def read_rows(
 
     Columns that an older part lacks are null. Raises `StorageError` for a part that is damaged,
     and where the storage does not answer for as long as so many parts may take; with `explain` it
-    names those that are damaged.
+    names those that are damaged. Raises `ConfigurationError` if the newest of the parts is that of
+    a newer version.
     """
     columns = list(columns)
     tables = [to_table(row_of(attempt) for attempt in unpublished).select(columns)]
@@ -199,16 +207,33 @@ def _with_dataset(
     def read() -> tuple[T] | Exception:
         try:
             dataset = ds.dataset(files, schema=SCHEMA, format="parquet", filesystem=filesystem)
+            _check_newest(dataset, parts, storage)
             return (scan(dataset),)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowInvalid, OSError, ConfigurationError) as error:
             return error
 
     found = storage.run_now("read", PARTS_FOLDER, read, times=1 + len(parts) / parts_at_once)
+    if isinstance(found, ConfigurationError):
+        raise found
     if isinstance(found, Exception):
         if explain:
             _name_the_damaged(parts, storage)
         raise StorageError(f"cannot read {storage.uri(PARTS_FOLDER)}: {found}") from found
     return found[0]
+
+
+def _check_newest(dataset: "ds.FileSystemDataset", parts: Sequence[str], storage: Storage) -> None:
+    """Raise `ConfigurationError` if a newer version has written the newest of the parts.
+
+    That version was the newest so far, or is this one. What is read here is not read again.
+    """
+    ours = [path for path in parts if journal_of(path) is not None]
+    if not ours:
+        return
+    newest = max(ours, key=lambda path: path.rpartition("/")[2])
+    for fragment in dataset.get_fragments():
+        if fragment.path.endswith(newest):
+            check_version(fragment.physical_schema.metadata, of=storage.uri(newest))
 
 
 def _name_the_damaged(parts: Sequence[str], storage: Storage) -> None:

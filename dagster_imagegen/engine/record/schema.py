@@ -23,11 +23,14 @@ from dagster_imagegen.engine.attempt import (
     SvgUsage,
     TokenUsage,
 )
+from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.request import PARAMETERS
 
 T = TypeVar("T")
 
 SCHEMA_VERSION = 1
+VERSION_KEY = b"dagster_imagegen.usage_schema"
+"""In the Parquet metadata of a part."""
 
 Row: TypeAlias = dict[str, Any]
 """One attempt at the edge of Parquet and JSON: a value, or nothing, for each column."""
@@ -122,8 +125,22 @@ SCHEMA: pa.Schema = pa.schema(
         pa.field(name, kind, metadata={"description": text})
         for name, kind, text in (*_IDENTITY, *_REQUEST, *_RESULT)
     ],
-    metadata={"dagster_imagegen.usage_schema": str(SCHEMA_VERSION)},
+    metadata={VERSION_KEY: str(SCHEMA_VERSION)},
 )
+
+
+def check_version(metadata: Mapping[bytes, bytes] | None, *, of: str) -> None:
+    """Raise `ConfigurationError` for the part `of` a newer schema, whose rows may mean anything.
+
+    `metadata` is that of its schema; a part without a version is one of this schema.
+    """
+    version = int((metadata or {}).get(VERSION_KEY, SCHEMA_VERSION))
+    if version > SCHEMA_VERSION:
+        raise ConfigurationError(
+            f"{of} has schema {version} of the usage table, and this version of dagster-imagegen "
+            f"knows {SCHEMA_VERSION}; upgrade it"
+        )
+
 
 _DECODERS = {MONEY: Decimal, TIME: datetime.fromisoformat, pa.date32(): date.fromisoformat}
 _FROM_JSON = {field.name: _DECODERS[field.type] for field in SCHEMA if field.type in _DECODERS}

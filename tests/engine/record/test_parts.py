@@ -1,8 +1,10 @@
 """The usage table: what goes in comes out, in JSON and in Parquet, and others can read it."""
 
 import string
+from collections.abc import Callable
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.record.parts import (
     bound_usd,
     decode_part,
@@ -23,11 +26,13 @@ from dagster_imagegen.engine.record.parts import (
     journal_of,
     part_path,
     read_rows,
+    scan_rows,
 )
 from dagster_imagegen.engine.record.schema import (
     MONEY,
     SCHEMA,
     TIME,
+    VERSION_KEY,
     Row,
     attempt_of,
     decode_values,
@@ -182,6 +187,23 @@ def test_an_older_part_reads_with_gaps(tmp_path: Path):
     about_g = pc.field("fingerprint") == "g"
     found = read_rows(paths, [], storage=storage, columns=["attempt_id"], where=about_g)
     assert found.to_pylist() == [{"attempt_id": "new"}]
+
+
+@pytest.mark.parametrize(
+    "read", [read_rows, partial(scan_rows, scan=lambda rows: rows.count_rows())]
+)
+def test_a_part_of_a_newer_version_is_not_read(tmp_path: Path, read: Callable[..., Any]):
+    """Its rows may mean anything, so that neither a bill nor a plan is made of them."""
+    storage = Storage(str(tmp_path))
+    paths = [part_path(f"202611{day}T110000000000Z-a") for day in (22, 21)]
+    for path in paths:
+        storage.put_now(path, encode_part([attempt_of(row())]))
+    read(paths, [], storage=storage)
+    table = pq.read_table(tmp_path / paths[0])
+    newer = table.replace_schema_metadata({VERSION_KEY: "7"})
+    pq.write_table(newer, tmp_path / paths[0])
+    with pytest.raises(ConfigurationError, match=r"has schema 7 of the usage table.*upgrade"):
+        read(paths, [], storage=storage)
 
 
 def test_what_counts_against_a_budget_is_the_same_in_a_table():
