@@ -40,7 +40,9 @@ def test_it_writes_the_table_and_the_report_and_shows_charts(
     assert "<script" not in html
     assert "Cost of hero" in html
     picture = shown["imagegen/chart_by_time"].split("base64,")[1].removesuffix(")")
-    assert base64.b64decode(picture).startswith(b"<svg")
+    svg = base64.b64decode(picture).decode()
+    assert svg.startswith("<svg")
+    assert ' width="360" height=' in svg  # Without a size, Dagster's table shows nothing of it.
     assert any("at most" in each for each in project.logs(result))
     event = dg.AssetMaterialization("x", metadata=materialized(result)["cost_report"].metadata)
     assert len(dg.serialize_value(event)) < 60_000
@@ -51,6 +53,14 @@ def test_it_writes_the_table_and_the_report_and_shows_charts(
         file = project.folder / name
         assert main(["usage", "--storage", store, "--model", "none", "--output", str(file)]) == 0
         assert file.stat().st_size > 0
+
+
+def test_without_waste_there_is_no_chart_of_it(project: Project) -> None:
+    """An entry with an empty picture would say nothing."""
+    result = project.run(hero, build_cost_report_asset(image_assets=[hero]))
+    metadata = materialized(result)["cost_report"].metadata
+    charts = {name for name in metadata if name.startswith("imagegen/chart_")}
+    assert charts == {f"imagegen/chart_by_{name}" for name in ("time", "asset", "model")}
 
 
 def test_arguments_that_cannot_work_are_errors() -> None:

@@ -135,8 +135,10 @@ def _short(label: str) -> str:
 
 
 def _svg(drawn: Sequence[str], *, height: float, alone: bool, says: str) -> str:
+    # A picture without a size of its own is not seen in a cell of a table.
+    size = f' width="{WIDTH}" height="{height}"' if alone else ""
     style = f"<style>{_ALONE}</style>" if alone else ""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"{size} role="img" '
         f'aria-label="{says}">{style}{"".join(drawn)}</svg>'
     )
