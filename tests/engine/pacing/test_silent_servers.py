@@ -149,8 +149,8 @@ def test_bad_luck_is_not_taken_for_a_rate(part: float, seed: int) -> None:
 def test_whatever_the_seed_no_rate_is_learnt_from_chance(
     part: float, asks_to_wait: float | None
 ) -> None:
-    """Forty seeds: 600 images within a minute each, most of which are the pauses asked for."""
-    for seed in range(40):
+    """Sixteen seeds: 600 images within a minute each, most of which are the pauses asked for."""
+    for seed in range(16):
         server = SilentServer(at_random=part, asks_to_wait=asks_to_wait, chance=random.Random(seed))
         run(server, prompts=600)
         assert max(server.made) <= 60, f"seed {seed}"
