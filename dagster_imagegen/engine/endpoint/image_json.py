@@ -25,8 +25,7 @@ CONTAINERS = (
 NAMES = tuple(f"{ENCODED} {LINKS} {CONTAINERS}".split())
 RANKS = {name: rank for rank, name in enumerate(NAMES)}
 LINK_NAMES = frozenset(LINKS.split())
-ENCODED_NAMES = frozenset(ENCODED.split())
-TEXT_NAMES = LINK_NAMES | ENCODED_NAMES
+TEXT_NAMES = LINK_NAMES.union(ENCODED.split())
 _IN_BROKEN_JSON = re.compile(
     rb"[\"'](?:b64_?json|b64|base64|image_?base64|image_?b64|bytesBase64Encoded|image_?bytes|image"
     rb"|data)[\"']\s{0,20}:\s{0,20}[\"']((?:data:[\w/+.;=-]{0,100},)?[\w+/=\\\s-]{64,})[\"']",
@@ -76,24 +75,13 @@ def _texts(
     elif depth == SEARCH_DEPTH_MAX:
         return
     elif isinstance(value, list):
-        items = cast("list[object]", value)
-        if name in ENCODED_NAMES and _is_one_text(items):
-            yield _Text("".join(map(str, items)), name, places)
-        for item in items:
+        for item in cast("list[object]", value):
             yield from _texts(item, name, places, depth + 1)
     elif isinstance(value, dict):
         inside = cast("dict[str, object]", value)
         named = [(RANKS.get(key.lower().replace("_", ""), -1), key) for key in inside]
         for rank, key in sorted(pair for pair in named if pair[0] >= 0):
             yield from _texts(inside[key], NAMES[rank], (*places, inside), depth + 1)
-
-
-def _is_one_text(items: list[object]) -> bool:
-    """Whether the first begins an image that the others go on with."""
-    if len(items) < 2 or not all(isinstance(item, str) for item in items):
-        return False
-    first, *others = map(str, items)
-    return spells_image(first) and not any(map(spells_image, others))
 
 
 def _found(given: _Text, *, is_inner: bool = False) -> Iterator[Found]:

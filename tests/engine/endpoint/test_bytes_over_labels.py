@@ -190,15 +190,6 @@ def test_links_under_other_names(answer: object) -> None:
     assert image(says(http(json.dumps(answer).encode())), PICTURE).data == IMAGE
 
 
-@pytest.mark.parametrize("at", [64, len(B64) // 2, len(B64) // 2 + 1])
-def test_base64_in_several_texts(at: int) -> None:
-    """What only begins as the image does is not taken for it; a text beside an image is no part."""
-    parts = {"data": [{"b64_json": [B64[:at], B64[at:]]}]}
-    assert image(says(http(json.dumps(parts).encode()))).data == IMAGE
-    images = {"images": [B64, "a red mug", B64]}
-    assert image(says(http(json.dumps(images).encode()))).data == IMAGE
-
-
 def test_what_is_asked_for_is_not_taken_for_the_answer() -> None:
     """A request that an answer repeats can hold an image too, and a text is no image."""
     answer = {"input": {"image": B64}, "request": {"images": [B64]}, "result": "A mug.", "data": []}
