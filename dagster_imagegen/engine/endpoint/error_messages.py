@@ -32,12 +32,16 @@ _PARTS = {
         r"images?|imagery|"
         r"information)\b"
     ),
+    "not denied": r"(?<!not )(?<!not be )(?<!n't )(?<!n't be )",
     "bad": r"(inappropriate|unsafe|harmful)",
     "of the server": (
         r"\b(overloaded|unavailable|timed? ?out|is down|system error|account|organization|"
-        r"internal( server)? error|connection (refused|reset|closed|error|failed)|"
-        r"upstream|returned 5\d\d|busy|high demand|capacity|(right now|at the moment)|"
-        r"(try|retry) (again )?later|please retry)\b"
+        r"internal( server)? error|service error|connection (refused|reset|closed|error|failed)|"
+        r"econn\w+|bad gateway|could not (reach|connect)|(try|retry) (again )?later|please retry)\b"
+    ),
+    "not now": (
+        r"\b(upstream|returned 5\d\d|busy|high demand|capacity|limit|gateway|out of memory|"
+        r"(right now|at (the moment|this time))|today|try again)\b"
     ),
     "not passed": r"\b(failed?|failing|(not|n't) pass(ed)?)",
     "key": r"((x-)?api[ _-]?key|(access|auth\w*|bearer|proxy server) token|jwt|credentials)\b",
@@ -115,7 +119,7 @@ _MESSAGES = (
             <out of> ([\w']+ ){0,3}<credit>
             \bno credits? (left|remaining|available)\b
             <credit>[^.\n]{0,30}<used up>
-            <credit> (have |has )?expired\b
+            <credit> ((have|has|are) )?((all|already) )?expired\b
             <money limit>[^.\n]{0,30}<reached>
             <reached>[^.\n]{0,40}<money limit>
             \bbudget has been exceeded\b|\bexceeded ?budget\b|\bcrossed budget\b|\bover budget\b
@@ -183,7 +187,7 @@ _MESSAGES = (
             <prompt>[^.\n]{0,40}\bviolat\w*<near><rules>
             \bviolat\w* (one of |some of )?our <rules>
             <contains> ([\w-]+ ){0,3}?<bad content>
-            <prompt>(?:(?!\bnot\b|n't)[^.\n]){0,60}?\b(deemed|considered|found) (to be )?<bad>\b
+            <prompt><near><not denied>\b(deemed|considered|found) (to be )?<bad>\b
             \bnot allowed by (our |the )?moderation\b|\bjailbreak (was |attempt )?detected\b
             \bunsafe prompt\b
             \bnsfw content\b|\b(potentially|possibly|considered|contains) nsfw\b
@@ -217,6 +221,7 @@ _MESSAGES = (
             {_ABOUT_PARAMETER.strip()}
             {_LIMIT_ON_REQUESTS.strip()}
             <of the server>
+            <not now>
         """,
         of_server_errors=False,
     ),

@@ -347,6 +347,11 @@ def problem(kind: str, message: str, **facts: Any) -> Any:
 
 # How endpoints and proxies say the same thing: kind, status, body.
 TOLD: list[tuple[K, int, Any]] = [
+    (K.REFUSED, 400, flattened("Upstream error: your request was rejected by the safety system.")),
+    (K.REFUSED, 500, flattened("upstream returned 400: moderation_blocked")),
+    (K.REFUSED, 400, flattened("Prompt 'a busy street' violates our content policy")),
+    (K.REFUSED, 400, flattened("It couldn't be done: the prompt was deemed inappropriate.")),
+    (K.OUT_OF_CREDIT, 400, flattened("Your credit has already expired")),
     # refused, by a type, a reason, a flag, a part of a code
     (K.REFUSED, 400, openai(None, "image_generation_user_error")),
     (K.REFUSED, 400, openai("400", "image_generation_user_error")),
@@ -520,6 +525,12 @@ def test_everything_that_an_error_says_is_read(kind: K, http_status: int, body: 
 
 # Texts that are near to one of the above and mean something else.
 NOT_TOLD: list[tuple[K, int, Any]] = [
+    (K.SERVER_ERROR, 500, flattened("Request failed content moderation: 502 Bad Gateway")),
+    (K.SERVER_ERROR, 500, flattened("Failed the safety check: could not reach classifier")),
+    (K.SERVER_ERROR, 500, flattened("Prompt blocked: moderation service error")),
+    (K.REJECTED, 400, flattened("Safety check failed, please try again")),
+    (K.REJECTED, 400, flattened("Prompt moderation failed: ECONNREFUSED")),
+    (K.REJECTED, 400, flattened("Sorry, I cannot generate images at this time.")),
     (K.REJECTED, 400, flattened("image_size is not allowed by content-type policy")),
     (K.REJECTED, 400, flattened("your prompt is too long")),
     (K.REJECTED, 400, flattened("safety_identifier is unknown")),
