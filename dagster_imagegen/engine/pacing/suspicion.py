@@ -1,9 +1,9 @@
 """Whether refusals still come at random, or because a rate is used up.
 
-At random, each request is refused with the same chance, whatever was sent before it: with the share
-that was refused lately. A rate that is used up refuses every second request or more, from one
-moment on. So each refusal makes a rate more likely, each request that is taken makes it less
-likely, and a rate is suspected for as long as the sum is more than nothing (Page's CUSUM test).
+At random, each request is refused with the same chance, whatever was sent before it; the share of
+refusals among the latest requests is taken for that chance. A rate that is used up refuses every
+second request or more, from one moment on. So each refusal adds to the suspicion of a rate, and
+each request that is taken lowers it, to no less than zero (Page's CUSUM test).
 """
 
 import math
@@ -12,7 +12,7 @@ SENT = 20  # requests that chance is judged by at first,
 REFUSED = 1  # and how many of them were refused
 MEMORY = 100  # requests that chance is judged by later
 USED_UP = 0.5  # of the requests, at least, is refused once a rate is used up
-SURE = 11.0  # the logarithm of how many times likelier a rate is than chance
+SURE = 11.0  # the most, as a natural logarithm: how many times likelier a rate is than chance
 AT_FIRST = 4.0  # the same, before the first request: others may have used the rate up
 
 
