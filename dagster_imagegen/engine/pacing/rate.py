@@ -15,7 +15,7 @@ SHORT = 20  # taken in a cycle: so few, again and again, and the rate may not be
 SHORT_CYCLES = 5  # in a row before a trial without a rate; twice as many after each that fails
 TRIAL = 20  # requests: no more than twice as many decide a trial
 FAILS = 3  # refusals end a trial, and
-FAILS_PART = 0.3  # of those sent: it is a rate. A full bucket refuses each second one
+FAILS_PART = 0.4  # of those sent: it is a rate. A full bucket refuses each second one
 
 
 @dataclass
@@ -96,7 +96,8 @@ class Rate:
         """Request `number` was refused, for whatever reason."""
         cycle = self._cycle if number > self._fell_after else self._closed
         cycle.taken -= 1
-        if self._trial is not None:
+        # Of those that were sent before a trial, the answers tell of the rate that was then.
+        if self._trial is not None and number > self._fell_after:
             self._trial.refused += 1
             if self._trial.fails():
                 self._trial_after = SHORT_CYCLES if self._trial.is_long else 2 * self._trial_after
@@ -128,6 +129,7 @@ class Rate:
             self._short_cycles = 0  # nothing at random asks for so long
         if self._short_cycles >= self._trial_after:
             self._begin_trial()
+            self._fell_after = newest
 
     def _close(self, now: float) -> None:
         """End the cycle, and the wait before it."""

@@ -6,7 +6,9 @@ second request or more, from one moment on. So each refusal adds to the suspicio
 each request that is taken lowers it, to no less than zero (Page's CUSUM test).
 """
 
+import bisect
 import math
+from dataclasses import dataclass, replace
 
 SENT = 20  # requests that chance is judged by at first,
 REFUSED = 1  # and how many of them were refused
@@ -14,43 +16,58 @@ MEMORY = 100  # requests that chance is judged by later
 USED_UP = 0.5  # of the requests, at least, is refused once a rate is used up
 SURE = 11.0  # the most, as a natural logarithm: how many times likelier a rate is than chance
 AT_FIRST = 4.0  # the same, before the first request: others may have used the rate up
+LATE = 64  # refusals that are put in order: those of requests sent at once come in any
 
 
 class Suspicion:
     """The suspicion that a rate is used up. Requests have numbers, which count up from 1."""
 
     def __init__(self) -> None:
-        self._sent = float(SENT)
-        self._refused = float(REFUSED)
-        self._last = 0  # the newest request that was refused
-        self._chance = REFUSED / SENT  # of a refusal at random, as it was when the suspicion arose
-        self._level = AT_FIRST
+        self._latest: list[int] = []  # refused requests in order,
+        self._before = self._now = _Level()  # the suspicion before these, and after them
 
     @property
     def is_sure(self) -> bool:
         """Whether chance is ruled out."""
-        return self._level >= SURE
+        return self._now.value >= SURE
 
     def refused(self, number: int) -> None:
-        """Request `number` was refused. Those between it and the last refused one were taken."""
-        if number > self._last:
-            self._suspect(taken=number - self._last - 1)
-            self._last = number
-        # The refusals of requests sent at once come in any order: a late one says nothing new.
+        """Request `number` was refused. Those of which nobody says so count as taken."""
+        bisect.insort(self._latest, number)
+        if len(self._latest) > LATE:
+            self._before.refused(self._latest.pop(0))
+        self._now = replace(self._before)
+        for each in self._latest:
+            self._now.refused(each)
+
+
+@dataclass
+class _Level:
+    """The suspicion after some refusals, the last of which was that of request `last`."""
+
+    last: int = 0
+    value: float = AT_FIRST
+    chance: float = REFUSED / SENT  # of a refusal at random, as it was when the suspicion arose
+    sent: float = SENT
+    refusals: float = REFUSED
+
+    def refused(self, number: int) -> None:
+        """After request `last`, the next that was refused is `number`, if it is not too late."""
+        if number <= self.last:
+            return
+        taken = number - self.last - 1
+        self.last = number
+        self._count(taken, refused=0)
+        self.value -= taken * math.log((1 - self.chance) / (1 - USED_UP))
+        if self.value <= 0:
+            self.value = 0.0
+            self.chance = min(USED_UP, self.refusals / self.sent)
+        self.value = min(SURE, self.value + math.log(USED_UP / self.chance))
         self._count(1, refused=1)
 
-    def _suspect(self, *, taken: int) -> None:
-        """So many requests were taken, then one was refused."""
-        self._count(taken, refused=0)
-        self._level -= taken * math.log((1 - self._chance) / (1 - USED_UP))
-        if self._level <= 0:
-            self._level = 0.0
-            self._chance = min(USED_UP, self._refused / self._sent)
-        self._level = min(SURE, self._level + math.log(USED_UP / self._chance))
-
     def _count(self, sent: int, *, refused: int) -> None:
-        self._sent += sent
-        self._refused += refused
-        kept = min(1.0, (SENT + MEMORY) / self._sent)
-        self._sent *= kept
-        self._refused = max(REFUSED, kept * self._refused)
+        self.sent += sent
+        self.refusals += refused
+        kept = min(1.0, (SENT + MEMORY) / self.sent)
+        self.sent *= kept
+        self.refusals = max(REFUSED, kept * self.refusals)

@@ -156,8 +156,9 @@ def test_whatever_the_seed_no_rate_is_learnt_from_chance(
         assert max(server.made) <= 60, f"seed {seed}"
 
 
-def in_trial() -> tuple[Rate, float]:
-    """A rate of about one a second, at the end of a trial that has not failed; and the time."""
+def in_trial() -> tuple[Rate, int, float]:
+    """A rate of about one a second, at the end of a trial that has not failed; the last request
+    before that; and the time."""
     rate = Rate()
     now, number = 1e6, 0
     while rate.next_at(-math.inf) > -math.inf or number == 0:
@@ -172,21 +173,26 @@ def in_trial() -> tuple[Rate, float]:
         now += 0.1
         rate.sent(now)
     assert not rate.is_known
-    return rate, now
+    return rate, number, now
 
 
-def test_refusals_that_end_a_trial_may_be_older_than_it() -> None:
-    """No cycle is closed then, and no rate can be measured."""
-    rate, now = in_trial()
-    for _ in range(TRIAL):
-        rate.not_taken(1)
-        rate.refused(1, newest=10**6, wait_seconds=1.0, often=False, now=now)
+def test_refusals_of_earlier_requests_end_no_trial() -> None:
+    """They tell of the rate that was then; those of requests that were sent without one do end it,
+    though no cycle is closed then, and no rate can be measured."""
+    rate, number, now = in_trial()
+    for _ in range(2 * TRIAL):
+        rate.not_taken(number)
+        rate.refused(number, newest=10**6, wait_seconds=1.0, often=False, now=now)
+    assert not rate.is_known
+    for later in range(number + 1, number + 1 + TRIAL):
+        rate.not_taken(later)
+        rate.refused(later, newest=10**6, wait_seconds=1.0, often=False, now=now)
     assert rate.is_known
 
 
 def test_a_rate_rises_again_after_a_trial_that_failed() -> None:
     """Also if what failed it were refusals for other reasons, and none comes any more."""
-    rate, now = in_trial()
+    rate, _, now = in_trial()
     for _ in range(TRIAL):
         rate.not_taken(10**6)
     before = rate.next_at(0.0)
