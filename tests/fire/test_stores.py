@@ -192,6 +192,30 @@ def test_what_a_writer_could_not_delete_goes_in_a_run_that_sends_nothing(
     assert len(rows_of(bucket.below("usage"))) == len(PROMPTS)
 
 
+def no_deletions_and_no_parts(verb: str, path: str) -> Any:
+    """Nothing is published, either."""
+    return "unavailable" if verb == "put" and "/usage/" in path else no_deletions(verb, path)
+
+
+def test_where_nothing_may_be_deleted_runs_that_send_nothing_leave_nothing(
+    passes: Passes, sandbox: Sandbox
+) -> None:
+    """After one that publishes what a dead writer had on record, which it opens a journal for."""
+    bucket = Bucket(weather=no_deletions_and_no_parts)
+    options: dict[str, Any] = {"limits": IMPATIENT, "max_concurrency": 16, **bucket.options}
+    with pytest.raises(StorageError):
+        passes.run(sandbox, PROMPTS, **options)
+    bucket.weather = no_deletions
+    time.sleep(IMPATIENT.lease + 1)
+    left: list[int] = []
+    for _ in range(4):
+        passes.run(sandbox, PROMPTS, **options)
+        left.append(len(bucket.below("_journal")))
+    assert left == [left[0]] * 4
+    assert billed_by_prompt(sandbox.requests) == dict.fromkeys(PROMPTS, 1)
+    assert len(rows_of(bucket.below("usage"))) == len(PROMPTS)
+
+
 def no_images(verb: str, path: str) -> Any:
     """The folder of images takes nothing more; the rest is in order."""
     return "unavailable" if verb == "put" and "/images/" in path else None

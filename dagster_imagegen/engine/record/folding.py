@@ -1,7 +1,6 @@
 """Folding: closing the journal that a dead writer left, and publishing it."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Protocol
@@ -99,10 +98,15 @@ class Folding:
         return await self._images.recover(attempt, path)
 
 
-async def delete_journal(store: ObjectStore, jid: str, count: int, labels: Iterable[str]) -> None:
+async def delete_journal(store: ObjectStore, jid: str, count: int, labels: Iterable[str]) -> bool:
     """Delete a journal's objects and labels, the header first: without it, nobody reads the rest.
 
-    A failure is no error: the objects no longer count, and the next writer tries again.
+    Returns whether all are gone. A failure is no error: the objects no longer count, and the next
+    writer tries again.
     """
-    with contextlib.suppress(StorageError):
-        await store.delete([*(object_path(jid, seq) for seq in range(count)), *labels])
+    try:
+        await store.delete([object_path(jid, 0)])
+        await store.delete([*(object_path(jid, seq) for seq in range(1, count)), *labels])
+    except StorageError:
+        return False
+    return True

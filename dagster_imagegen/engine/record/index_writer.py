@@ -89,7 +89,7 @@ class IndexWriter:
             if rows >= ROWS_MAX // 2:
                 break
         merged = _to_merge(index.runs, rows)
-        older = [await self._read_rows(run) for run in merged]
+        older = await asyncio.gather(*map(self._read_rows, merged))
         name = new_journal_id(self._now(), token=self._token())
         run, data = await asyncio.to_thread(
             _run_of, name, tables, merged, older, record=record, index=index

@@ -54,8 +54,8 @@ class Record:
     parts: tuple[str, ...]
     """Those that the index does not cover."""
     open_attempts: tuple[Attempt, ...]
-    journals: tuple[str, ...] = ()
-    """The journals whose objects are there, also those that a part has made superfluous."""
+    published: frozenset[str] = frozenset()
+    """Journals that are still there although they have a part, so that they count no more."""
     reservations: tuple[Reservation, ...] = ()
     index: Index = field(default_factory=Index)
     gone: frozenset[str] = frozenset()
@@ -145,7 +145,11 @@ class RecordReader:
                 if jid not in without and jid not in covered
             ),
             open_attempts=tuple(a for each in unpublished.values() for a in each.attempts.values()),
-            journals=tuple(jid for jid, each in journals.items() if not each.is_of_newer_schema),
+            published=frozenset(
+                jid
+                for jid, each in journals.items()
+                if jid not in unpublished and not each.is_of_newer_schema
+            ),
             reservations=tuple(_reservations(unpublished.values())),
             index=found.index,
             gone=found.gone,

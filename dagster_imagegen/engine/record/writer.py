@@ -5,7 +5,7 @@ Everything runs in one event loop, whose clock and sleep it uses.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -14,10 +14,11 @@ from itertools import chain
 from dagster_imagegen.engine.attempt import Attempt, Identity, Result
 from dagster_imagegen.engine.errors import Fenced, StorageError
 from dagster_imagegen.engine.patience import PatientStore
-from dagster_imagegen.engine.record.folding import Folding, ImageStore
+from dagster_imagegen.engine.record.folding import Folding, ImageStore, delete_journal
 from dagster_imagegen.engine.record.index_writer import IndexWriter
 from dagster_imagegen.engine.record.journal import (
     JOURNAL_FOLDER,
+    JournalListing,
     OwnJournal,
     intent_line,
     journal_id_of,
@@ -125,14 +126,23 @@ class RecordWriter:
 
     async def start(self) -> Record:
         """Close what dead writers left open, and read what is on record."""
-        listed = await self._store.list(JOURNAL_FOLDER)
-        for jid, found in parse_listing(listed.values()).items():
+        listed = parse_listing((await self._store.list(JOURNAL_FOLDER)).values())
+        for jid, found in listed.items():
             if await self._watcher.is_dead(jid, found):
                 await self._folding.fold(jid)
         read_at = self._now()
         record = await self._reader.read()
+        await self._sweep({jid: listed[jid] for jid in record.published & listed.keys()})
         self._indexing = asyncio.create_task(self._index.refresh(record, read_at=read_at))
         return record
+
+    async def _sweep(self, published: Mapping[str, JournalListing]) -> None:
+        """Delete what writers have published and could not delete: every run would read it."""
+        for jid, found in published.items():
+            count = max(found.objects, default=-1) + 1
+            # Once: where nothing may be deleted, no run waits for it.
+            if not await delete_journal(self._store.once, jid, count, found.label_paths):
+                return
 
     async def read_again(self) -> Record:
         """What others have on record now."""

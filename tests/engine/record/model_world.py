@@ -585,16 +585,19 @@ class Handle:
         return found
 
     async def delete(self, paths: Iterable[str]) -> None:
-        for path in paths:
+        """All at once, each of which takes its own time."""
 
-            def effect(path: str = path) -> StorageError | None:
+        async def delete_one(path: str) -> StorageError | None:
+            def effect() -> StorageError | None:
                 fails = self._fails()
                 if not fails or self.rng.random() < 0.5:
                     self.world.changes += 1
                     self.world.objects.pop(path, None)
                 return StorageError(f"delete {path}") if fails else None
 
-            error = await self._step(kind_of("delete", path), effect)
+            return await self._step(kind_of("delete", path), effect)
+
+        for error in await asyncio.gather(*map(delete_one, paths)):
             if error is not None:
                 raise error
 

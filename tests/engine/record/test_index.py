@@ -19,6 +19,7 @@ from dagster_imagegen.engine.record.index import INDEX_FOLDER, PARTS, ROWS, VERD
 from dagster_imagegen.engine.record.index_writer import REFRESH_AT, IndexWriter
 from dagster_imagegen.engine.record.journal import (
     Header,
+    intent_line,
     new_journal_id,
     object_path,
     seal_path,
@@ -55,18 +56,22 @@ def storage(tmp_path: Path) -> Watched:
     return Watched(str(tmp_path))
 
 
-def publish(storage: Storage, *, days_ago: int = 0, usd: str = "0.5") -> str:
-    """A part of one row; returns its journal."""
-    began = NOW - timedelta(days=days_ago)
-    jid = new_journal_id(began, token=f"{next(serial):04d}")
-    attempt = Attempt(
+def attempt_of(jid: str, *, began: datetime = NOW, usd: str = "0.5") -> Attempt:
+    """The one attempt of a journal."""
+    return Attempt(
         attempt_id=f"{jid}-0",
         identity=ME,
         request=RequestRecord(fingerprint=f"of {jid}", endpoint_id="https://a.example/v1?v=1"),
         started_at=began,
         result=Result(status="refused", cost=Cost(usd=Decimal(usd), basis="metered")),
     )
-    asyncio.run(put_part(storage, jid, [attempt]))
+
+
+def publish(storage: Storage, *, days_ago: int = 0, usd: str = "0.5") -> str:
+    """A part of one row; returns its journal."""
+    began = NOW - timedelta(days=days_ago)
+    jid = new_journal_id(began, token=f"{next(serial):04d}")
+    asyncio.run(put_part(storage, jid, [attempt_of(jid, began=began, usd=usd)]))
     return jid
 
 
@@ -192,6 +197,21 @@ def test_an_old_journal_that_is_still_open_gets_its_part(storage: Watched):
     asyncio.run(put_part(storage, jid, [attempt]))
     asyncio.run(storage.delete([object_path(jid, 0)]))
     assert known(storage) == sorted([*jids, jid])
+
+
+def test_a_journal_that_could_not_be_deleted_counts_once(storage: Watched):
+    """Its part is covered, and in a folder that nobody lists any more."""
+    jids = indexed(storage, [50, 40, 30, 20, 9, 3, 1, 0])
+    lines = (
+        Header(journal_id=jids[2], schema=1, identity=ME).line(),
+        intent_line(attempt_of(jids[2])),
+    )
+    data = "".join(f"{line}\n" for line in lines).encode()
+    storage.put_now(object_path(jids[2], 0), data)
+    found = read(storage)
+    assert (found.open_attempts, found.published) == ((), frozenset({jids[2]}))
+    assert known(storage) == jids
+    assert spent(storage) == Decimal(4)
 
 
 def test_the_loss_of_a_run_loses_no_part(storage: Watched):
