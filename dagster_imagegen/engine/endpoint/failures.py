@@ -310,11 +310,12 @@ def _told_by_code(error: ErrorBody, http_status: int) -> tuple[FailureKind | Non
 def _told_by_flag_or_message(error: ErrorBody, http_status: int) -> FailureKind | None:
     """The kind by what is neither code nor status.
 
-    An error of the server (5xx) can only be a refusal: proxies answer 500 when what is behind
-    them refuses. Where the status leaves nothing open, nothing is concluded.
+    An error of the server (5xx, be it only in the body) can only be a refusal: proxies answer 500
+    when what is behind them refuses. Where the status leaves nothing open, nothing is concluded.
     """
-    by_status = _kind_of_status(http_status)
-    if by_status in _LEAVES_NOTHING_OPEN or 300 <= http_status < 400:
+    statuses = (http_status, http_status := _status_in_all(error, http_status))
+    nothing_open = any(_kind_of_status(status) in _LEAVES_NOTHING_OPEN for status in statuses)
+    if nothing_open or 300 <= statuses[0] < 400:
         return None
     lines = (line for line in error.text.split("\n") if not contradicts_itself(line))
     codes = (_spelled(code) for code in error.codes if not contradicts_itself(code))
@@ -326,6 +327,16 @@ def _told_by_flag_or_message(error: ErrorBody, http_status: int) -> FailureKind 
     if error.flagged and http_status < 500 and http_status != 429:  # 429: nobody has looked at it
         return FailureKind.REFUSED
     return FailureKind.REFUSED if _is_user_error(error) else None
+
+
+def _status_in_all(error: ErrorBody, http_status: int) -> int:
+    """The status, or that of the error if it says that the server failed, as some do in a 200."""
+    for code in (*error.codes, *error.words):
+        if re.fullmatch("5[0-9]{2}", code):
+            return int(code)
+        if LIKE_A_STATUS.get(plain(code)) is FailureKind.SERVER_ERROR:
+            return max(http_status, 500)
+    return http_status
 
 
 def _is_user_error(error: ErrorBody) -> bool:
