@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, model_validator
 from dagster_imagegen.engine.attempt import SANDBOX
 from dagster_imagegen.engine.endpoint.retries import RetryPolicy
 from dagster_imagegen.engine.engine import Engine
-from dagster_imagegen.engine.errors import ConfigurationError
+from dagster_imagegen.engine.errors import ConfigurationError, without_secrets
 from dagster_imagegen.engine.money.budget import Budget
 from dagster_imagegen.engine.settings import Settings
 from dagster_imagegen.setting_values import (
@@ -304,7 +304,8 @@ class ResourceSettings(dg.ConfigurableResource):  # pyright: ignore[reportMissin
 
 def _check_absolute(name: str, uri: str | None) -> None:
     """Raise `ConfigurationError` for a folder that depends on the working directory."""
-    folder = re.sub("^(file|local)://", "", uri or "/")
+    uri = without_secrets(uri or "/")
+    folder = re.sub("^(file|local)://", "", uri)
     # fsspec takes ~ for the home folder.
     if "://" not in folder and not folder.startswith(("/", "~")):
         raise ConfigurationError(

@@ -1,6 +1,5 @@
 """The values of settings: plain ones, and names of environment variables in their place."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeGuard, TypeVar, cast
 
@@ -8,7 +7,12 @@ import dagster as dg
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, ValidationError, model_validator
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
-from dagster_imagegen.engine.errors import ConfigurationError, abbreviate, did_you_mean
+from dagster_imagegen.engine.errors import (
+    ConfigurationError,
+    abbreviate,
+    did_you_mean,
+    without_secrets,
+)
 
 AnyConfig = TypeVar("AnyConfig", bound=dg.Config)
 IntEnvVar = type(dg.EnvVar.int("ANY"))
@@ -192,8 +196,6 @@ def secret_free(pairs: Iterable[tuple[str | None, Any]]) -> Iterator[tuple[str |
     for name, value in pairs:
         known = isinstance(value, str) and not _names_variable(value)
         if known and name in ("base_url", "uri", "storage_uri", "usage_uri"):
-            value = re.sub(r"(://[^/:@]*):[^/@]*@", r"\1:…@", value)  # noqa: PLW2901
-            # A path may have these characters; an address may lack its scheme by mistake.
-            before = "" if name == "base_url" else "://"
-            value = re.sub(rf"({before}[^?#]*)[?#].*", r"\1", value, flags=re.DOTALL)  # noqa: PLW2901
-        yield name, value
+            yield name, without_secrets(value)
+        else:
+            yield name, value

@@ -27,6 +27,7 @@ from dagster_imagegen.engine.errors import (
     EndpointUnreachable,
     NoImage,
 )
+from dagster_imagegen.engine.storage import Storage
 from tests.conftest import Project, column
 
 KEY = "sk-live-1234567890abcdef"
@@ -698,6 +699,19 @@ def test_no_error_holds_the_query_of_the_address() -> None:
         {"base_url": "a.example/v1?key=SECRET"},
         {"storage_uri": "abfs://container/shop?sv=2024&sig=SECRET"},
         {"usage_uri": "abfs://container/shop?sig=SECRET"},
+        {"base_url": "user:SECRET@a.example/v1"},
+        {"base_url": "user:pass?SECRET@a.example/v1"},
+        {"base_url": "//user:SECRET@a.example"},
+        {"base_url": "https://user:SECRET/word@a.example/v1"},
+        {"base_url": "https://user:pass/SECRET@a.example/v1"},
+        {"base_url": "https://user:SECRET?word@a.example/v1"},
+        {"storage_uri": "container/s?sig=SECRET"},
+        {"storage_uri": "container/s?SECRET"},
+        {"storage_uri": "/container/s?sig=SECRET"},
+        {"storage_uri": "user:SECRET@a.example/s"},
+        {"storage_uri": "//user:SECRET@a.example/s"},
+        {"usage_uri": "s3://id:pass/SECRET@bucket/s"},
+        {"usage_uri": "s3://id:pass@SECRET@bucket/s"},
         {"extra_headers": {"Authorization: Bearer SECRET": ""}},
     ],
 )
@@ -708,6 +722,36 @@ def test_a_secret_in_the_wrong_place_is_not_shown(project: Project, setting: Any
     with pytest.raises(ImageGenError) as caught:
         resource.generate("a mug")
     assert "SECRET" not in held_by(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("/data/a@b/c", None),
+        ("/data/a:b@c/d", None),
+        ("/data/what?/c#/d", None),
+        ("~/a#b", None),
+        ("C:\\data\\a@b", None),
+        ("C:\\data#1\\b", None),
+        ("file:///data/a:b@c", None),
+        ("abfs://pictures@shop.dfs.core.windows.net/s", None),
+        ("simplecache::abfs://pictures@shop/s", None),
+        ("hdfs://user@node:8020/s", None),
+        ("https://a.example:8443/v1", None),
+        ("https://a.example/ai/run/@cf/v1", None),
+        ("https://user:SECRET@a.example/v1?a=b", "https://user:…@a.example/v1"),
+        ("pictures?a", "pictures"),
+    ],
+)
+def test_an_address_without_a_secret_is_shown(address: str, shown: str | None) -> None:
+    """A folder's name may have the characters of a password or a query."""
+    resource = ImageGenResource(base_url="https://e.com", model="m", storage_uri=address)
+    assert f"storage_uri={(shown or address)!r}" in repr(resource)
+
+
+def test_a_port_is_no_password() -> None:
+    """The @ after it belongs to the path."""
+    Storage("memory://node:8020/a@b")
 
 
 def test_extra_body_is_not_in_repr(project: Project) -> None:

@@ -1,5 +1,6 @@
 """Whether a place is a storage of this package, and one that this version can read."""
 
+import contextlib
 import io
 
 import pyarrow as pa
@@ -7,7 +8,7 @@ import pyarrow.parquet as pq
 
 from dagster_imagegen.engine.adopted import FOLDER as ADOPTED_FOLDER
 from dagster_imagegen.engine.engine import Engine
-from dagster_imagegen.engine.errors import ConfigurationError
+from dagster_imagegen.engine.errors import ConfigurationError, StorageError
 from dagster_imagegen.engine.images import FOLDER as IMAGES_FOLDER
 from dagster_imagegen.engine.record.journal import JOURNAL_FOLDER
 from dagster_imagegen.engine.record.parts import PARTS_FOLDER, journal_of
@@ -41,7 +42,8 @@ def _check_schema(usage: Storage, path: str) -> None:
         schema = pq.read_schema(io.BytesIO(usage.get_now(path)))
     except (pa.ArrowException, OSError, ValueError):
         return  # Damaged: whoever reads its rows says so.
-    check_version(schema.metadata, of=usage.uri(path))
+    with contextlib.suppress(StorageError):  # Garbled, which is damage as well.
+        check_version(schema.metadata, of=usage.uri(path))
 
 
 def _names(storage: Storage) -> set[str]:

@@ -16,6 +16,7 @@ ImageGenError
     └── Fenced               another writer declared this one dead and closed its journal
 """
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -193,6 +194,26 @@ def abbreviate(value: object) -> str:
         return text
     half = (_VALUE_LENGTH - 1) // 2
     return f"{text[:half]}…{text[-half:]}"
+
+
+# A password has any characters, so that it ends at the last @. A drive of Windows has no user.
+_PASSWORD = re.compile(r"(^(?![\w+.:-]*://)|^//|://)(?![A-Za-z]:[\\/])([^/:@]*):.*@", re.DOTALL)
+_LOCAL = re.compile(r"/(?!/)|~|\.|[A-Za-z]:[\\/]")
+
+
+def holds_password(address: str) -> bool:
+    """Whether an address, with or without its scheme, seems to have a password: user:password@."""
+    return _PASSWORD.search(address) is not None
+
+
+def without_secrets(address: str) -> str:
+    """What of an address any text may show: no password, and no query, which can hold a key.
+
+    A local path may have the characters of a query, but for `?name=value`.
+    """
+    shown = _PASSWORD.sub(r"\1\2:…@", address)
+    query = "[?#].*=.*" if _LOCAL.match(address) else "[?#].*"
+    return re.sub(query, "", shown, flags=re.DOTALL)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

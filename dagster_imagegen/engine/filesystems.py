@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from fsspec.core import url_to_fs  # pyright: ignore[reportUnknownVariableType]  # fsspec has no types
 
-from dagster_imagegen.engine.errors import ConfigurationError
+from dagster_imagegen.engine.errors import ConfigurationError, holds_password, without_secrets
 
 EXTRAS = {
     "s3": "s3",
@@ -63,7 +63,7 @@ class FileSystem(Protocol):
 
 
 SECRET_IN_QUERY = re.compile(
-    r"://[^?]*\?(.*&)?[\w-]*(sig|signature|token|key|secret|password|credential)=", re.IGNORECASE
+    r"^[^?]*\?(.*&)?[\w-]*(sig|signature|token|key|secret|password|credential)=", re.IGNORECASE
 )
 """As in the signed address of a container: `?sv=2024&sig=…`."""
 _APART: dict[FileSystem, FileSystem] = {}
@@ -79,10 +79,11 @@ def open_filesystem(
     nothing here can serve.
     """
     scheme = uri.split("://", 1)[0] if "://" in uri else "file"
-    if re.search("://[^/:@]*:[^/@]*@", uri) or SECRET_IN_QUERY.search(uri):
+    shown = without_secrets(uri)
+    if _has_password(uri) or SECRET_IN_QUERY.search(uri):
         # Not shown here either: addresses are in logs, metadata and image tables.
         raise ConfigurationError(
-            f"the storage {scheme}://… must not contain a password or key, which logs and tables "
+            f"the storage {shown!r} must not contain a password or key, which logs and tables "
             'would show; set it in storage_options, e.g. {"key": …, "secret": …}'
         )
     try:
@@ -96,15 +97,22 @@ def open_filesystem(
             if extra
             else f"install the fsspec implementation of {scheme}://"
         )
-        raise ConfigurationError(f"storage {uri!r} needs a package: {install} ({error})") from error
+        raise ConfigurationError(
+            f"storage {shown!r} needs a package: {install} ({error})"
+        ) from error
     except ValueError as error:
         raise ConfigurationError(
-            f"storage {uri!r}: no filesystem serves {scheme}://; use a folder, s3://, gs://, "
+            f"storage {shown!r}: no filesystem serves {scheme}://; use a folder, s3://, gs://, "
             f"abfs:// or another scheme of fsspec ({error})"
         ) from error
     if apart and not EXTRAS.keys().isdisjoint(protocols_of(filesystem)):
         filesystem = _APART.setdefault(filesystem, _another(filesystem))
     return filesystem, path
+
+
+def _has_password(uri: str) -> bool:
+    """Whether it has one beyond doubt: after a port, an @ is part of the path."""
+    return holds_password(uri) and not re.match(r"([\w+:]*//)?[^/:@]*:\d{1,5}/", uri)
 
 
 def _url_to_fs(uri: str, options: Mapping[str, Any]) -> tuple[FileSystem, str]:

@@ -12,7 +12,12 @@ from typing import Any, Literal, TypeAlias
 import pyarrow as pa
 
 from dagster_imagegen.engine.adopted import FOLDER as ADOPTED_FOLDER
-from dagster_imagegen.engine.errors import ConfigurationError, DamagedJournal
+from dagster_imagegen.engine.errors import (
+    ConfigurationError,
+    DamagedJournal,
+    StorageError,
+    abbreviate,
+)
 from dagster_imagegen.engine.image_header import read_header
 from dagster_imagegen.engine.images import FOLDER as IMAGES_FOLDER
 from dagster_imagegen.engine.images import Images, is_image_path
@@ -273,7 +278,12 @@ class Verification:
         if VERSION_KEY not in metadata and not set(_COLUMNS) <= set(table.column_names):
             self._found.add("foreign_file", path, "is a table of something else")
             return
-        check_version(metadata, of=self._usage.uri(path))
+        try:
+            check_version(metadata, of=self._usage.uri(path))
+        except StorageError:
+            why = f"has a garbled schema version: {abbreviate(metadata[VERSION_KEY])}"
+            self._found.add("damaged_part", path, why)
+            return
         self._count_part(path, jid, _columns(table))
 
     def _count_part(self, path: str, jid: str | None, rows: list[dict[str, Any]]) -> None:

@@ -340,6 +340,20 @@ def test_a_newer_usage_table_is_refused(shop: Shop) -> None:
     assert shop.state() == before
 
 
+def test_a_garbled_schema_version_is_damage(shop: Shop) -> None:
+    """It is a finding like any other, and the rest is compared."""
+    import pyarrow.parquet as pq
+
+    shop.fill(*PROMPTS)
+    (part,) = shop.storage.glob("usage/*/*.parquet")
+    table = pq.read_table(part)
+    garbled = {**table.schema.metadata, b"dagster_imagegen.usage_schema": b"1\xff"}
+    pq.write_table(table.replace_schema_metadata(garbled), part)
+    told = shop.run("verify")
+    assert told.status == 1
+    assert "has a garbled schema version: b'1\\xff'" in told.out
+
+
 def test_an_image_that_was_bought_again_is_not_missed(shop: Shop) -> None:
     """Once a run has redone what was missing, the old row is no finding."""
     images = shop.fill(*PROMPTS)

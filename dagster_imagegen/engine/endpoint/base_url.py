@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 import httpx
 
-from dagster_imagegen.engine.errors import ConfigurationError
+from dagster_imagegen.engine.errors import ConfigurationError, holds_password, without_secrets
 
 PATH = "/images/generations"
 WORD_CHARACTERS = 8  # a shorter value of an extra header is a word, not a secret
@@ -68,8 +68,9 @@ def endpoint_url(base_url: str) -> httpx.URL:
     if url is None:
         # Not the error of a query, nor that of its decoding: they can repeat it.
         told = "its query is invalid" if mark and _parsed(base)[0] is not None else told
-        raise ConfigurationError(f"base_url must be a URL: {told}")
-    if url.userinfo:
+        if not holds_password(base_url.strip()):
+            raise ConfigurationError(f"base_url must be a URL: {told}")
+    if url is None or url.userinfo:
         raise ConfigurationError(
             "base_url must not contain a user or password; set api_key, or a header in "
             "extra_headers"
@@ -77,7 +78,7 @@ def endpoint_url(base_url: str) -> httpx.URL:
     if url.scheme not in ("http", "https") or not url.host:
         raise ConfigurationError(
             f"base_url must be an http(s) URL, e.g. https://inference.do-ai.run/v1, got "
-            f"{base.rpartition('@')[2]!r}"
+            f"{without_secrets(base_url.strip())!r}"
         )
     return url
 

@@ -17,22 +17,23 @@ from dagster_imagegen.engine.endpoint.kinds import FailureKind
 _PARTS = {
     "near": r"[^.\n]{0,60}?",
     "moderation": (
-        r"\b((content|usage|use|safety|moderation)[ -](policy|policies|guidelines?|filters?|"
+        r"<said>((content|usage|use|safety|moderation)[ -](policy|policies|guidelines?|filters?|"
         r"filtering|management policy|moderation|system|checks?|checker|standards)|"
         r"community guidelines|guardrails?|responsible ai|terms of (use|service))\b"
     ),
     "blocked": (
-        r"\b(blocked|blocks|rejected|rejects|refused|flagged|violat\w+|triggered|filtered|"
+        r"<said>(blocked|blocks|rejected|rejects|refused|flagged|violat\w+|triggered|filtered|"
         r"prohibited|disallowed|not allowed|not permitted|infring\w+|goes against|is against)\b"
     ),
-    "prompt": r"\b(prompts?|content|images?|pictures?|inputs?|outputs?|text)\b",
+    "prompt": r"<said>(prompts?|content|images?|pictures?|inputs?|outputs?|text)\b",
     "bad content": (
-        r"\b(sensitive|inappropriate|unsafe|harmful|prohibited|disallowed|offensive|explicit|"
+        r"<said>(sensitive|inappropriate|unsafe|harmful|prohibited|disallowed|offensive|explicit|"
         r"nsfw|sexual|restricted|forbidden|banned) (content|words?|terms?|material|text|prompts?|"
         r"images?|imagery|"
         r"information)\b"
     ),
-    "not denied": r"(?<!not )(?<!not be )(?<!n't )(?<!n't be )",
+    "make": r"(create|generate|draw|make)",
+    "violence": r"\b(violence|violent|gore|nudity|nude|sexual\w*)\b",
     "bad": r"(inappropriate|unsafe|harmful)",
     "of the server": (
         r"\b(overloaded|unavailable|timed? ?out|is down|system error|account|organization|"
@@ -43,15 +44,25 @@ _PARTS = {
         r"\b(upstream|returned 5\d\d|busy|high demand|capacity|limit|gateway|out of memory|"
         r"(right now|at (the moment|this time))|today|try again)\b"
     ),
-    "not passed": r"\b(failed?|failing|(not|n't) pass(ed)?)",
+    "not passed": r"<said>(failed?|failing|(not|n't) pass(ed)?)",
     "key": r"((x-)?api[ _-]?key|(access|auth\w*|bearer|proxy server) token|jwt|credentials)\b",
-    "model": r"\bmodels?(\s*[:=]?\s*[\"'`]?[\w./:@-]{1,100}[\"'`]?)?",
-    "model or place": (
-        r"\b(model|engine|deployment)s?(\s*[:=]?\s*[\"'`]?[\w./:@-]{1,100}[\"'`]?)?"
+    "model": r"\bmodels?<its name>",
+    "model or place": r"\b(model|engine|deployment)s?<its name>",
+    # Without quotes, a digit, a hyphen or a slash it is a plain word, as in "the model server".
+    "its name": (
+        r"((\s*[:=]\s*|(\s+|/)(?=\S{0,60}[-\d/\"'`]))(?!(server|instance|worker|replica|node|pod)s?\b)"
+        r"[\"'`]?[\w./:@-]{1,100}[\"'`]?)?"
     ),
-    "name of a model": r"\b[\w./:@-]*(gpt-|dall-e|imagen|flux|diffusion|gemini-|grok-)[\w./:@-]*",
+    # At the beginning of a sentence; elsewhere it can be the size of the model that is meant.
+    "known model": (
+        r"(^|[.:!\n]\s?)(the )?(?!\S{0,100}\.(png|jpe?g|webp|gif)\b)[\"'`]?[\w./:@-]{0,60}"
+        r"(gpt-|dall-e|imagen|flux|diffusion|gemini-|grok-|seedream|stable-image|sdxl|qwen-image|"
+        r"ideogram|recraft)[\w./:@-]{0,60}[\"'`]?"
+    ),
     "option": r"(parameter|argument|field|option|property|header)s?\b",
-    "end of sentence": r"(?=\s*($|\n|\.|by |for (this|your)|in your))",
+    "end of sentence": (
+        r"(?=\s*($|[\n.,;]|by |for (this|your)|in your|in this (region|country|location)\b))"
+    ),
     "not valid": (
         r"\b(not valid|invalid|incorrect|not found|expired|missing|required|revoked|disabled|"
         r"malformed|does not exist|reported as leaked|deleted|not authorized|"
@@ -63,10 +74,12 @@ _PARTS = {
     ),
     "rules": r"\b(polic(y|ies)|guidelines?|guardrails|terms|standards|practices|laws?)\b",
     "contains": (
-        r"\b(contain(s|ed|ing)?|includ(es?|ed|ing)|detected|considered|deemed|classified as|"
+        r"<said>(contain(s|ed|ing)?|includ(es?|ed|ing)|detected|considered|deemed|classified as|"
         r"potential(ly)?|possible|due to|because of)"
     ),
-    "credit": r"\b(credits?|balance|funds)\b",
+    "credit": (
+        r"\b(credits?|funds|(?<!load[ -])(?<!white[ -])(?<!color[ -])(?<!colour[ -])balance)\b"
+    ),
     "out of": (
         r"\b(insufficient|not enough|no (more|remaining)|(run|ran|is|are) out of|"
         r"used (up )?all( of)?|exhausted|depleted|zero|negative)"
@@ -81,6 +94,8 @@ _PARTS = {
         r"\b((billing|spend(ing)?)[ -](hard |soft )?(limit|cap)|"
         r"monthly ([\w-]+ )?(limit|cap|quota|allowance))\b"
     ),
+    # A word follows that is not denied; `n.t` is not, n't and n’t.
+    "said": r"(?<!\bno )(?<!n.t )(?<!n.t be )(?<!n.t been )(?<!\bnever )(?<!\bnever been )\b",
 }
 
 
@@ -167,11 +182,16 @@ _MESSAGES = (
             <model>\s+is not (recogni[sz]ed|supported|available)<end of sentence>
             <model or place>\s+has been (deprecated|retired|shut ?down|decommissioned|removed)\b
             \b(invalid|unknown|unsupported|no such|non-?existent) model\b(?! (<option>|output))
-            (<model>|<name of a model>)\s+is no longer (available|supported|served)\b
+            (<model>|<known model>)\s+is no longer (available|supported|served)<end of sentence>
             \bno endpoints found for\b
             \bnot a valid model\b|\bunable to access model\b
             \bnot have access to (the )?model\b
             模型.{0,40}不存在
+        """,
+        # What it is about is no model but its server or its size; or it is there again later.
+        unless=r"""
+            \b(of|for|by|with) ((the|this|your) )?<model or place>\s+(is|was|has|does|could)\b
+            \btry again\b|\bretry\b|\btemporar(y|ily)\b
         """,
     ),
     _Sentences(
@@ -180,20 +200,20 @@ _MESSAGES = (
             <blocked><near><moderation>
             <moderation><near><blocked>
             <not passed> (our |the |a )?(\w+ )?(<moderation>|moderation\b)
-            \b(blocked|flagged|rejected|refused) (by|in|during) (\w+ ){0,3}moderation\b
+            <said>(blocked|flagged|rejected|refused) (by|in|during) (\w+ ){0,3}moderation\b
             \bcontent_?policy_?violation|\bresponsible_?ai_?policy_?violation
             \bmoderation_blocked\b
-            <prompt>[^.\n]{0,40}\bflagged\b(?! as (too|invalid|malformed|duplicate|spam))
-            <prompt>[^.\n]{0,40}\bviolat\w*<near><rules>
-            \bviolat\w* (one of |some of )?our <rules>
+            <prompt>[^.\n]{0,40}<said>flagged\b(?! as (too|invalid|malformed|duplicate|spam))
+            <prompt>[^.\n]{0,40}<said>violat\w*<near><rules>
+            <said>violat\w* (one of |some of )?our <rules>
             <contains> ([\w-]+ ){0,3}?<bad content>
-            <prompt><near><not denied>\b(deemed|considered|found) (to be )?<bad>\b
-            \bnot allowed by (our |the )?moderation\b|\bjailbreak (was |attempt )?detected\b
-            \bunsafe prompt\b
-            \bnsfw content\b|\b(potentially|possibly|considered|contains) nsfw\b
-            \b(prompt|content) (was |is |has been )?(blocked|moderated)\b
+            <prompt><near><said>(deemed|considered|found) (to be )?<bad>\b
+            \bnot allowed by (our |the )?moderation\b|<said>jailbreak (was |attempt )?detected\b
+            <said>unsafe prompt\b
+            <said>(nsfw content|(potentially|possibly|considered|contains) nsfw)\b
+            <said>(prompt|content) (was |is |has been )?(blocked|moderated)\b
             \bimage_safety\b|\bfinish_?reason\W{1,4}(safety|prohibited_content|content_filter)\b
-            (<bad content>|\bnsfw) (\w+ ){0,2}(detected|found|blocked|is not allowed)\b
+            (<bad content>|<said>nsfw) (\w+ ){0,2}(detected|found|blocked|is not allowed)\b
             \bblocked\b<near>\b(due to safety|prohibited[_ ]content|image_safety)\b
             \b(due to|because of|for) (our )?safety (reasons|concerns|restrictions)\b
             \bsimilar(ity)? to third[- ]party content\b
@@ -214,7 +234,7 @@ _MESSAGES = (
     _Sentences(  # what a server says too that cannot tell, or cannot work
         FailureKind.REFUSED,
         says=r"""
-            \bsorry\b<near>\bI (cannot|can't|am unable to) (create|generate|draw|make|help|assist)\b
+            \bI (cannot|can.t|am unable to) <make> ([\w-]+ ){0,3}(<bad content>|<violence>)
             \bprompt moderation failed\b|\bsafety check failed\b
         """,
         unless=rf"""

@@ -1,10 +1,10 @@
 """Which kind of failure an answer is, by all that it says.
 
-The evidence, in this order: a code, type or reason that has one meaning (`_BY_CODE`); where the
-status leaves it open, a sentence that leaves no doubt (error_messages.py), or a moderation flag;
-a code that repeats a status (`_LIKE_A_STATUS`); the HTTP status (`_BY_STATUS`).
+The evidence, in this order: a code, type or reason that has one meaning (error_codes.py); where
+the status leaves it open, a sentence that leaves no doubt (error_messages.py), or a moderation
+flag; a code that repeats a status (error_codes.py); the HTTP status (`_BY_STATUS`).
 
-What each kind means is in one table, kinds.py. A new error code goes into `_BY_CODE` here.
+What each kind means is in one table, kinds.py.
 """
 
 import re
@@ -18,6 +18,14 @@ from dagster_imagegen.engine.endpoint.error_body import (
     ErrorBody,
     flags_of_success,
     read_error,
+)
+from dagster_imagegen.engine.endpoint.error_codes import (
+    LIKE_A_STATUS,
+    SAYS_NOTHING,
+    USER_ERROR,
+    contradicts_itself,
+    kind_of_code,
+    plain,
 )
 from dagster_imagegen.engine.endpoint.error_messages import (
     is_about_parameter,
@@ -169,103 +177,10 @@ class Failure:
         )
 
 
-# Compared in lower case without punctuation: contentFilter is content_filter. Of a code with parts,
-# the last part counts as well: imagine:content-moderated is content_moderated. Of the first one
-# only a limit does (ThrottlingException.User): content_filter.timeout is no refusal.
-_BY_CODE: dict[str, FailureKind] = {
-    code.replace("_", ""): kind
-    for kind, codes in {
-        FailureKind.REFUSED: (
-            # OpenAI, Azure, LiteLLM, fal, Stability, xAI, Bedrock
-            "moderation_blocked content_policy_violation content_policy_violation_error "
-            "content_filter content_filtered responsible_ai_policy_violation "
-            "content_moderation content_moderated content_moderation_error guardrail_intervened "
-            "guardrail_violation usage_policy_violation usage_guidelines_violation "
-            "content_policy policy_violation content_violation safety_violation safety_error "
-            # Google: block and finish reasons
-            "safety image_safety prohibited_content image_prohibited_content blocklist spii "
-            "recitation image_recitation model_armor unsafe_generation "
-            "public_error_unsafe_generation "
-            # Together, BFL, Ark, Model Studio and other hosts of open models
-            "nsfw nsfw_content nsfw_detected nsfw_content_detected request_moderated "
-            "input_moderated output_moderated prompt_blocked content_blocked image_blocked "
-            "sensitive_content sensitive_content_detected input_text_sensitive_content_detected "
-            "output_image_sensitive_content_detected data_inspection_failed unsafe_content "
-            "inappropriate_content unavailable_for_legal_reasons refusal"
-        ),
-        FailureKind.OUT_OF_CREDIT: (
-            "insufficient_quota credit_balance_exhausted organization_spend_limit_exceeded "
-            "project_spend_limit_exceeded organization_usage_limit_exceeded "
-            "billing_hard_limit_reached billing_limit_user_error billing_not_active billing_error "
-            "billing_disabled insufficient_credits insufficient_credit insufficient_balance "
-            "insufficient_balance_error insufficient_funds not_enough_credits not_enough_balance "
-            "credits_exhausted out_of_credits no_credits payment_required payment_required_error "
-            "spend_limit_exceeded spending_limit_exceeded spend_limit_reached "
-            "spending_limit_reached monthly_spend_limit_exceeded "
-            # LiteLLM, one-api, Moonshot, Ark, Model Studio
-            "budget_exceeded budget_exceeded_error exceeded_budget insufficient_user_quota "
-            "pre_consume_token_quota_failed exceeded_current_quota_error account_overdue_error "
-            "account_overdue arrearage"
-        ),
-        FailureKind.MISCONFIGURED: (
-            # the key and the account
-            "invalid_api_key incorrect_api_key api_key_invalid api_key_expired api_key_missing "
-            "missing_api_key no_api_key key_invalid invalid_key expired_key invalid_token "
-            "token_expired token_not_found_in_db authentication_error auth_error "
-            "authentication_failed invalid_authentication unauthenticated account_deactivated "
-            "account_suspended account_disabled consumer_suspended consumer_invalid "
-            "service_disabled access_not_configured api_key_service_blocked "
-            "api_key_http_referrer_blocked api_key_ip_address_blocked "
-            "unrecognized_client_exception organization_not_verified "
-            "unsupported_country_region_territory "
-            # the model
-            "model_not_found model_not_exist model_does_not_exist invalid_model "
-            "invalid_model_name invalid_model_id unknown_model unsupported_model "
-            "model_not_supported model_shutdown model_retired model_deprecated "
-            "model_decommissioned model_access_denied key_model_access_denied "
-            "team_model_access_denied user_model_access_denied deployment_not_found "
-            "invalid_endpoint_or_model_not_found "
-            # the parameters and the address
-            "unknown_parameter unsupported_parameter unknown_url"
-        ),
-        FailureKind.RATE_LIMITED: (
-            "rate_limit_exceeded rate_limited rate_limit_reached rate_limit "
-            "user_rate_limit_exceeded concurrent_requests requests_limit_exceeded "
-            "request_limit_exceeded slow_down throttled throttling throttling_exception rate_quota "
-            "too_many_requests_exception"
-        ),
-        FailureKind.SERVER_ERROR: "image_generation_server_error image_generation_failed",
-        FailureKind.AMBIGUOUS: "request_timeout gateway_timeout timeout",
-    }.items()
-    for code in codes.split()
-}
-# Codes that say no more than a status does: sentences and reasons beside them say more. Google's
-# RESOURCE_EXHAUSTED is a limit on requests as well as an empty account.
-_LIKE_A_STATUS: dict[str, FailureKind] = {
-    code.replace("_", ""): kind
-    for kind, codes in {
-        FailureKind.MISCONFIGURED: (
-            "unauthorized forbidden permission_denied permission_error access_denied "
-            "access_denied_exception"
-        ),
-        FailureKind.RATE_LIMITED: (
-            "too_many_requests rate_limit_error throttling_error resource_exhausted quota_exceeded"
-        ),
-        FailureKind.SERVER_ERROR: "server_error internal_error internal_server_error",
-    }.items()
-    for code in codes.split()
-}
-_USER_ERROR = "imagegenerationusererror"
-_GENERAL_CODES = (
-    "error api_error bad_request bad_request_error invalid_request invalid_request_error "
-    "invalid_argument client_error upstream_error bad_response_status_code "
-    "image_generation_user_error"
-)
-_SAYS_NOTHING = frozenset(code.replace("_", "") for code in _GENERAL_CODES.split())
 # Types of events in a stream, whose status is 200. With another status, the status says more.
 _BY_TYPE_IN_STREAM: dict[str, FailureKind] = {
     "invalidrequesterror": FailureKind.REJECTED,
-    "imagegenerationusererror": FailureKind.REJECTED,
+    USER_ERROR: FailureKind.REJECTED,
     "overloadederror": FailureKind.UNAVAILABLE,
 }
 # What a refusal says of an image that was already made.
@@ -368,7 +283,7 @@ def _kind(
         return kind, first_code
     by_status = _kind_of_status(http_status)
     for code in (*error.codes, *error.words):
-        kind = _LIKE_A_STATUS.get(_plain(code))
+        kind = LIKE_A_STATUS.get(plain(code))
         if kind is FailureKind.SERVER_ERROR and (http_status == 408 or http_status >= 500):
             kind = None  # the status says more
         if kind is not None:
@@ -376,7 +291,7 @@ def _kind(
     found = by_status
     for code in error.codes:
         status = int(code) if re.fullmatch("[45][0-9]{2}", code) else 0
-        found = found or _BY_TYPE_IN_STREAM.get(_plain(code)) or _kind_of_status(status)
+        found = found or _BY_TYPE_IN_STREAM.get(plain(code)) or _kind_of_status(status)
     return found or otherwise, first_code
 
 
@@ -384,12 +299,7 @@ def _told_by_code(error: ErrorBody, http_status: int) -> tuple[FailureKind | Non
     """The first code with one meaning, wherever it stands, and its kind."""
     by_status = _kind_of_status(http_status)
     for code in (*error.codes, *error.words):
-        kind = _BY_CODE.get(_plain(code))
-        if kind is None and " " not in code:  # a sentence has no parts
-            parts = re.split("[:./#]", code)
-            kind = _BY_CODE.get(_plain(parts[-1]))
-            if kind is None and _BY_CODE.get(_plain(parts[0])) is FailureKind.RATE_LIMITED:
-                kind = FailureKind.RATE_LIMITED
+        kind = kind_of_code(code)
         if kind is FailureKind.SERVER_ERROR and by_status is FailureKind.AMBIGUOUS:
             kind = None  # a timeout that calls itself a server error is still a timeout
         if kind is not None:
@@ -400,13 +310,16 @@ def _told_by_code(error: ErrorBody, http_status: int) -> tuple[FailureKind | Non
 def _told_by_flag_or_message(error: ErrorBody, http_status: int) -> FailureKind | None:
     """The kind by what is neither code nor status.
 
-    An error of the server (5xx) can only be a refusal: proxies answer 500 when what is behind
-    them refuses. Where the status leaves nothing open, nothing is concluded.
+    An error of the server (5xx, be it only in the body) can only be a refusal: proxies answer 500
+    when what is behind them refuses. Where the status leaves nothing open, nothing is concluded.
     """
-    by_status = _kind_of_status(http_status)
-    if by_status in _LEAVES_NOTHING_OPEN or 300 <= http_status < 400:
+    statuses = (http_status, http_status := _status_in_all(error, http_status))
+    nothing_open = any(_kind_of_status(status) in _LEAVES_NOTHING_OPEN for status in statuses)
+    if nothing_open or 300 <= statuses[0] < 400:
         return None
-    texts = (error.text, "\n".join(map(_spelled, error.codes)))
+    lines = (line for line in error.text.split("\n") if not contradicts_itself(line))
+    codes = (_spelled(code) for code in error.codes if not contradicts_itself(code))
+    texts = ("\n".join(lines), "\n".join(codes))
     kinds = (kind_in_message(text, http_status=http_status) for text in texts)
     kind = next((each for each in kinds if each is not None), None)
     if kind is not None and (http_status < 500 or kind is FailureKind.REFUSED):
@@ -416,16 +329,26 @@ def _told_by_flag_or_message(error: ErrorBody, http_status: int) -> FailureKind 
     return FailureKind.REFUSED if _is_user_error(error) else None
 
 
+def _status_in_all(error: ErrorBody, http_status: int) -> int:
+    """The status, or that of the error if it says that the server failed, as some do in a 200."""
+    for code in (*error.codes, *error.words):
+        if re.fullmatch("5[0-9]{2}", code):
+            return int(code)
+        if LIKE_A_STATUS.get(plain(code)) is FailureKind.SERVER_ERROR:
+            return max(http_status, 500)
+    return http_status
+
+
 def _is_user_error(error: ErrorBody) -> bool:
     """Whether OpenAI's type of what the user did wrong is all that it says.
 
     It is the type of refusals. Beside the code or the name of a parameter it is that of other
     mistakes.
     """
-    codes = [_plain(code) for code in error.codes]
-    says_more = any(not code.isdigit() and code not in _SAYS_NOTHING for code in codes)
+    codes = [plain(code) for code in error.codes]
+    says_more = any(not code.isdigit() and code not in SAYS_NOTHING for code in codes)
     about_parameter = error.names_parameter or is_about_parameter(error.text)
-    return _USER_ERROR in codes and not says_more and not about_parameter
+    return USER_ERROR in codes and not says_more and not about_parameter
 
 
 def _kind_of_status(http_status: int) -> FailureKind | None:
@@ -442,10 +365,6 @@ def _kind_of_status(http_status: int) -> FailureKind | None:
 def _spelled(code: str) -> str:
     """A code as words: `INSUFFICIENT_BALANCE_AMOUNT` says what a sentence says."""
     return re.sub(r"[_:./#-]|(?<=[a-z])(?=[A-Z])", " ", code)
-
-
-def _plain(code: str) -> str:
-    return re.sub("[^a-z0-9]", "", code.lower())
 
 
 def _redirect_message(location: str | None) -> str:

@@ -209,11 +209,11 @@ def _with_dataset(
             dataset = ds.dataset(files, schema=SCHEMA, format="parquet", filesystem=filesystem)
             _check_newest(dataset, parts, storage)
             return (scan(dataset),)
-        except (pa.ArrowInvalid, OSError, ConfigurationError) as error:
+        except (pa.ArrowInvalid, OSError, ConfigurationError, StorageError) as error:
             return error
 
     found = storage.run_now("read", PARTS_FOLDER, read, times=1 + len(parts) / parts_at_once)
-    if isinstance(found, ConfigurationError):
+    if isinstance(found, (ConfigurationError, StorageError)):
         raise found
     if isinstance(found, Exception):
         if explain:
@@ -223,7 +223,8 @@ def _with_dataset(
 
 
 def _check_newest(dataset: "ds.FileSystemDataset", parts: Sequence[str], storage: Storage) -> None:
-    """Raise `ConfigurationError` if a newer version has written the newest of the parts.
+    """Raise `ConfigurationError` if a newer version has written the newest of the parts, and
+    `StorageError` if its version is garbled.
 
     That version was the newest so far, or is this one. What is read here is not read again.
     """

@@ -23,7 +23,7 @@ from dagster_imagegen.engine.attempt import (
     SvgUsage,
     TokenUsage,
 )
-from dagster_imagegen.engine.errors import ConfigurationError
+from dagster_imagegen.engine.errors import ConfigurationError, StorageError, abbreviate
 from dagster_imagegen.engine.request import PARAMETERS
 
 T = TypeVar("T")
@@ -132,9 +132,20 @@ SCHEMA: pa.Schema = pa.schema(
 def check_version(metadata: Mapping[bytes, bytes] | None, *, of: str) -> None:
     """Raise `ConfigurationError` for the part `of` a newer schema, whose rows may mean anything.
 
-    `metadata` is that of its schema; a part without a version is one of this schema.
+    Raises `StorageError` for a version that is no number. `metadata` is that of its schema; a part
+    without a version is one of this schema.
     """
-    version = int((metadata or {}).get(VERSION_KEY, SCHEMA_VERSION))
+    told = (metadata or {}).get(VERSION_KEY, SCHEMA_VERSION)
+    try:
+        version = int(told)
+    except ValueError:
+        raise StorageError(
+            f"damaged part of the usage table: {of} names {abbreviate(told)} as the version of its "
+            "schema, which is no number, so that nothing is sent. Restore it from a backup, or "
+            "delete it: then images that are in storage are used all the same, and requests that "
+            "were refused or failed are sent again",
+            can_pass=False,
+        ) from None
     if version > SCHEMA_VERSION:
         raise ConfigurationError(
             f"{of} has schema {version} of the usage table, and this version of dagster-imagegen "

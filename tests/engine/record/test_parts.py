@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dagster_imagegen.engine.errors import ConfigurationError
+from dagster_imagegen.engine.errors import ConfigurationError, StorageError
 from dagster_imagegen.engine.record.parts import (
     bound_usd,
     decode_part,
@@ -204,6 +204,11 @@ def test_a_part_of_a_newer_version_is_not_read(tmp_path: Path, read: Callable[..
     pq.write_table(newer, tmp_path / paths[0])
     with pytest.raises(ConfigurationError, match=r"has schema 7 of the usage table.*upgrade"):
         read(paths, [], storage=storage)
+    pq.write_table(table.replace_schema_metadata({VERSION_KEY: b"o\xff"}), tmp_path / paths[0])
+    with pytest.raises(StorageError, match=r"b'o\\xff'.*Restore it") as caught:
+        read(paths, [], storage=storage)
+    assert paths[0] in str(caught.value)
+    assert not caught.value.can_pass
 
 
 def test_what_counts_against_a_budget_is_the_same_in_a_table():
