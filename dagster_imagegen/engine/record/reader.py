@@ -148,7 +148,8 @@ class RecordReader:
             published=frozenset(
                 jid
                 for jid, each in journals.items()
-                if jid not in unpublished and not each.is_of_newer_schema
+                if jid not in unpublished and jid not in found.gone
+                if not each.is_of_newer_schema
             ),
             reservations=tuple(_reservations(unpublished.values())),
             index=found.index,

@@ -212,6 +212,8 @@ def test_a_journal_that_could_not_be_deleted_counts_once(storage: Watched):
     assert (found.open_attempts, found.published) == ((), frozenset({jids[2]}))
     assert known(storage) == jids
     assert spent(storage) == Decimal(4)
+    storage.delete_now([part_path(jids[2])])
+    assert read(storage).published == frozenset(), "it is all that is left of its requests"
 
 
 def test_the_loss_of_a_run_loses_no_part(storage: Watched):
