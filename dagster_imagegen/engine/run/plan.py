@@ -24,7 +24,7 @@ from dagster_imagegen.engine.prompts.rows import Column, PromptTable
 from dagster_imagegen.engine.record import Record, RecordWriter
 from dagster_imagegen.engine.request import ImageRequest
 from dagster_imagegen.engine.run.jobs import Job, Jobs
-from dagster_imagegen.engine.run.lookup import OnRecord, Wanted, former_endpoints
+from dagster_imagegen.engine.run.lookup import OnRecord, Wanted, former_endpoints, give_back
 from dagster_imagegen.engine.run.outcomes import PaidImages
 from dagster_imagegen.engine.run.verdict import (
     Judge,
@@ -160,7 +160,9 @@ async def make_plan(
     def judged() -> Plan:
         verdicts = {at: _verdict(each, judge) for at, each in on_record.items()}
         jobs = Jobs(prompts, open_ones, judged=verdicts, prices=prices)
-        return _counted(prompts, paid, jobs, warnings=_model_warnings(jobs, prices, today))
+        plan = _counted(prompts, paid, jobs, warnings=_model_warnings(jobs, prices, today))
+        give_back()
+        return plan
 
     return await asyncio.to_thread(judged)
 
