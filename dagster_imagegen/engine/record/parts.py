@@ -31,8 +31,9 @@ if TYPE_CHECKING:  # Loading it takes long.
 PARTS_FOLDER = "usage"
 PARTS_AT_ONCE = 32
 """How many parts may take as long to read as one call of the storage."""
-BATCHES_AHEAD = 4
-"""How many row groups of a part are read ahead: a million rows at once take twice their memory."""
+READ_AHEAD = 4
+"""How many parts, and row groups of a part, are read ahead: a million rows at once take twice their
+memory. From a local disk, which answers at once, one."""
 BOUND_COLUMNS = ("cost_usd", "cost_usd_max", "worst_case_usd")
 
 _PART = re.compile(rf"{PARTS_FOLDER}/date=\d{{4}}-\d\d-\d\d/([^/._][^/]*)\.parquet")
@@ -161,11 +162,12 @@ def read_rows(
     columns = list(columns)
     tables = [to_table(row_of(attempt) for attempt in unpublished).select(columns)]
     if parts:
+        ahead = 1 if storage.is_local else READ_AHEAD
         found = _with_dataset(
             parts,
             storage,
             lambda dataset: dataset.to_table(
-                columns=columns, filter=where, batch_readahead=BATCHES_AHEAD
+                columns=columns, filter=where, batch_readahead=ahead, fragment_readahead=ahead
             ),
             explain=explain,
         )
