@@ -110,8 +110,8 @@ def _with_outcomes(generation: Generation) -> PromptTable:
     plan, outcomes = generation.plan, generation.outcomes
     if len(outcomes) == plan.distinct:
         return plan.prompts
-    jobs = (job.request.fingerprint for job in plan.jobs)
-    return plan.prompts.without([each for each in jobs if each not in outcomes])
+    wanted = plan.jobs.fingerprints.to_pylist()
+    return plan.prompts.without([each for each in wanted if each not in outcomes])
 
 
 class Place:

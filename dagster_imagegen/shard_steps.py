@@ -8,7 +8,7 @@ import dagster as dg
 
 from dagster_imagegen.asset_step import AssetStep, executing_asset
 from dagster_imagegen.engine.errors import ConfigurationError
-from dagster_imagegen.engine.run.plan import Job
+from dagster_imagegen.engine.run.jobs import Job
 from dagster_imagegen.engine.run.recorded import outcomes_on_record
 from dagster_imagegen.execution import Execution, joined
 from dagster_imagegen.incomplete import incomplete_failure, problems_of

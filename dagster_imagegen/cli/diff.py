@@ -100,9 +100,9 @@ def _facts(
     old, new = (set(plan.fingerprints()) for plan in (before, after))
     added, dropped = new - old, old - new
     bought = [job for job in after.to_request() if job.request.fingerprint in added]
-    least, most = bounds_of(bought)
+    least, most = bounds_of([(job, 1) for job in bought])
     known = [*before.paid.among(pa.array(dropped, pa.string()))]
-    known += [job.known for job in before.jobs if job.known and job.known.fingerprint in dropped]
+    known += [each for each in before.jobs.known if each.fingerprint in dropped]
     paid = [each.attempt.result for each in known if each.attempt]
     costs = [each.cost for each in paid if each is not None]
     bounds = [each.most_usd for each in costs if each.most_usd is not None]

@@ -177,9 +177,11 @@ def _report(generation: Generation, *, run_id: str) -> Report:
 
 def _without_image(generation: Generation, outcomes: Outcomes) -> Table:
     rows: list[tuple[object, ...]] = []
-    for job in generation.plan.jobs:
-        outcome = outcomes.found.get(job.request.fingerprint)
+    jobs = generation.plan.jobs
+    for place, fingerprint in enumerate(jobs.fingerprints.to_pylist()):
+        outcome = outcomes.found.get(fingerprint)
         if outcome is not None and outcome.image is None:
+            job = jobs[place]
             rows.append((job.prompt_id, outcome.status, outcome.error_code, outcome.error_message))
     return Table(
         name="without_image", columns=("prompt_id", "status", "error_code", "error"), rows=rows

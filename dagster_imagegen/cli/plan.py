@@ -16,7 +16,8 @@ from dagster_imagegen.cli.options import (
 )
 from dagster_imagegen.cli.output import Report, Table, json_option, note, show
 from dagster_imagegen.cli.prompt_options import FILE, PromptChoice, new_identity, prompt_options
-from dagster_imagegen.engine.run.plan import Job, Plan
+from dagster_imagegen.engine.run.jobs import Job
+from dagster_imagegen.engine.run.plan import Plan
 from dagster_imagegen.engine.run.verdict import Redo
 
 REDO = click.Choice(["refused", "unknown", "missing"])
@@ -90,22 +91,26 @@ def _time(plan: Plan, rate: float | None) -> dict[str, object]:
 
 def _requests(plan: Plan) -> Table:
     """What is to be sent, by all that its price depends on."""
-    groups: defaultdict[tuple[str, str, str], list[Job]] = defaultdict(list)
-    for job in plan.jobs:
-        if job.known is None:
-            request = job.request
-            groups[request.model, request.size or "auto", request.quality or "auto"].append(job)
+    groups: defaultdict[tuple[str, str, str], list[tuple[Job, int]]] = defaultdict(list)
+    for job, count in plan.jobs.kinds:
+        request = job.request
+        key = (request.model, request.size or "auto", request.quality or "auto")
+        groups[key].append((job, count))
     return Table(
         name="requests",
         columns=("model", "size", "quality", "requests", "list_usd_least", "list_usd_most"),
-        rows=[(*key, len(jobs), *bounds_of(jobs)) for key, jobs in sorted(groups.items())],
+        rows=[
+            (*key, sum(count for _, count in jobs), *bounds_of(jobs))
+            for key, jobs in sorted(groups.items())
+        ],
     )
 
 
-def bounds_of(jobs: list[Job]) -> tuple[Decimal | None, Decimal | None]:
-    """The least and the most that requests cost by the price list; None where one has no price."""
-    least = [job.least.usd for job in jobs if job.least.usd is not None]
-    most = [job.worst_case.usd for job in jobs if job.worst_case.usd is not None]
+def bounds_of(jobs: list[tuple[Job, int]]) -> tuple[Decimal | None, Decimal | None]:
+    """The least and the most that so many requests of each kind cost by the price list; None where
+    one has no price."""
+    least = [count * job.least.usd for job, count in jobs if job.least.usd is not None]
+    most = [count * job.worst_case.usd for job, count in jobs if job.worst_case.usd is not None]
     if len(least) < len(jobs) or len(most) < len(jobs):
         return None, None
     return sum(least, Decimal(0)), sum(most, Decimal(0))

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dagster_imagegen.engine.attempt import Outcome
-from dagster_imagegen.engine.prompts.rows import Column, PromptTable, rows_taken
+from dagster_imagegen.engine.prompts.rows import Column, PromptTable, rows_taken, taken
 from dagster_imagegen.engine.record.schema import MONEY, TIME
 from dagster_imagegen.engine.run.outcomes import Outcomes, PaidImages
 
@@ -74,7 +74,8 @@ def image_table(prompts: PromptTable, outcomes: Outcomes, *, uri: Callable[[str]
         "image_revision": _revisions(prompts),
         "image_fingerprint": images["fingerprint"],
     }
-    came = _came(images["fingerprint"], outcomes, uri)
+    came = _came(images["fingerprint"], outcomes)
+    came["image_uri"] = _uris(came["image_path"], uri)
     carried = prompts.carried
     if images.num_rows != prompts.num_rows:
         carried = rows_taken(carried, images["row"])
@@ -93,41 +94,44 @@ def _revisions(prompts: PromptTable) -> Column:
 def _came(
     fingerprints: Column,
     outcomes: Outcomes,
-    uri: Callable[[str], str],
-) -> pa.Table:
+) -> dict[str, Column]:
     """The columns that say what became of each image."""
     found = [
-        {"image_fingerprint": fingerprint, **_outcome_columns(outcome, uri=uri)}
+        {"image_fingerprint": fingerprint, **_outcome_columns(outcome)}
         for fingerprint, outcome in outcomes.found.items()
     ]
-    rows = [_paid_columns(images, uri) for images in (outcomes.paid, outcomes.made)]
+    rows = [_paid_columns(images) for images in (outcomes.paid, outcomes.made)]
     came = pa.concat_tables([*rows, pa.Table.from_pylist(found, schema=_CAME)])
     # As a rule all are paid for and none is wanted twice: then nothing has to be looked up.
     if fingerprints.equals(came["image_fingerprint"]):
-        return came
+        return dict(zip(came.column_names, came.columns, strict=True))
     at = pc.index_in(fingerprints, came["image_fingerprint"].combine_chunks())
     if at.null_count:
         raise KeyError(fingerprints.filter(at.is_null())[0].as_py())
-    return came.take(at)
+    columns: dict[str, Column] = {}
+    for name in came.column_names:
+        # One after the other: Arrow makes a whole copy of each column that it takes from.
+        columns[name] = taken(came[name], at)
+        pa.default_memory_pool().release_unused()
+    return columns
 
 
 _CAME = pa.schema(
     [
         field
         for field in OUR_COLUMNS
-        if field.name not in ("prompt_id", "prompt", "image_variant", "image_revision")
+        if field.name not in ("prompt_id", "prompt", "image_variant", "image_revision", "image_uri")
     ]
 )
 
 
-def _paid_columns(paid: PaidImages, uri: Callable[[str], str]) -> pa.Table:
+def _paid_columns(paid: PaidImages) -> pa.Table:
     """The same as `_outcome_columns` of each of them."""
     rows = paid.rows
     columns: dict[str, Column] = {
         **{f"image_{name}": rows[name] for name in rows.column_names if f"image_{name}" in _PLAIN},
         **{name: rows[name] for name in rows.column_names if name in _CAME.names},
         "image_status": paid.statuses,
-        "image_uri": _uris(rows["image_path"], uri),
         "image_cost_usd_max": pc.coalesce(rows["cost_usd_max"], rows["cost_usd"]),
         "image_cost_basis": pc.coalesce(rows["cost_basis"], pa.scalar("unknown")),
         "image_generated_at": rows["finished_at"],
@@ -145,7 +149,8 @@ _PLAIN = (
 def _uris(paths: Column, uri: Callable[[str], str]) -> Column:
     """The address of each path: all begin alike, but for paths that no storage would make."""
     if pc.any(pc.match_substring_regex(paths, r"(^|/)\.{0,2}(/|$)")).as_py():
-        return pa.chunked_array([[uri(str(path)) for path in paths.to_pylist()]], pa.string())
+        each = [None if path is None else uri(path) for path in paths.to_pylist()]
+        return pa.chunked_array([each], pa.string())
     beginning = uri("x").removesuffix("x")
     return pc.binary_join_element_wise(beginning, paths, "")
 
@@ -155,7 +160,7 @@ def with_published(images: pa.Table, addresses: Sequence[str | None]) -> pa.Tabl
     return images.append_column(PUBLISHED_URI, pa.array(addresses, pa.string()))
 
 
-def _outcome_columns(outcome: Outcome, *, uri: Callable[[str], str]) -> dict[str, Any]:
+def _outcome_columns(outcome: Outcome) -> dict[str, Any]:
     columns: dict[str, Any] = {
         "image_status": outcome.status,
         "image_error_code": outcome.error_code,
@@ -173,6 +178,5 @@ def _outcome_columns(outcome: Outcome, *, uri: Callable[[str], str]) -> dict[str
     }
     if (image := outcome.image) is not None:
         columns |= {f"image_{name}": value for name, value in vars(image).items()}
-        columns["image_uri"] = uri(image.path)
         columns["image_generated_at"] = attempt.result.finished_at
     return columns

@@ -115,15 +115,18 @@ class PromptTable:
                 yield PromptRow(prompt_id=prompt_id, requests=requests, partition_key=partition)
 
     def wanted(self, images: Column) -> Iterator[PromptRow]:
-        """Some of the `images` as objects, each as a row of its own."""
-        chosen = self.images.take(images)
-        rows = rows_taken(self.row_columns, chosen["row"])
-        variants = iter(chosen["variant"].to_pylist())
-        for batch in rows.to_batches(max_chunksize=ROWS_AT_ONCE):
-            for prompt_id, prompt, index, partition in _values(batch):
-                request = self.settings[index].request
-                request = replace(request, prompt=prompt, variant=int(next(variants) or 0))
-                yield PromptRow(prompt_id=prompt_id, requests=(request,), partition_key=partition)
+        """Some of the `images` as objects, each as a row of its own.
+
+        Only some of them are objects at a time, and only those rows are read that they are among.
+        """
+        for start in range(0, len(images), ROWS_AT_ONCE):
+            chosen = _taken_from_span(self.images, images.slice(start, ROWS_AT_ONCE))
+            rows = _taken_from_span(self.row_columns, chosen["row"])
+            variants = chosen["variant"].to_pylist()
+            cells = zip(*(rows[name].to_pylist() for name in _ROWS.names), strict=True)
+            for variant, (prompt_id, prompt, index, key) in zip(variants, cells, strict=True):
+                request = replace(self.settings[index].request, prompt=prompt, variant=variant)
+                yield PromptRow(prompt_id=prompt_id, requests=(request,), partition_key=key)
 
     def of_images(self, column: str) -> Column:
         """A column of the rows, with a value for each of the `images`."""
@@ -206,6 +209,12 @@ def rows_taken(table: pa.Table, at: Column) -> pa.Table:
     """The same for each column of a table."""
     columns = [taken(column, at) for column in table.columns]
     return pa.Table.from_arrays(columns, schema=table.schema)
+
+
+def _taken_from_span(table: pa.Table, at: Column) -> pa.Table:
+    """The same for rows that stand near each other: Arrow copies the table that it takes from."""
+    first, last = pc.min(at).as_py() or 0, pc.max(at).as_py() or 0
+    return rows_taken(table.slice(first, last + 1 - first), pc.subtract(at, first))
 
 
 def join_partitions(tables: Mapping[str, PromptTable]) -> PromptTable:

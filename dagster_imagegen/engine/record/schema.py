@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from functools import lru_cache, partial
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any, TypeAlias, TypeVar
 
 import pyarrow as pa
@@ -218,6 +218,7 @@ _FIELDS: Mapping[str, Mapping[str, str]] = {
 _NO_REPLY, _NO_TOKENS, _NO_SVG = Reply(), TokenUsage(), SvgUsage()
 _NO_PARAMETERS: Mapping[str, Any] = {}
 _ROWS_AT_ONCE = 4_096
+_ROWS_AS_DICTS = 512
 
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
 """The values of each column, in the order of the rows. A column that is absent reads as null."""
@@ -380,11 +381,16 @@ def to_table(rows: Iterable[Row]) -> pa.Table:
     A value that its column cannot hold (a provider's lone surrogate, a number out of range) is
     escaped, rounded or left out, so that the row of a request that was sent is never lost.
     """
-    listed = list(rows)
-    try:
-        return pa.Table.from_pylist(listed, schema=SCHEMA)
-    except (pa.ArrowException, ValueError, TypeError, OverflowError):
-        return pa.Table.from_pylist([_fitting(row) for row in listed], schema=SCHEMA)
+    each = iter(rows)
+    tables = [SCHEMA.empty_table()]
+    # As dicts they take several kilobytes each.
+    while some := list(islice(each, _ROWS_AS_DICTS)):
+        try:
+            tables.append(pa.Table.from_pylist(some, schema=SCHEMA))
+        except (pa.ArrowException, ValueError, TypeError, OverflowError):
+            fitting = [_fitting(row) for row in some]
+            tables.append(pa.Table.from_pylist(fitting, schema=SCHEMA))
+    return pa.concat_tables(tables)
 
 
 def _fitting(row: Row) -> Row:

@@ -15,7 +15,7 @@ from dagster_imagegen.engine.pacing.pacer import PauseTooLong
 from dagster_imagegen.engine.run.breaker import RATE_LIMITED, Streak
 from dagster_imagegen.engine.run.context import PassContext
 from dagster_imagegen.engine.run.gate import Turn
-from dagster_imagegen.engine.run.plan import Job
+from dagster_imagegen.engine.run.jobs import Job
 from dagster_imagegen.engine.run.sender import Sender, SendingPaused, Sent
 from dagster_imagegen.engine.run.verdict import Unresolved
 
@@ -26,9 +26,10 @@ class Wanted:
 
     `requests` is how many were sent, `failed_probes` how many of them failed while only probes
     were. `unresolved` are those that may have been paid for. `latest` is what it comes to if it is
-    given up.
+    given up. `place` is that of its job in the plan.
     """
 
+    place: int
     job: Job
     unresolved: Unresolved
     requests: int = 0

@@ -34,6 +34,7 @@ class Wanted:
         """Those of a prompt table, which may be on record at former endpoints as well."""
         fingerprints = prompts.images["fingerprint"]
         images = _firsts(fingerprints)
+        give_back()
         if len(images) < len(fingerprints):  # Otherwise they would be in memory twice.
             fingerprints = fingerprints.take(images)
         under = [prompts.under(name).take(images) for name in former_endpoints]
@@ -65,10 +66,12 @@ class Wanted:
 
 def _firsts(fingerprints: Column) -> Column:
     """Where each distinct fingerprint is first."""
-    encoded = fingerprints.combine_chunks().dictionary_encode().indices
-    counted = pa.table({"place": encoded, "image": _range(len(encoded))})
+    encoded: Column = fingerprints.combine_chunks().dictionary_encode()
+    places, images = encoded.indices, _range(len(encoded))
+    if len(encoded.dictionary) == len(encoded):  # Each is wanted once.
+        return images
+    counted = pa.table({"place": places, "image": images})
     firsts = counted.group_by("place").aggregate([("image", "min")]).sort_by("place")
-    _give_back()
     return firsts["image_min"].combine_chunks()
 
 
@@ -103,7 +106,7 @@ class OnRecord:
             there = places.is_valid()
             rows, places = rows.filter(there), places.filter(there)
         self._rows, self._places = rows, places
-        _give_back()
+        give_back()
 
     @property
     def image_paths(self) -> Column:
@@ -140,7 +143,7 @@ class OnRecord:
             column = columns.pop(name)
             some.append(column if name == "fingerprint" else taken(column, at))
             del column
-            _give_back()
+            give_back()
         return pa.Table.from_arrays(some, schema=schema)
 
     def _oldest_there(self, gone: Collection[str]) -> tuple[Column, Column]:
@@ -173,7 +176,7 @@ class OnRecord:
         return made.take(made.group_by("place").aggregate([("age", "min")])["age_min"])
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """Give memory back that was needed for a moment: with large tables it is hundreds of MB."""
     pa.default_memory_pool().release_unused()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
@@ -13,50 +13,27 @@ import pyarrow.compute as pc
 from dagster_imagegen.engine.attempt import (
     IMAGE_MISSING,
     SANDBOX,
-    UNKNOWN_COST,
     Attempt,
-    Cost,
     Outcome,
 )
 from dagster_imagegen.engine.errors import ConfigurationError
 from dagster_imagegen.engine.images import Images
 from dagster_imagegen.engine.money.amounts import usd_text
 from dagster_imagegen.engine.money.price_list import PriceList
-from dagster_imagegen.engine.prompts.rows import PromptRow, PromptTable
+from dagster_imagegen.engine.prompts.rows import Column, PromptTable
 from dagster_imagegen.engine.record import Record, RecordWriter
 from dagster_imagegen.engine.request import ImageRequest
-from dagster_imagegen.engine.run.lookup import OnRecord, Wanted, former_endpoints
+from dagster_imagegen.engine.run.jobs import Job, Jobs
+from dagster_imagegen.engine.run.lookup import OnRecord, Wanted, former_endpoints, give_back
 from dagster_imagegen.engine.run.outcomes import PaidImages
 from dagster_imagegen.engine.run.verdict import (
-    NONE_UNRESOLVED,
     Judge,
     Redo,
-    Unresolved,
     Verdict,
     left_unresolved,
     successes,
 )
 from dagster_imagegen.engine.storage import Storage
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """One distinct image that is wanted and is not paid for and in storage, as far as columns say.
-
-    `known` is its outcome where nothing is to be sent.
-    Otherwise `tried` is what came of the latest request for it in this run, if there was one.
-    `least` and `worst_case` are what one request for it can cost, computed here and nowhere else.
-    """
-
-    request: ImageRequest
-    prompt_id: str
-    partition_key: str | None = None
-    """The partition of the first row that wants it, in a pass over several."""
-    known: Outcome | None = None
-    tried: Outcome | None = None
-    unresolved: Unresolved = NONE_UNRESOLVED
-    least: Cost = UNKNOWN_COST
-    worst_case: Cost = UNKNOWN_COST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +43,7 @@ class Plan:
     prompts: PromptTable
     paid: PaidImages
     """The distinct images that are paid for and in storage."""
-    jobs: tuple[Job, ...]
+    jobs: Jobs
     """The other distinct images: those to request, and those that somebody should look at."""
     images: int
     reused: int
@@ -92,7 +69,7 @@ class Plan:
     @property
     def to_send(self) -> int:
         """Requests that will be sent, if each succeeds at once."""
-        return sum(job.known is None for job in self.jobs)
+        return len(self.jobs) - len(self.jobs.known)
 
     def to_request(self) -> Iterator[Job]:
         """The images that a request will be sent for."""
@@ -101,12 +78,12 @@ class Plan:
     def fingerprints(self) -> Iterator[str]:
         """Those of its distinct images."""
         yield from map(str, self.paid.fingerprints.to_pylist())
-        yield from (job.request.fingerprint for job in self.jobs)
+        yield from map(str, self.jobs.fingerprints.to_pylist())
 
     @property
     def retried(self) -> int:
         """How many of them follow an earlier request that may have been billed."""
-        return sum(job.known is None and job.unresolved.count > 0 for job in self.jobs)
+        return self.jobs.retried
 
     @property
     def duplicates(self) -> int:
@@ -173,14 +150,19 @@ async def make_plan(
     gone = await images.missing(on_record.image_paths)
     paid, attempts = await asyncio.to_thread(on_record.settle, gone)
     del on_record  # It can be as large as the image table.
-    open_ones = await asyncio.to_thread(_not_paid, prompts, wanted, paid, attempts)
-    await _add_what_arrived_later(open_ones, images)
+    adopted = await images.adopted()
+    open_ones, on_record = await asyncio.to_thread(
+        _not_paid, prompts, wanted, paid, attempts, adopted
+    )
+    await _add_what_arrived_later(on_record.values(), images, adopted)
     judge = Judge(root_run_id=root_run_id, redo=redo, resend_unknown=resend_unknown, gone=gone)
 
     def judged() -> Plan:
-        verdicts = (judge.verdict(each.request, each.attempts) for each in open_ones)
-        jobs = [_job(*each, prices) for each in zip(open_ones, verdicts, strict=True)]
-        return _counted(prompts, paid, jobs, warnings=_model_warnings(jobs, prices, today))
+        verdicts = {at: _verdict(each, judge) for at, each in on_record.items()}
+        jobs = Jobs(prompts, open_ones, judged=verdicts, prices=prices)
+        plan = _counted(prompts, paid, jobs, warnings=_model_warnings(jobs, prices, today))
+        give_back()
+        return plan
 
     return await asyncio.to_thread(judged)
 
@@ -190,7 +172,6 @@ class _Image:
     """A distinct image that is not known to be paid for and there, and its attempts on record."""
 
     request: ImageRequest
-    row: PromptRow
     attempts: list[Attempt]
 
 
@@ -199,26 +180,36 @@ def _not_paid(
     wanted: Wanted,
     paid: PaidImages,
     attempts: Mapping[int, list[Attempt]],
-) -> list[_Image]:
-    """The images that a judge has to look at, as objects; those that are paid stay columns."""
+    adopted: Collection[str],
+) -> tuple[Column, dict[int, _Image]]:
+    """Which images a judge has to look at, and as objects those of which there is something on
+    record or in storage, by their place among them."""
     open_ones = pc.invert(pc.is_in(wanted.fingerprints, paid.fingerprints.combine_chunks()))
     # Not `indices_nonzero`: it has crashed in pyarrow 18.
-    places = pa.array(range(len(open_ones)), pa.int64()).filter(open_ones)
-    rows = prompts.wanted(wanted.images.take(places))
-    return [
-        _Image(request=row.requests[0], row=row, attempts=attempts.get(int(place or 0), []))
-        for place, row in zip(places.to_pylist(), rows, strict=True)
-    ]
+    places: Column = pa.array(range(len(open_ones)), pa.int64()).filter(open_ones)
+    images = wanted.images.take(places)
+    stored: Column = pc.is_in(wanted.fingerprints, pa.array(sorted(adopted), pa.string())).take(
+        places
+    )
+    tried: Column = pc.is_in(places, pa.array(attempts, pa.int64()))
+    there: Column = pc.or_(stored, tried)
+    at: Column = pa.array(range(len(places)), pa.int64()).filter(there)
+    found = zip(at.to_pylist(), places.take(at).to_pylist(), strict=True)
+    rows = prompts.wanted(images.take(at))
+    return images, {
+        here: _Image(request=row.requests[0], attempts=attempts.get(place, []))
+        for (here, place), row in zip(found, rows, strict=True)
+    }
 
 
 def _counted(
-    prompts: PromptTable, paid: PaidImages, jobs: Sequence[Job], *, warnings: tuple[str, ...]
+    prompts: PromptTable, paid: PaidImages, jobs: Jobs, *, warnings: tuple[str, ...]
 ) -> Plan:
-    counts = Counter(_kind(job.known) for job in jobs if job.known is not None)
+    counts = Counter(map(_kind, jobs.known))
     return Plan(
         prompts=prompts,
         paid=paid,
-        jobs=tuple(jobs),
+        jobs=jobs,
         images=prompts.images.num_rows,
         reused=len(paid) + counts["reused"],
         refused=counts["refused"],
@@ -230,22 +221,13 @@ def _counted(
     )
 
 
-def _job(image: _Image, verdict: Verdict, prices: PriceList) -> Job:
-    request, row, known = image.request, image.row, verdict.known
-    if known is not None and known.fingerprint != request.fingerprint:
-        known = replace(known, fingerprint=request.fingerprint)  # It is on record under a former.
-    job = Job(
-        request=request,
-        prompt_id=row.prompt_id,
-        partition_key=row.partition_key,
-        known=known,
-        tried=verdict.tried,
-        unresolved=verdict.unresolved,
-    )
-    if known is not None:
-        return job
-    least, worst_case = prices.bounds(request)
-    return replace(job, least=least, worst_case=worst_case)
+def _verdict(image: _Image, judge: Judge) -> Verdict:
+    verdict = judge.verdict(image.request, image.attempts)
+    known, fingerprint = verdict.known, image.request.fingerprint
+    if known is None or known.fingerprint == fingerprint:
+        return verdict
+    # It is on record under a former one.
+    return replace(verdict, known=replace(known, fingerprint=fingerprint))
 
 
 async def plan_as_writer(
@@ -282,9 +264,9 @@ async def plan_as_writer(
 
 def _check_prices(plan: Plan) -> None:
     """Raise `ConfigurationError` if something is to be sent whose worst case is unknown."""
-    for job in plan.jobs:
+    for job, _ in plan.jobs.kinds:
         request = job.request
-        if job.known is None and job.worst_case.usd is None:
+        if job.worst_case.usd is None:
             body = request.body()
             unpriced = "".join(f", {name} {body[name]!r}" for name in request.unpriced)
             raise ConfigurationError(
@@ -294,13 +276,14 @@ def _check_prices(plan: Plan) -> None:
             )
 
 
-async def _add_what_arrived_later(wanted: Sequence[_Image], images: Images) -> None:
+async def _add_what_arrived_later(
+    wanted: Iterable[_Image], images: Images, adopted: Collection[str]
+) -> None:
     """Add images that are in storage though no attempt on record brought them.
 
     A save ended after its process was given up, the image was spilled and restored, or an earlier
     pass found it without any record.
     """
-    adopted = await images.adopted()
     for each in wanted:
         attempts, fingerprint = each.attempts, each.request.fingerprint
         if successes(attempts) or not (left_unresolved(attempts) or fingerprint in adopted):
@@ -313,12 +296,10 @@ async def _add_what_arrived_later(wanted: Sequence[_Image], images: Images) -> N
             each.attempts = [*attempts, await images.adopt(attempt_id, path, attempt)]
 
 
-def _model_warnings(jobs: Sequence[Job], prices: PriceList, today: date) -> tuple[str, ...]:
+def _model_warnings(jobs: Jobs, prices: PriceList, today: date) -> tuple[str, ...]:
     """One for each model that ends, of those that are to be asked; the sandbox serves any."""
     models = dict.fromkeys(
-        job.request.model
-        for job in jobs
-        if job.known is None and job.request.endpoint_id != SANDBOX
+        job.request.model for job, _ in jobs.kinds if job.request.endpoint_id != SANDBOX
     )
     lives = ((model, prices.life(model)) for model in models)
     warnings = (life.warning(model, today) for model, life in lives if life is not None)
@@ -329,13 +310,11 @@ def _kind(outcome: Outcome) -> str:
     return "missing" if outcome.error_code == IMAGE_MISSING else outcome.status
 
 
-def _cost_range(jobs: Sequence[Job]) -> tuple[Decimal, Decimal] | None:
+def _cost_range(jobs: Jobs) -> tuple[Decimal, Decimal] | None:
     """Summed over all that is to be sent; None as soon as one of it has no price."""
     low = high = Decimal(0)
-    for job in jobs:
-        if job.known is not None:
-            continue
+    for job, count in jobs.kinds:
         if job.least.usd is None or job.worst_case.usd is None:
             return None
-        low, high = low + job.least.usd, high + job.worst_case.usd
+        low, high = low + count * job.least.usd, high + count * job.worst_case.usd
     return low, high

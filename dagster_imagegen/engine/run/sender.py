@@ -23,7 +23,7 @@ from dagster_imagegen.engine.run.answers import cost_of_answer, result_of_answer
 from dagster_imagegen.engine.run.breaker import Streak
 from dagster_imagegen.engine.run.context import PassContext
 from dagster_imagegen.engine.run.gate import Turn
-from dagster_imagegen.engine.run.plan import Job
+from dagster_imagegen.engine.run.jobs import Job
 from dagster_imagegen.engine.run.verdict import Unresolved
 
 

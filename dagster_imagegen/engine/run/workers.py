@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -15,7 +15,8 @@ from dagster_imagegen.engine.money.budget import Allowance
 from dagster_imagegen.engine.run.attempt_loop import AttemptLoop, Wanted
 from dagster_imagegen.engine.run.context import PassContext
 from dagster_imagegen.engine.run.gate import Turn
-from dagster_imagegen.engine.run.plan import Job, Plan
+from dagster_imagegen.engine.run.jobs import Jobs
+from dagster_imagegen.engine.run.plan import Plan
 from dagster_imagegen.engine.run.sender import Sender
 
 GROWTH = Decimal("1.25")
@@ -33,7 +34,6 @@ class Pass:
         self._context = context
         self._report = report
         self._sender = Sender(context)
-        self._queue = Queue(context.rng, probes=context.retry.max_attempts)
         self._allowance: Allowance | None = None
         self._is_sending = False
 
@@ -71,10 +71,9 @@ class Pass:
         The writer is closed at the end, unless it `closes` nothing.
         """
         context = self._context
-        for job in plan.jobs:
-            if job.known is not None:
-                self._report(job.known)
-        self._queue.add(job for job in plan.jobs if job.known is None)
+        for known in plan.jobs.known:
+            self._report(known)
+        self._queue = Queue(plan.jobs, context.rng, probes=context.retry.max_attempts)
         try:
             try:
                 if self._queue and not context.stop.is_set():
@@ -122,8 +121,8 @@ class Pass:
         What is known from earlier runs shows that not all fail; a model that a row has chosen for
         itself can be the fault of that row.
         """
-        known = bool(plan.paid) or any(job.known is not None for job in plan.jobs)
-        models = {job.request.model for job in plan.jobs}
+        known = bool(plan.paid) or bool(plan.jobs.known)
+        models = set(plan.jobs.models)
         return not (self._context.stop.is_set() or known or models - self._queue.models_sent)
 
     async def _open_allowance(self, plan: Plan) -> Allowance | None:
@@ -131,8 +130,8 @@ class Pass:
         remaining, record = self._context.remaining, self._context.record
         if remaining is None:
             return None
-        jobs = [job for job in plan.jobs if job.known is None]
-        want = sum((job.worst_case.usd or Decimal(0) for job in jobs), Decimal(0))
+        kinds = plan.jobs.kinds
+        want = sum((count * (job.worst_case.usd or 0) for job, count in kinds), Decimal(0))
         # What a writer reserves is for all of its passes, as what others' record leaves is.
         before = self._context.spent_usd
 
@@ -199,10 +198,14 @@ class Queue:
     need not fail more often than in `probes` of them.
     """
 
-    def __init__(self, rng: random.Random, *, probes: int) -> None:
+    def __init__(self, jobs: Jobs, rng: random.Random, *, probes: int) -> None:
+        self._jobs = jobs
         self._rng = rng
         self._probes = probes
-        self._untried: deque[Wanted] = deque()
+        self._untried = deque(jobs.unknown)
+        """By their place among the jobs: each is an object from when it is taken."""
+        self._begun: dict[int, Wanted] = {}
+        """Those of the untried that were taken already, and had to wait."""
         self._failed: list[Wanted] = []
         self.models_sent: set[str] = set()
         """The models to which something has been sent in this pass."""
@@ -211,14 +214,11 @@ class Queue:
     def __len__(self) -> int:
         return len(self._untried) + len(self._failed)
 
-    def add(self, jobs: Iterable[Job]) -> None:
-        """Put jobs at the end of the untried."""
-        self._untried.extend(Wanted(job=job, unresolved=job.unresolved) for job in jobs)
-
     def put_back(self, wanted: Wanted) -> None:
         """Put an image back that has to wait."""
         if wanted.latest is None:
-            self._untried.appendleft(wanted)
+            self._untried.appendleft(wanted.place)
+            self._begun[wanted.place] = wanted
         else:
             self._failed.append(wanted)
 
@@ -231,16 +231,23 @@ class Queue:
             if turn.is_probe:
                 self._untried.rotate(self._rng.randrange(len(self._untried)))
                 failing = self.models_sent - self._models_serving
-                models = (each.job.request.model for each in self._untried)
-                others = (place for place, model in enumerate(models) if model not in failing)
+                models = self._jobs.models
+                others = (n for n, at in enumerate(self._untried) if models[at] not in failing)
                 self._untried.rotate(-next(others, 0))
-            return self._untried.popleft(), turn
+            return self._next_untried(), turn
         if not turn.is_probe:
             return self._failed.pop(0), turn
         least = min(map(self._probed, self._failed))
         chosen = self._rng.choice([each for each in self._failed if self._probed(each) == least])
         self._failed.remove(chosen)
         return chosen, replace(turn, all_failed=True)
+
+    def _next_untried(self) -> Wanted:
+        place = self._untried.popleft()
+        if place in self._begun:
+            return self._begun.pop(place)
+        job = self._jobs[place]
+        return Wanted(place=place, job=job, unresolved=job.unresolved)
 
     def learn(self, wanted: Wanted, outcome: Outcome | None) -> None:
         """Note what an image came to, for what it says of its model."""

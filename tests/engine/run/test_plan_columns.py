@@ -25,6 +25,7 @@ from dagster_imagegen.engine.prompts import rows
 from dagster_imagegen.engine.prompts.rows import PromptTable, taken
 from dagster_imagegen.engine.record.parts import encode_part, part_path
 from dagster_imagegen.engine.request import ImageRequest
+from dagster_imagegen.engine.run import jobs
 from dagster_imagegen.engine.run.verdict import Judge, Redo, successes
 from dagster_imagegen.engine.settings import Settings
 
@@ -208,6 +209,45 @@ def test_objects_are_made_only_for_what_is_not_paid(
     put_on_record(tmp_path, attempts, parts=1)
     assert objects(2 * rows) == once
     assert once["ImageRequest"] < 20
+
+
+def test_jobs_are_the_same_in_any_order_and_priced_by_kind(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One by one from either end as in their order; and what they can cost is their sum."""
+    monkeypatch.setattr(jobs, "AT_ONCE", 7)
+    monkeypatch.setattr(rows, "ROWS_AT_ONCE", 5)
+    table = random_table(engine, random.Random(1))
+    plan = engine.plan(table, identity=Identity(run_id="run", root_run_id="run"))
+    each = [*plan.jobs]
+    assert len(each) == len(plan.jobs) == plan.to_send > 20
+    assert [plan.jobs[place] for place in range(len(each))] == each
+    assert [plan.jobs[place] for place in reversed(range(len(each)))] == each[::-1]
+    assert [job.request.fingerprint for job in each] == plan.jobs.fingerprints.to_pylist()
+    assert [job.request.model for job in each] == plan.jobs.models
+    costs = [(job.least.usd or 0, job.worst_case.usd or 0) for job in each]
+    assert plan.cost_range_usd == tuple(map(sum, zip(*costs, strict=True)))
+    assert min(min(both) for both in costs) > 0
+    assert len(plan.jobs.kinds) < len(each)
+
+
+def test_a_plan_makes_no_object_for_each_image_that_it_sends(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 900 rows it makes one request for each kind, by the length of the prompt."""
+    table = engine.read_prompts([f"picture {number}" for number in range(100, 1_000)], params={})
+    made: list[ImageRequest] = []
+    before = ImageRequest.__init__
+
+    def init(self: ImageRequest, *args: Any, **values: Any) -> None:
+        made.append(self)
+        before(self, *args, **values)
+
+    monkeypatch.setattr(ImageRequest, "__init__", init)
+    plan = engine.plan(table, identity=Identity(run_id="run", root_run_id="run"))
+    assert plan.to_send == 900
+    assert plan.cost_range_usd is not None
+    assert len(made) == 1
 
 
 def test_more_text_than_one_array_holds_is_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
