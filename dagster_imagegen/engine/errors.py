@@ -197,7 +197,11 @@ def abbreviate(value: object) -> str:
 
 
 # A password has any characters, so that it ends at the last @. A drive of Windows has no user.
-_PASSWORD = re.compile(r"(^(?![\w+.:-]*://)|^//|://)(?![A-Za-z]:[\\/])([^/:@]*):.*@", re.DOTALL)
+# What is a port, or of an ARN or an IPv6 address, is none.
+_PASSWORD = re.compile(
+    r"(?:^(?![\w+.:-]*://)(?:https?//)?|^//|://)(?![A-Za-z]:[\\/]|arn:)[^/:@\[]*(?=:(?!\d{1,5}[/?#]).*@)",
+    re.DOTALL,
+)
 _LOCAL = re.compile(r"/(?!/)|~|\.|[A-Za-z]:[\\/]")
 
 
@@ -211,9 +215,13 @@ def without_secrets(address: str) -> str:
 
     A local path may have the characters of a query, but for `?name=value`.
     """
-    shown = _PASSWORD.sub(r"\1\2:…@", address)
-    query = "[?#].*=.*" if _LOCAL.match(address) else "[?#].*"
-    return re.sub(query, "", shown, flags=re.DOTALL)
+    if user := _PASSWORD.search(address):
+        password, _, rest = address[user.end() :].rpartition("@")
+        # With an @ in the query, nobody can tell where the password ends.
+        in_query = "?" in password or "#" in password
+        address = f"{address[: user.end()]}:…" + ("" if in_query else f"@{rest}")
+    query = r"\?.*=.*" if _LOCAL.match(address) else "[?#].*"
+    return re.sub(query, "", address, flags=re.DOTALL)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -80,7 +80,7 @@ def open_filesystem(
     """
     scheme = uri.split("://", 1)[0] if "://" in uri else "file"
     shown = without_secrets(uri)
-    if _has_password(uri) or SECRET_IN_QUERY.search(uri):
+    if holds_password(uri) or SECRET_IN_QUERY.search(uri):
         # Not shown here either: addresses are in logs, metadata and image tables.
         raise ConfigurationError(
             f"the storage {shown!r} must not contain a password or key, which logs and tables "
@@ -108,11 +108,6 @@ def open_filesystem(
     if apart and not EXTRAS.keys().isdisjoint(protocols_of(filesystem)):
         filesystem = _APART.setdefault(filesystem, _another(filesystem))
     return filesystem, path
-
-
-def _has_password(uri: str) -> bool:
-    """Whether it has one beyond doubt: after a port, an @ is part of the path."""
-    return holds_password(uri) and not re.match(r"([\w+:]*//)?[^/:@]*:\d{1,5}/", uri)
 
 
 def _url_to_fs(uri: str, options: Mapping[str, Any]) -> tuple[FileSystem, str]:

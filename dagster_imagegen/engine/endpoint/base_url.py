@@ -78,7 +78,7 @@ def endpoint_url(base_url: str) -> httpx.URL:
     if url.scheme not in ("http", "https") or not url.host:
         raise ConfigurationError(
             f"base_url must be an http(s) URL, e.g. https://inference.do-ai.run/v1, got "
-            f"{without_secrets(base_url.strip())!r}"
+            f"{without_secrets(base_url.strip()).rpartition('@')[2]!r}"
         )
     return url
 

@@ -27,6 +27,7 @@ _BY_CODE: dict[str, FailureKind] = {
             "input_moderated output_moderated prompt_blocked content_blocked image_blocked "
             "sensitive_content sensitive_content_detected input_text_sensitive_content_detected "
             "output_image_sensitive_content_detected data_inspection_failed unsafe_content "
+            "internal_error_algo_data_inspection_failed input_text_risk_detection "
             "inappropriate_content unavailable_for_legal_reasons refusal"
         ),
         FailureKind.OUT_OF_CREDIT: (
@@ -41,7 +42,7 @@ _BY_CODE: dict[str, FailureKind] = {
             # LiteLLM, one-api, Moonshot, Ark, Model Studio
             "budget_exceeded budget_exceeded_error exceeded_budget insufficient_user_quota "
             "pre_consume_token_quota_failed exceeded_current_quota_error account_overdue_error "
-            "account_overdue arrearage"
+            "account_overdue arrearage prepaid_bill_overdue service_overdue free_tier_only"
         ),
         FailureKind.MISCONFIGURED: (
             # the key and the account
@@ -60,7 +61,8 @@ _BY_CODE: dict[str, FailureKind] = {
             "model_not_supported model_shutdown model_retired model_deprecated "
             "model_decommissioned model_access_denied key_model_access_denied "
             "team_model_access_denied user_model_access_denied deployment_not_found "
-            "invalid_endpoint_or_model_not_found "
+            "invalid_endpoint_or_model_not_found model_not_open model_id_access_disabled "
+            "unpurchased "
             # the parameters and the address
             "unknown_parameter unsupported_parameter unknown_url"
         ),
@@ -103,11 +105,14 @@ _GENERAL_CODES = (
 SAYS_NOTHING = frozenset(code.replace("_", "") for code in _GENERAL_CODES.split())
 """Codes of every error, as `plain` writes them."""
 
-# Words of a code that has parts, beside the part that is known. In content_filter:unavailable
-# moderation could not work, and safety.not_supported is about a parameter.
-_SOMETHING_ELSE = re.compile(
-    r"timeout|timedout|unavailable|overload|busy|server|internal"
-    r"|(error|fail|invalid|unknown|unsupported|missing|disabled|not(supp|found|avail))[a-z]*$"
+# What a code with parts says before the part that is known, where that part is no reason: in
+# timeout:content_filter moderation could not work.
+_TROUBLE = re.compile(r"timeout|timedout|unavailable|overload|busy|server|internal")
+# The beginnings of what it says after that part, if it is one: not content_filter:offline, which is
+# trouble as well, nor safety.level, which is a parameter.
+_DETAIL = re.compile(
+    r"sex|violen|hate|self|harass|minor|child|graphic|prompt|input|output|text|image|high|medium|"
+    r"severe|user|account|overdue|monthly"
 )
 
 
@@ -119,19 +124,25 @@ def plain(code: str) -> str:
 def kind_of_code(code: str) -> FailureKind | None:
     """The kind that a code means wherever it stands; None if it has no one meaning.
 
-    Of a code with parts any part can be known: SAFETY:sexual. Of those a limit on requests comes
-    first. All other kinds are final or end a run, so nothing may speak against them: neither a part
-    of another kind nor `_SOMETHING_ELSE`.
+    Of a code with parts any part can be known: SAFETY:sexual. A limit on requests comes before all
+    others. Trouble of the server is told by the last part. The other kinds are final or end a run,
+    so the rest of the code must be of the same kind, or say no more than where and of what.
     """
-    whole = _BY_CODE.get(plain(code))
-    if whole is not None:
+    if not code.isascii():
+        return None
+    if whole := _BY_CODE.get(plain(code)):
         return whole
     parts = _parts(code)
-    kinds = {_BY_CODE[part] for part in parts if part in _BY_CODE}
+    known = [at for at, part in enumerate(parts) if part in _BY_CODE]
+    kinds = {_BY_CODE[parts[at]] for at in known}
     if FailureKind.RATE_LIMITED in kinds:
         return FailureKind.RATE_LIMITED
-    others = ":".join("" if part in _BY_CODE else part for part in parts)
-    return kinds.pop() if len(kinds) == 1 and not _SOMETHING_ELSE.search(others) else None
+    if kinds <= {FailureKind.AMBIGUOUS, FailureKind.SERVER_ERROR}:
+        return _BY_CODE.get(parts[-1]) if parts else None
+    before, after = parts[: known[0]], parts[known[0] :]
+    agree = all(part in _BY_CODE or _DETAIL.match(part) for part in after)
+    is_clear = agree and len(kinds) == 1 and not any(map(_TROUBLE.search, before))
+    return kinds.pop() if is_clear else None
 
 
 def contradicts_itself(code: str) -> bool:

@@ -61,7 +61,8 @@ _PARTS = {
     ),
     "option": r"(parameter|argument|field|option|property|header)s?\b",
     "end of sentence": (
-        r"(?=\s*($|[\n.,;]|by |for (this|your)|in your|in this (region|country|location)\b))"
+        r"(?=\s*($|[\n.,;]|by |to |as of |and |for (this|your)|in your|"
+        r"in this (region|country|location)\b))"
     ),
     "not valid": (
         r"\b(not valid|invalid|incorrect|not found|expired|missing|required|revoked|disabled|"
@@ -91,11 +92,14 @@ _PARTS = {
     ),
     "reached": r"\b(reached|exceeded|hit)\b",
     "money limit": (
-        r"\b((billing|spend(ing)?)[ -](hard |soft )?(limit|cap)|"
+        r"\b((billing|spend(ing)?|credit)[ -](hard |soft )?(limit|cap)|"
         r"monthly ([\w-]+ )?(limit|cap|quota|allowance))\b"
     ),
-    # A word follows that is not denied; `n.t` is not, n't and n’t.
-    "said": r"(?<!\bno )(?<!n.t )(?<!n.t be )(?<!n.t been )(?<!\bnever )(?<!\bnever been )\b",
+    # A word follows that is not denied.
+    "said": (
+        r"(?<!\bno )(?<!\bnever )(?<!\bnever been )(?<!not )(?<!not be )(?<!not been )"
+        r"(?<!n['’]t )(?<!n['’]t be )(?<!n['’]t been )\b"
+    ),
 }
 
 
@@ -143,7 +147,7 @@ _MESSAGES = (
             \b(overdue|unpaid) (balance|bills?|invoices?|payments?)\b
             \bbilling (is |has been )?(not active|not enabled|disabled|inactive)\b
             \baccount is not active, please check your billing\b
-            \brequires billing to be enabled\b
+            \brequires billing to be enabled\b|\brequires more credits\b
             \b(in arrears|quota (is )?not enough)\b|\btop up your (account|balance) to continue\b
             \b(subscription|trial|plan) (has |is )?(expired|ended|lapsed|inactive)\b
             <out of> tokens (left |remaining )?(on|in|for) your (plan|account|subscription)\b
@@ -178,6 +182,7 @@ _MESSAGES = (
         FailureKind.MISCONFIGURED,
         says=r"""
             <model or place>\s+(does not exist|doesn't exist|is unknown)\b
+            \bdoes not exist or you do not have access to (it|this)\b
             <model or place>\s+(is |was |could )?not (be )?found\b
             <model>\s+is not (recogni[sz]ed|supported|available)<end of sentence>
             <model or place>\s+has been (deprecated|retired|shut ?down|decommissioned|removed)\b
@@ -191,7 +196,7 @@ _MESSAGES = (
         # What it is about is no model but its server or its size; or it is there again later.
         unless=r"""
             \b(of|for|by|with) ((the|this|your) )?<model or place>\s+(is|was|has|does|could)\b
-            \btry again\b|\bretry\b|\btemporar(y|ily)\b
+            \bavailable\b[^\n]{0,60}\b(try again|retry|temporar(y|ily))\b
         """,
     ),
     _Sentences(
@@ -235,6 +240,7 @@ _MESSAGES = (
         FailureKind.REFUSED,
         says=r"""
             \bI (cannot|can.t|am unable to) <make> ([\w-]+ ){0,3}(<bad content>|<violence>)
+            \bI (cannot|can.t|am unable to) (help|assist) with (that|this)\b( request)?\s*($|[\n.!])
             \bprompt moderation failed\b|\bsafety check failed\b
         """,
         unless=rf"""

@@ -322,9 +322,9 @@ def _told_by_flag_or_message(error: ErrorBody, http_status: int) -> FailureKind 
     texts = ("\n".join(lines), "\n".join(codes))
     kinds = (kind_in_message(text, http_status=http_status) for text in texts)
     kind = next((each for each in kinds if each is not None), None)
-    if kind is not None and (http_status < 500 or kind is FailureKind.REFUSED):
+    if kind is not None and (statuses[0] < 500 or kind is FailureKind.REFUSED):
         return None if kind is FailureKind.REFUSED and error.names_parameter else kind
-    if error.flagged and http_status < 500 and http_status != 429:  # 429: nobody has looked at it
+    if error.flagged and statuses[0] < 500 and http_status != 429:  # 429: nobody has looked at it
         return FailureKind.REFUSED
     return FailureKind.REFUSED if _is_user_error(error) else None
 
