@@ -129,7 +129,6 @@ class Rate:
             self._short_cycles = 0  # nothing at random asks for so long
         if self._short_cycles >= self._trial_after:
             self._begin_trial()
-            self._fell_after = newest
 
     def _close(self, now: float) -> None:
         """End the cycle, and the wait before it."""

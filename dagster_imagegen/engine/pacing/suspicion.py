@@ -32,7 +32,7 @@ class Suspicion:
         return self._now.value >= SURE
 
     def refused(self, number: int) -> None:
-        """Request `number` was refused. Those of which nobody says so count as taken."""
+        """Request `number` was refused. Those that are not reported as refused count as taken."""
         bisect.insort(self._latest, number)
         if len(self._latest) > LATE:
             self._before.refused(self._latest.pop(0))

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from dagster_imagegen.engine.attempt import Attempt, Result
 from dagster_imagegen.engine.errors import StorageError
+from dagster_imagegen.engine.patience import PatientStore
 from dagster_imagegen.engine.record.journal import (
     JOURNAL_FOLDER,
     JOURNAL_VERSION,
@@ -41,7 +42,7 @@ class Folding:
 
     def __init__(
         self,
-        store: ObjectStore,
+        store: PatientStore,
         *,
         images: ImageStore,
         watcher: Watcher,
@@ -88,7 +89,8 @@ class Folding:
             if content.had_intents:
                 await put_part(self._store, jid, content.attempts.values())
         count = max(found.objects, default=-1) + 1
-        await delete_journal(self._store, jid, count, found.label_paths)
+        # Once: the next writer tries again, and where nothing may be deleted none waits for it.
+        await delete_journal(self._store.once, jid, count, found.label_paths)
 
     async def _result_of(self, attempt: Attempt) -> Result:
         images = await self._images.find(attempt.fingerprint)

@@ -54,8 +54,11 @@ class Record:
     parts: tuple[str, ...]
     """Those that the index does not cover."""
     open_attempts: tuple[Attempt, ...]
+    unpublished: Mapping[str, bool] = field(default_factory=dict[str, bool])
+    """The journals that are in no part, and whether they ever had an intent."""
     published: frozenset[str] = frozenset()
-    """Journals that are still there although they have a part, so that they count no more."""
+    """Those that are still there although they have a part or are in the index: they count no
+    more."""
     reservations: tuple[Reservation, ...] = ()
     index: Index = field(default_factory=Index)
     gone: frozenset[str] = frozenset()
@@ -148,9 +151,9 @@ class RecordReader:
             published=frozenset(
                 jid
                 for jid, each in journals.items()
-                if jid not in unpublished and jid not in found.gone
-                if not each.is_of_newer_schema
+                if jid not in unpublished and not each.is_of_newer_schema
             ),
+            unpublished={jid: each.had_intents for jid, each in unpublished.items()},
             reservations=tuple(_reservations(unpublished.values())),
             index=found.index,
             gone=found.gone,

@@ -80,10 +80,12 @@ class Watcher:
                 f"another writer presumed this one dead and closed its journal {jid}, because it "
                 f"was silent for longer than {self._limits.lease:.0f} s; run it again"
             )
+        # One that is being published may have a part already: then any writer may delete it.
+        if self._own[jid].state == "publishing":
+            return
         was_listed = jid in self.listing
         has_header = found is not None and 0 in found.objects
-        # One that is being published may have a part already, and be folded by nobody.
-        if was_listed and not has_header and self._own[jid].state != "publishing":
+        if was_listed and not has_header:
             raise StorageError(
                 f"{JOURNAL_FOLDER}/{jid}, which this run has written, is gone: somebody deleted "
                 "the usage table or emptied its folder during the run. Restore it if you can, and "

@@ -30,7 +30,7 @@ from dagster_imagegen.engine.record.limits import Limits
 from dagster_imagegen.engine.record.open_journals import OpenJournals
 from dagster_imagegen.engine.record.own_journals import OwnJournals
 from dagster_imagegen.engine.record.own_parts import OwnParts
-from dagster_imagegen.engine.record.parts import decode_part, part_path
+from dagster_imagegen.engine.record.parts import decode_part, has_part, part_path
 from dagster_imagegen.engine.record.reader import Record, RecordReader
 from dagster_imagegen.engine.record.reservations import Reservations
 from dagster_imagegen.engine.record.watcher import Watcher
@@ -117,6 +117,8 @@ class RecordWriter:
             limits=limits,
         )
         self._published: dict[str, dict[str, Attempt]] = {}
+        self.deletes = True
+        """False once the store has refused to delete what is published."""
         self._indexing: asyncio.Task[None] | None = None
 
     @property
@@ -139,10 +141,12 @@ class RecordWriter:
     async def _sweep(self, published: Mapping[str, JournalListing]) -> None:
         """Delete what writers have published and could not delete: every run would read it."""
         for jid, found in published.items():
-            count = max(found.objects, default=-1) + 1
-            # Once: where nothing may be deleted, no run waits for it.
-            if not await delete_journal(self._store.once, jid, count, found.label_paths):
-                return
+            # The index may cover a part that somebody has deleted since.
+            if self.deletes and await has_part(self._store, jid):
+                count = max(found.objects, default=-1) + 1
+                # Once: where nothing may be deleted, no run waits for it.
+                once = self._store.once
+                self.deletes = await delete_journal(once, jid, count, found.label_paths)
 
     async def read_again(self) -> Record:
         """What others have on record now."""

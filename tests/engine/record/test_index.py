@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +29,7 @@ from dagster_imagegen.engine.record.parts import PARTS_FOLDER, part_path, put_pa
 from dagster_imagegen.engine.run.recorded import run_totals
 from dagster_imagegen.engine.run.spending import Spending
 from dagster_imagegen.engine.storage import Storage, StoredObject
+from tests.engine.record.test_writer import new_writer
 
 NOW = datetime.now(timezone.utc)
 ME = Identity(run_id="r", root_run_id="r", asset_key="hero")
@@ -73,6 +75,13 @@ def publish(storage: Storage, *, days_ago: int = 0, usd: str = "0.5") -> str:
     jid = new_journal_id(began, token=f"{next(serial):04d}")
     asyncio.run(put_part(storage, jid, [attempt_of(jid, began=began, usd=usd)]))
     return jid
+
+
+def leave_undeleted(storage: Storage, jid: str) -> None:
+    """Put a journal back that its writer has published."""
+    header = Header(journal_id=jid, schema=1, identity=ME).line()
+    data = f"{header}\n{intent_line(attempt_of(jid))}\n"
+    storage.put_now(object_path(jid, 0), data.encode())
 
 
 def refresh(storage: Storage, *, at: datetime = NOW) -> None:
@@ -202,18 +211,23 @@ def test_an_old_journal_that_is_still_open_gets_its_part(storage: Watched):
 def test_a_journal_that_could_not_be_deleted_counts_once(storage: Watched):
     """Its part is covered, and in a folder that nobody lists any more."""
     jids = indexed(storage, [50, 40, 30, 20, 9, 3, 1, 0])
-    lines = (
-        Header(journal_id=jids[2], schema=1, identity=ME).line(),
-        intent_line(attempt_of(jids[2])),
-    )
-    data = "".join(f"{line}\n" for line in lines).encode()
-    storage.put_now(object_path(jids[2], 0), data)
+    leave_undeleted(storage, jids[2])
     found = read(storage)
     assert (found.open_attempts, found.published) == ((), frozenset({jids[2]}))
     assert known(storage) == jids
     assert spent(storage) == Decimal(4)
-    storage.delete_now([part_path(jids[2])])
-    assert read(storage).published == frozenset(), "it is all that is left of its requests"
+
+
+@pytest.mark.parametrize("days", [[0] * 9, [50, 40, 40, 20, 9, 3, 1, 0]], ids=["today", "past"])
+def test_a_journal_is_kept_whose_part_somebody_has_deleted(days: list[int]):
+    """It is all that is left of its requests, though the index covers them."""
+    storage = Watched(f"memory://index-{uuid4().hex}")
+    jids = indexed(storage, days)
+    leave_undeleted(storage, jids[1])
+    leave_undeleted(storage, jids[2])
+    storage.delete_now([part_path(jids[1])])
+    asyncio.run(new_writer(storage).start())
+    assert list(storage.list_now("_journal")) == [object_path(jids[1], 0)]
 
 
 def test_the_loss_of_a_run_loses_no_part(storage: Watched):

@@ -248,12 +248,6 @@ MUTANTS = [
         seeds=(3486,),
     ),
     Mutant(
-        rule="a start deletes no journal that has no part",
-        was="                if jid not in unpublished and jid not in found.gone\n",
-        becomes="",
-        seeds=(9, 10),
-    ),
-    Mutant(
         rule="a part stands for its journal",
         was="if jid not in found.paths and jid not in covered and not",
         becomes="if not",
@@ -350,7 +344,8 @@ MUTANTS = [
 #   part would have to be published and indexed, or a reservation to move, within one listing;
 # - a rival's silence and our clock are of the same refresh: 1 schedule in 10,000 or so;
 # and held by tests of the index: a day needs no listing only where all its parts are covered; a
-# journal that is there may still get a part; what the index covers is in no journal;
+# journal that is there may still get a part; what the index covers is in no journal; a start
+# deletes no journal without a part;
 # and by tests of single writers: a closed writer grants nothing; what was folded is done with;
 # a fold looks for the part; a journal without a header, or one that is being deleted, has no rows;
 # of passes that have rolled the older one is known by its first journal; a pass is no rival of its

@@ -166,6 +166,66 @@ def test_nothing_sent_leaves_nothing(storage: Storage):
     assert everything(storage) == []
 
 
+class Unsure(Storage):
+    """Parts are put, and nobody is told."""
+
+    is_unsure = True
+
+    async def put(self, path: str, data: bytes) -> None:
+        await super().put(path, data)
+        if self.is_unsure and path.startswith("usage/"):
+            raise StorageError(f"put {path}")
+
+
+def test_a_writer_goes_on_whose_published_journal_another_one_deletes(tmp_path: Path):
+    """Its part is in place, though it does not know, so that any start deletes the journal."""
+    storage = Unsure(f"memory://{tmp_path}")
+
+    async def main() -> None:
+        writer = await opened_writer(storage, limits=ROLLING)
+        await writer.settle(await granted(writer, "aa"), ended("refused"))
+        attempt_id = await granted(writer, "bb")
+        await asyncio.sleep(1.0)
+        assert len(storage.list_now("usage")) == 1
+        storage.is_unsure = False
+        await new_writer(Storage(f"memory://{tmp_path}")).start()
+        await writer.settle(attempt_id, ended("refused"))
+        await writer.close()
+
+    run_virtual(main())
+    assert [row["status"] for row in rows(storage).values()] == ["refused"] * 2
+
+
+class Undeletable(Storage):
+    """Nothing is deleted, now at least; it counts how often somebody tried."""
+
+    tries = 0
+
+    async def delete(self, paths: Iterable[str]) -> None:
+        self.tries += 1
+        raise StorageError("delete")
+
+
+@pytest.mark.parametrize(("sealed", "tries"), [(False, 1), (True, 3)])
+def test_nobody_waits_for_a_deletion_of_what_others_left(tmp_path: Path, sealed: bool, tries: int):
+    """A start tries once for each journal that it folds, and once for all that are published."""
+    storage = Undeletable(f"memory://{tmp_path}")
+
+    async def main() -> None:
+        writer = await opened_writer(storage, limits=ROLLING)
+        for fingerprint in ("aa", "bb"):
+            await writer.settle(await granted(writer, fingerprint), ended("refused"))
+        await writer.close()
+        for jid in writer.journal_ids if sealed else ():
+            await storage.put(seal_path(jid), b"")
+        storage.tries = 0
+        await new_writer(storage).start()
+
+    run_virtual(main())
+    assert storage.tries == tries
+    assert len(rows(storage)) == 2
+
+
 @pytest.mark.parametrize("dead", [False, True], ids=["closed", "folded"])
 def test_what_was_taken_back_does_not_come_back(storage: Storage, dead: bool):
     """A part without rows stands for a journal in which all was withdrawn, whatever of it a store
