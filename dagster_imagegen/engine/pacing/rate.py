@@ -1,7 +1,7 @@
 """How many requests a second an endpoint takes, learnt from its refusals alone."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 FIRST_WAIT_SECONDS = 1.0  # where a refusal asks for less
 LONGER = 4  # times as long is waited if the next one is refused, too
@@ -26,6 +26,19 @@ class _Cycle:
     is_first: bool = False  # it began with a full bucket or an empty window
 
 
+@dataclass(kw_only=True)
+class _Before:
+    """What was known before a cycle of which `in_doubt` requests may have been taken was closed."""
+
+    in_doubt: int
+    closed: _Cycle
+    per_second: float
+    refused_at: float
+    wait_seconds: float
+    is_window: bool
+    short_cycles: int
+
+
 @dataclass
 class _Trial:
     """Sending without a rate; `per_second` is the one from before."""
@@ -48,7 +61,8 @@ class Rate:
     A cycle lasts from the first request after one refusal to the first that is let through after
     the next. What is taken in a cycle, divided by its length, is the rate, however the endpoint
     counts: in fixed windows, in sliding ones, or with a bucket. A refusal that follows soon after
-    a window's end tells little: its cycle counts with the long one before it.
+    a window's end tells little: its cycle counts with the long one before it. One of which nothing
+    was taken in the end is none: some are sent before the first refusal has come back.
 
     Refusals at random end cycles early, however slowly is sent, and so do others who share the
     limit. A trial tells one from the other: without a rate, a limit refuses about every second
@@ -58,6 +72,7 @@ class Rate:
     def __init__(self) -> None:
         self._cycle = _Cycle(is_first=True)
         self._closed = _Cycle()
+        self._before: _Before | None = None
         self._per_second = math.inf
         self._resume_at = -math.inf
         self._refused_at = -math.inf  # the first refusal since the last that was taken
@@ -94,10 +109,14 @@ class Rate:
 
     def not_taken(self, number: int) -> None:
         """Request `number` was refused, for whatever reason."""
-        cycle = self._cycle if number > self._fell_after else self._closed
-        cycle.taken -= 1
-        # Of those that were sent before a trial, the answers tell of the rate that was then.
-        if self._trial is not None and number > self._fell_after:
+        if number <= self._fell_after:
+            self._closed.taken -= 1
+            if self._before is not None:
+                self._before.in_doubt -= 1
+            return
+        self._cycle.taken -= 1
+        # Only of those that were sent in it: earlier ones tell of the rate that was then.
+        if self._trial is not None:
             self._trial.refused += 1
             if self._trial.fails():
                 self._trial_after = SHORT_CYCLES if self._trial.is_long else 2 * self._trial_after
@@ -117,9 +136,14 @@ class Rate:
             self._fell_after = newest
             if self._cycle.taken > 0 or self._refused_at == -math.inf:
                 self._close(now)
+                self._wait(now, wait_seconds)
             else:
-                self._wait_seconds = min(LONGER * self._wait_seconds, MINUTE_SECONDS)
-            self._wait(now, wait_seconds)
+                self._wait_longer(now, wait_seconds)
+        elif self._before is not None and self._before.in_doubt <= 0:
+            # All that was sent before the first refusal came back was refused, too.
+            self._take_back(self._before)
+            if self._closed.seconds > 0:
+                self._wait_longer(now, wait_seconds)
         # After a trial no cycle is closed yet: a late refusal from before it tells nothing.
         enough = self.is_known or often or self._closed.taken >= FEW
         if enough and self._closed.seconds > 0:
@@ -132,6 +156,17 @@ class Rate:
 
     def _close(self, now: float) -> None:
         """End the cycle, and the wait before it."""
+        self._before = None
+        if self.is_known:  # What comes first is believed: others may have used the rate up.
+            self._before = _Before(
+                in_doubt=self._cycle.taken,
+                closed=replace(self._closed),
+                per_second=self._per_second,
+                refused_at=self._refused_at,
+                wait_seconds=self._wait_seconds,
+                is_window=self._is_window,
+                short_cycles=self._short_cycles,
+            )
         is_short = self.is_known and self._cycle.taken < SHORT
         self._short_cycles = self._short_cycles + 1 if is_short else 0
         # The first refusal that is put down to a rate follows one that was waited for.
@@ -143,6 +178,17 @@ class Rate:
         self._cycle = _Cycle()
         self._refused_at = now
         self._wait_seconds = FIRST_WAIT_SECONDS * (LONGER if waited_before else 1)
+
+    def _take_back(self, before: _Before) -> None:
+        """The cycle was none: what was sent in it belongs to the wait after the one before."""
+        self._before = None
+        self._closed, self._per_second = before.closed, before.per_second
+        self._refused_at, self._wait_seconds = before.refused_at, before.wait_seconds
+        self._is_window, self._short_cycles = before.is_window, before.short_cycles
+
+    def _wait_longer(self, now: float, wait_seconds: float) -> None:
+        self._wait_seconds = min(LONGER * self._wait_seconds, MINUTE_SECONDS)
+        self._wait(now, wait_seconds)
 
     def _wait(self, now: float, wait_seconds: float) -> None:
         self._resume_at = now + self._wait_seconds
@@ -163,3 +209,4 @@ class Rate:
         self._resume_at = self._refused_at = -math.inf
         self._short_cycles = 0
         self._cycle, self._closed, self._is_window = _Cycle(), _Cycle(), False
+        self._before = None

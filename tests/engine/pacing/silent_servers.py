@@ -12,7 +12,6 @@ from typing import Literal
 from dagster_imagegen.engine.pacing.pacer import Pacer, PauseTooLong, Signal
 
 Counting = Literal["fixed", "sliding", "bucket"]
-ROUND_TRIP = 0.02
 TIMED_OUT = Signal(outcome="timed_out")
 
 
@@ -24,6 +23,7 @@ class SilentServer:
         lanes: How many images it makes at a time; more wait in a queue.
         mean_seconds: Of an image.
         spread: The part of it by which images differ at most.
+        round_trip: From the client and back: after so long a refusal is there.
         hangs: How many requests are never answered.
         at_once: How many requests it admits; more are refused.
         a_minute: How many requests it admits a minute, by `counting`.
@@ -36,6 +36,7 @@ class SilentServer:
     lanes: int = 10_000
     mean_seconds: float = 0.5
     spread: float = 0.02
+    round_trip: float = 0.02
     hangs: float = 0.0
     at_once: float = math.inf
     a_minute: int | None = None
@@ -59,14 +60,14 @@ class SilentServer:
 
     async def ask(self) -> Signal:
         """One request, there and back."""
-        await asyncio.sleep(ROUND_TRIP / 2)
+        await asyncio.sleep(self.round_trip / 2)
         self.received += 1
         if self.received in self.absurd:
             return Signal(outcome="refused", wait_seconds=86_400.0)
         by_chance = self.at_random > 0 and self.chance.random() < self.at_random
         if by_chance or self.open >= self.at_once or not self._admits():
             self.refused += 1
-            await asyncio.sleep(ROUND_TRIP / 2)
+            await asyncio.sleep(self.round_trip / 2)
             return Signal(outcome="refused", wait_seconds=self.asks_to_wait)
         making = asyncio.ensure_future(self._make())
         done, _ = await asyncio.wait(
@@ -76,7 +77,7 @@ class SilentServer:
             self.timed_out += 1
             return TIMED_OUT
         self.made.append(asyncio.get_running_loop().time())
-        await asyncio.sleep(ROUND_TRIP / 2)
+        await asyncio.sleep(self.round_trip / 2)
         return Signal(outcome="accepted")
 
     async def _make(self) -> None:

@@ -54,9 +54,16 @@ def test_images_that_differ_widely_are_not_taken_for_a_queue(seed: int) -> None:
     assert max(server.made) <= 1.4 * 277
 
 
-def admit(counting: Counting, limit: int, *, offsets: list[float], minutes: int) -> SilentServer:
+def admit(
+    counting: Counting,
+    limit: int,
+    *,
+    offsets: list[float],
+    minutes: int,
+    **options: float,
+) -> SilentServer:
     """Processes that begin at these times, on a machine that has been up for days."""
-    server, up = SilentServer(a_minute=limit, counting=counting, asks_to_wait=1.0), 1e6
+    server, up = SilentServer(a_minute=limit, counting=counting, asks_to_wait=1.0, **options), 1e6  # pyright: ignore[reportArgumentType]  # numbers
     ends = up + 60.0 * minutes
     works = [Work(server=server, prompts=10**6, until=ends, starts=offset) for offset in offsets]
 
@@ -77,6 +84,21 @@ def test_a_rate_that_only_refusals_reveal(
     server = admit(counting, limit, offsets=offsets, minutes=5)
     assert server.received - server.refused >= 0.95 * limit * 5
     assert server.refused <= 0.06 * server.received
+
+
+@pytest.mark.parametrize("counting", ["fixed", "sliding", "bucket"])
+@pytest.mark.parametrize("limit", [60, 240])
+@pytest.mark.parametrize("mean_seconds", [0.5, 5.0])
+@pytest.mark.parametrize("round_trip", [0.2, 0.5, 1.0])
+def test_refusals_may_take_long_to_come_back(
+    counting: Counting, limit: int, mean_seconds: float, round_trip: float
+) -> None:
+    """Several more are sent meanwhile. Ten minutes: 95% is used, and 15% are refused at most."""
+    server = admit(
+        counting, limit, offsets=[0.0], minutes=10, mean_seconds=mean_seconds, round_trip=round_trip
+    )
+    assert server.received - server.refused >= 0.95 * limit * 10
+    assert server.refused <= 0.15 * server.received
 
 
 @pytest.mark.parametrize("counting", ["fixed", "sliding", "bucket"])
