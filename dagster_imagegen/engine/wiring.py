@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import random
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -191,6 +192,7 @@ class Wiring:
             max_pause_seconds=settings.retry.max_wait_seconds,
             clock=asyncio.get_running_loop().time,
             sleep=asyncio.sleep,
+            worked=time.process_time,
         )
 
     def record_writer(self, identity: Identity) -> RecordWriter:

@@ -61,11 +61,13 @@ class Slot:
     Attributes:
         number: Counts from 1.
         sent_at: By the pacer's clock.
+        worked: How long this process had been at work itself by then.
         open_then: How many requests were open, with this one.
     """
 
     number: int
     sent_at: float
+    worked: float = 0.0
     open_then: int = 0
 
 
@@ -93,6 +95,8 @@ class Pacer:
         max_pause_seconds: The longest pause that the endpoint may ask for.
         clock: Gives seconds.
         sleep: Waits for a number of seconds.
+        worked: For how many seconds this process has been at work itself. An answer that waits for
+            it is not slow.
     """
 
     def __init__(
@@ -104,12 +108,14 @@ class Pacer:
         max_pause_seconds: float = math.inf,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        worked: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._gap_seconds = 60.0 / requests_per_minute if requests_per_minute else 0.0
         self._pace = pace or Pace()
         self._max_pause_seconds = max_pause_seconds
         self._clock = clock
         self._sleep = sleep
+        self._worked = worked
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
         self._open: dict[int, Slot] = {}
@@ -180,7 +186,7 @@ class Pacer:
         self._climb.answered(
             slot.number,
             open_then=slot.open_then,
-            seconds=now - slot.sent_at,
+            seconds=max(0.0, now - slot.sent_at - (self._worked() - slot.worked)),
             newest=self._newest.number,
             now=now,
         )
@@ -260,7 +266,12 @@ class Pacer:
     def _take(self) -> Slot:
         now = self._clock()
         open_then = self.in_flight + 1
-        slot = Slot(number=self._newest.number + 1, sent_at=now, open_then=open_then)
+        slot = Slot(
+            number=self._newest.number + 1,
+            sent_at=now,
+            worked=self._worked(),
+            open_then=open_then,
+        )
         self._newest = self._open[slot.number] = slot
         self._climb.sent(open_now=self.in_flight, now=now)
         self._window.sent(now)

@@ -184,6 +184,31 @@ def test_without_a_limit_everything_is_used_soon() -> None:
     assert seconds < 1.4 * 300 * 30 / 64
 
 
+def test_answers_that_wait_for_this_process_are_not_slow() -> None:
+    """Its one core takes 2.6 ms for each: it is kept busy, whatever number is open for that."""
+
+    async def main() -> tuple[float, int]:
+        loop = asyncio.get_running_loop()
+        core, chance, worked = asyncio.Lock(), random.Random(1), 0.0
+        pacer = Pacer(max_concurrency=128, clock=loop.time, worked=lambda: worked)
+
+        async def one() -> None:
+            nonlocal worked
+            slot = await pacer.acquire()
+            await asyncio.sleep(0.1 * chance.uniform(0.9, 1.1))
+            async with core:
+                await asyncio.sleep(0.0026)
+                worked += 0.0026
+            pacer.release(slot, ACCEPTED)
+
+        await asyncio.gather(*(one() for _ in range(1_500)))
+        return loop.time(), pacer.limit
+
+    seconds, limit = run_virtual(main())
+    assert limit == 128
+    assert seconds < 1.25 * 1_500 * 0.0026
+
+
 def test_max_concurrency_is_never_exceeded() -> None:
     """It is a cap, whatever the server would take."""
     most = 0
