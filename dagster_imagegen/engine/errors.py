@@ -196,8 +196,8 @@ def abbreviate(value: object) -> str:
     return f"{text[:half]}…{text[-half:]}"
 
 
-# A password has any characters, so that it ends at the last @. A drive of Windows has no user.
-# What is a port, or of an ARN or an IPv6 address, is none.
+# A password can have any character, so that it ends at the last @. No password is what follows the
+# colon of a port, of a Windows drive, of an ARN or of an IPv6 address.
 _PASSWORD = re.compile(
     r"(?:^(?![\w+.:-]*://)(?:https?//)?|^//|://)(?![A-Za-z]:[\\/]|arn:)[^/:@\[]*(?=:(?!\d{1,5}[/?#]).*@)",
     re.DOTALL,

@@ -23,8 +23,8 @@ class Suspicion:
     """The suspicion that a rate is used up. Requests have numbers, which count up from 1."""
 
     def __init__(self) -> None:
-        self._latest: list[int] = []  # refused requests in order,
-        self._before = self._now = _Level()  # the suspicion before these, and after them
+        self._latest: list[int] = []  # the refused requests with the highest numbers, in order
+        self._before = self._now = _Level()  # the suspicion before them, and after them
 
     @property
     def is_sure(self) -> bool:

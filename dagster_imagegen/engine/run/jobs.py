@@ -120,7 +120,7 @@ class Jobs:
         return sum(each.known is None and each.unresolved.count > 0 for each in judged)
 
     @property
-    def unknown(self) -> Iterator[int]:
+    def places_to_send(self) -> Iterator[int]:
         """The places of those that a request is to be sent for."""
         judged = self._judged
         return (at for at in range(len(self)) if at not in judged or judged[at].known is None)
@@ -131,7 +131,7 @@ class Jobs:
 
         Jobs cost the same if they differ in nothing but a prompt of as many bytes.
         """
-        sent = pa.array(self.unknown, pa.int64())
+        sent = pa.array(self.places_to_send, pa.int64())
         images = self._images.take(sent)
         lengths = pc.binary_length(self._prompts.of_images("prompt"))
         settings = self._prompts.of_images("settings")

@@ -241,7 +241,7 @@ async def plan_as_writer(
     On object stores only a writer can tell who is dead, so where an attempt was left open, this
     one opens first and then plans again. Otherwise what was in flight when a run died would be
     requested again by that run's own retry. With nothing to send it opens where anything is left,
-    to publish what the dead had on record, and to delete what they did not come to use. A writer
+    to publish what the dead had on record, and to delete journals that they never used. A writer
     that has opened for an earlier pass finds who has died since when an image of theirs is wanted.
     """
     was_open = writer.is_open
@@ -254,7 +254,7 @@ async def plan_as_writer(
     if plan.to_send:
         left = any(attempt.result is None for attempt in record.open_attempts)
     else:
-        # Where nothing may be deleted, it would itself leave a journal that was not used.
+        # Where nothing may be deleted, it would itself leave a journal that it never used.
         left = any(used or writer.deletes for used in record.unpublished.values())
     if not left:
         return plan

@@ -202,7 +202,7 @@ class Queue:
         self._jobs = jobs
         self._rng = rng
         self._probes = probes
-        self._untried = deque(jobs.unknown)
+        self._untried = deque(jobs.places_to_send)
         """By their place among the jobs: each is an object from when it is taken."""
         self._begun: dict[int, Wanted] = {}
         """Those of the untried that were taken already, and had to wait."""
