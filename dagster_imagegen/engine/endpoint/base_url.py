@@ -14,6 +14,13 @@ from dagster_imagegen.engine.errors import ConfigurationError, holds_password, w
 PATH = "/images/generations"
 WORD_CHARACTERS = 8  # a shorter value of an extra header is a word, not a secret
 DEFAULT_PORTS = {"http": 80, "https": 443}
+HEADERS = {
+    "accept": "*/*",
+    "accept-encoding": "identity",
+    "connection": "keep-alive",
+    "user-agent": "dagster-imagegen",
+}
+"""Of each request."""
 TELLING_CHARACTERS = 12  # the beginning of a secret, from this length on, is secret as well
 
 
@@ -122,7 +129,7 @@ class QuietURL(httpx.URL):
 
 def request_headers(api_key: str | None, extra: Mapping[str, str]) -> httpx.Headers:
     """The headers of a request. Raises ConfigurationError if one is not valid."""
-    headers = httpx.Headers({"content-type": "application/json", "accept": "*/*"})
+    headers = httpx.Headers({**HEADERS, "content-type": "application/json"})
     if api_key and api_key.strip():
         if problem := _problem_of_key(api_key.strip()):
             raise ConfigurationError(

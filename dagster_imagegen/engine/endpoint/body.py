@@ -7,6 +7,7 @@ read in events.py, while they come.
 import re
 import zlib
 from collections.abc import AsyncGenerator, Mapping
+from typing import cast
 
 import httpx
 import pybase64
@@ -64,7 +65,7 @@ async def unpacked(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     coding = response.headers.get("content-encoding", "").strip().lower() or "identity"
     unpack = None
     came = made = 0
-    async for chunk in response.aiter_raw():
+    async for chunk in cast("httpx.AsyncByteStream", response.stream):
         if not came and coding == "identity" and chunk.startswith(GZIP):
             coding = "gzip"  # A proxy has lost the header; no image begins like that.
         came += len(chunk)

@@ -13,7 +13,6 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any
 from urllib.request import getproxies
 
 import httpx
@@ -26,7 +25,7 @@ from dagster_imagegen.engine.endpoint.base_url import (
     request_headers,
 )
 from dagster_imagegen.engine.endpoint.body import read_body, read_cut_off
-from dagster_imagegen.engine.endpoint.connections import LIMITS, Connections, has_more
+from dagster_imagegen.engine.endpoint.connections import Connections
 from dagster_imagegen.engine.endpoint.delivery import Delivery, TooLarge
 from dagster_imagegen.engine.endpoint.download import (
     HomeNetworks,
@@ -37,9 +36,9 @@ from dagster_imagegen.engine.endpoint.download import (
 )
 from dagster_imagegen.engine.endpoint.events import begins_events, read_stream
 from dagster_imagegen.engine.endpoint.failures import CONNECTION_LOST, AnswerHead, Failure
+from dagster_imagegen.engine.endpoint.http11 import DirectTransport
 from dagster_imagegen.engine.endpoint.kinds import FailureKind
 from dagster_imagegen.engine.endpoint.models import ListedModel, models_url, read_models
-from dagster_imagegen.engine.endpoint.network import DirectTransport
 from dagster_imagegen.engine.endpoint.response import (
     Answer,
     AnswerContent,
@@ -102,25 +101,23 @@ class ImageClient:
         self._wall_clock = wall_clock
         self._transport = transport
         self._sleep = sleep
-        trust_env = not is_local(self._url)
         certificates = [os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
         tls = _tls(*certificates)
-        connect = functools.partial(
-            _client,
-            transport=transport,
-            verify=tls,
-            timeout=httpx.Timeout(
-                timeout_seconds, connect=CONNECT_SECONDS, write=WRITE_SECONDS, pool=None
-            ),
-            limits=LIMITS,
-            headers={"user-agent": "dagster-imagegen", "accept-encoding": "identity"},
+        self._timeout = httpx.Timeout(
+            timeout_seconds, connect=CONNECT_SECONDS, write=WRITE_SECONDS, pool=None
         )
-        self._direct = Connections(functools.partial(connect, trust_env=False))
-        self._connections = Connections(connect) if trust_env else self._direct
+        make = functools.partial(DirectTransport, tls=tls)
+        if transport is not None:
+            make = functools.partial(_SharedTransport, transport)
+        self._direct = self._connections = Connections(make)
+        proxies = {} if is_local(self._url) else getproxies()
+        if transport is None and proxies:
+            self._connections = Connections(functools.partial(_ProxiedTransport, tls))
         self._home = HomeNetworks(self._url, resolve)
         self._downloader = ImageDownloader(
             connections=self._connections,
             direct=self._direct,
+            proxies=proxies,
             endpoint=self._url,
             endpoint_headers=self._headers,
             max_body_bytes=max_body_bytes,
@@ -174,8 +171,10 @@ class ImageClient:
         delivery = self._delivery()
         try:
             async with (
-                self._connections.client() as http,
-                delivery.send(http, "GET", url, headers=self._headers) as response,
+                self._connections.transport() as http,
+                delivery.send(
+                    http, "GET", url, headers=self._headers, timeout=self._timeout
+                ) as response,
             ):
                 body = b"".join([chunk async for chunk in delivery.chunks(response)])
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, TooLarge) as error:
@@ -208,20 +207,24 @@ class ImageClient:
     ) -> tuple[AnswerHead, AnswerContent]:
         """Send a request and read its answer. Raises what httpx raises if no head comes."""
         content = json.dumps(request.body(), separators=(",", ":")).encode()
-        async with self._connections.client() as http:
-            async with delivery.send(
-                http, "POST", self._url, headers=self._headers, content=content
-            ) as response:
-                self._home.answered()
-                head = AnswerHead(
-                    http_status=response.status_code,
-                    headers=dict(response.headers),
-                    now=self._wall_clock(),
-                )
-                result = await self._result(response, head, delivery, on_partial)
-            if has_more(response):
-                await http.aclose()
-            return head, result
+        async with (
+            self._connections.transport() as http,
+            delivery.send(
+                http,
+                "POST",
+                self._url,
+                headers=self._headers,
+                timeout=self._timeout,
+                content=content,
+            ) as response,
+        ):
+            self._home.answered()
+            head = AnswerHead(
+                http_status=response.status_code,
+                headers=dict(response.headers),
+                now=self._wall_clock(),
+            )
+            return head, await self._result(response, head, delivery, on_partial)
 
     def _answer(self, head: AnswerHead, result: GeneratedImage | Failure) -> Answer:
         named = (head.headers.get(name) for name in REQUEST_ID_HEADERS)
@@ -322,29 +325,8 @@ UNDELIVERED = (
 )
 
 
-def _client(
-    *,
-    transport: httpx.AsyncBaseTransport | None,
-    verify: ssl.SSLContext,
-    limits: httpx.Limits,
-    trust_env: bool = True,
-    **settings: Any,
-) -> httpx.AsyncClient:
-    """A client of httpx; through a proxy, where the environment names any, with its own transport.
-
-    With a transport of ours httpx would not look for proxies.
-    """
-    own = transport and _SharedTransport(transport)
-    if own is None and not (trust_env and getproxies()):
-        own = DirectTransport(tls=verify, limits=limits)
-    return _Client(transport=own, verify=verify, limits=limits, trust_env=trust_env, **settings)
-
-
 class _NoCookies(httpx.Cookies):
-    """Takes none: a cookie goes to every port of a host, whoever answers there.
-
-    To look for one in an answer would take more time than to read the answer's head.
-    """
+    """Takes none: a cookie goes to every port of a host, whoever answers there."""
 
     def extract_cookies(self, response: httpx.Response) -> None:
         pass
@@ -357,6 +339,24 @@ class _Client(httpx.AsyncClient):
 
 
 _NO_COOKIES = _NoCookies()
+
+
+class _ProxiedTransport(httpx.AsyncBaseTransport):
+    """httpx's own client, which asks the proxies that the environment names.
+
+    No connection is used twice: of bytes behind an answer, which would be the next one, httpx tells
+    nothing.
+    """
+
+    def __init__(self, tls: ssl.SSLContext) -> None:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        self._client = _Client(verify=tls, limits=limits)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._client.send(request, stream=True, auth=None)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
 
 
 class _SharedTransport(httpx.AsyncBaseTransport):

@@ -13,13 +13,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import proxy_bypass
 
 import httpx
 
-from dagster_imagegen.engine.endpoint.base_url import QuietURL
+from dagster_imagegen.engine.endpoint.base_url import HEADERS, QuietURL
 from dagster_imagegen.engine.endpoint.body import unpacked
-from dagster_imagegen.engine.endpoint.connections import Connections, has_more
+from dagster_imagegen.engine.endpoint.connections import Connections
 from dagster_imagegen.engine.endpoint.failures import Failure
 from dagster_imagegen.engine.endpoint.response import (
     GeneratedImage,
@@ -52,12 +52,13 @@ async def resolve_name(host: str, port: int) -> Sequence[str]:
 class ImageDownloader:
     """Fetches the image where an endpoint answers with a link.
 
-    `connections` go through a proxy where there is one, `direct` never does; they are the same
-    object if the endpoint is on this machine.
+    `connections` go through a proxy where `proxies` has one, by its scheme or "all"; `direct` never
+    does.
     """
 
     connections: Connections
     direct: Connections
+    proxies: Mapping[str, str]
     endpoint: httpx.URL  # to which a link can be relative
     endpoint_headers: Mapping[str, str]  # with the key
     max_body_bytes: int
@@ -125,23 +126,20 @@ class ImageDownloader:
         raise _NotThereYet(f"{type(problem).__name__} {problem}".strip()) from problem
 
     async def _ask(self, route: "_Route", url: httpx.URL) -> bytes | httpx.URL:
-        async with route.connections.client() as http:
-            asked = http.build_request(
-                "GET",
-                route.url,
-                headers=route.headers,
-                timeout=TIMEOUT,
-                extensions=dict(route.extensions),
-            )
-            asked.url = QuietURL(asked.url)  # Who has a signed link has the image.
-            response = await http.send(asked, stream=True, auth=None)
-            async with contextlib.aclosing(response):
-                if response.has_redirect_location:
-                    return url.join(response.headers["location"])
-                data = await self._body(response)
-            if has_more(response):
-                await http.aclose()
-            return data
+        asked = httpx.Request(
+            "GET",
+            route.url,
+            headers={**HEADERS, **route.headers},
+            extensions={"timeout": TIMEOUT.as_dict(), **route.extensions},
+        )
+        asked.url = QuietURL(asked.url)  # Who has a signed link has the image.
+        async with (
+            route.connections.transport() as http,
+            contextlib.aclosing(await http.handle_async_request(asked)) as response,
+        ):
+            if response.has_redirect_location:
+                return url.join(response.headers["location"])
+            return await self._body(response)
 
     async def _routes_to(self, url: httpx.URL) -> "Sequence[_Route]":
         """How to get `url`: with the key from the endpoint itself, without it from anybody else."""
@@ -165,8 +163,8 @@ class ImageDownloader:
 
     async def _allowed_addresses(self, url: httpx.URL) -> Sequence[str] | None:
         """The addresses to connect to; None where a proxy connects, and looks names up."""
-        proxies = {} if self.connections is self.direct else getproxies()
-        proxied = bool(proxies.get(url.scheme) or proxies.get("all")) and not proxy_bypass(url.host)
+        proxy = self.proxies.get(url.scheme) or self.proxies.get("all")
+        proxied = bool(proxy) and not proxy_bypass(url.host)
         try:
             addresses = await addresses_of(url, self.resolve)
         except OSError as error:

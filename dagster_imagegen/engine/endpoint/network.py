@@ -1,24 +1,32 @@
-"""The connections of httpx's own transport, over asyncio itself.
+"""Connections over asyncio itself, with httpx's errors: bytes are written, and read as they come.
 
 httpx reads through anyio, in pieces of 64 KB, each of which costs some ten calls, a timer and two
 switches of tasks; an answer with an image has dozens of pieces. Here a read takes all that has
-come. Everything else stays httpx's and httpcore's: the protocol, TLS, pools, and their errors.
+come.
 """
 
 import asyncio
+import contextlib
 import select
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar, cast
 
-import httpcore
 import httpx
 
 HELD_BYTES = 1024 * 1024
 """How much may have come before it is read; then the other side has to wait."""
 HAPPY_EYEBALLS_SECONDS = 0.25
+# A request is silent for minutes, and what stands between forgets a silent connection: then the
+# answer never arrives, and nobody notices. A probe each half minute is answered by the system.
+PROBES = {
+    "TCP_KEEPIDLE": 30,  # seconds; macOS calls it
+    "TCP_KEEPALIVE": 30,
+    "TCP_KEEPINTVL": 30,
+    "TCP_KEEPCNT": 6,  # lost in a row: a network may be away for minutes
+}
 T = TypeVar("T")
 
 
@@ -153,45 +161,50 @@ async def _given_up(task: "asyncio.Task[T]", in_vain: Callable[[T], None] | None
         in_vain(task.result())
 
 
-class Stream(httpcore.AsyncNetworkStream):
+class Stream:
     """One connection."""
 
     def __init__(self, received: _Bytes, transport: _Transport) -> None:
         self._received = received
         self._transport = transport
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """The next bytes, also more than `max_bytes`; none at the end of the connection."""
+    async def read(self, seconds: float | None) -> bytes:
+        """The next bytes, as many as have come; none at the end of the connection.
+
+        Raises `httpx.ReadTimeout` after `seconds`, and `httpx.ReadError`.
+        """
         received = self._received
         if not received.arrived:
             try:
-                await received.wait_for_bytes(timeout)
+                await received.wait_for_bytes(seconds)
             except TimeoutError as error:
-                raise httpcore.ReadTimeout(error) from error
+                raise httpx.ReadTimeout(f"silent for {seconds:g} s") from error
         if received.arrived:
             return received.take()
         if received.error is not None:
-            raise httpcore.ReadError(received.error) from received.error
+            raise httpx.ReadError(str(received.error)) from received.error
         return b""
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Hand bytes to the system; waits while too many of them are not sent."""
-        if not buffer:
-            return
+    async def write(self, data: bytes, seconds: float | None) -> None:
+        """Hand bytes to the system; waits while too many of them are not sent.
+
+        Raises `httpx.WriteTimeout` after `seconds`, and `httpx.WriteError`.
+        """
         error = self._received.error
         if error is not None or self._transport.is_closing():
-            raise httpcore.WriteError(error or "the connection is closed") from error
-        self._transport.write(buffer)
+            raise httpx.WriteError(str(error or "the connection is closed")) from error
+        self._transport.write(data)
         try:
-            await self._received.wait_for_room(timeout)
+            await self._received.wait_for_room(seconds)
         except TimeoutError as late:
-            raise httpcore.WriteTimeout(late) from late
-        if self._received.error is not None:
-            raise httpcore.WriteError(self._received.error) from self._received.error
+            raise httpx.WriteTimeout(f"not sent within {seconds:g} s") from late
+        error = self._received.error
+        if error is not None:
+            raise httpx.WriteError(str(error)) from error
 
     async def aclose(self) -> None:
         """Close it; what is in the buffers is not sent any more."""
-        if isinstance(self.get_extra_info("ssl_object"), ssl.SSLObject):
+        if self._tls is not None:
             self._transport.close()  # With TLS, the other side is told.
             await asyncio.sleep(0)
         self._transport.abort()
@@ -201,53 +214,68 @@ class Stream(httpcore.AsyncNetworkStream):
         self._transport.abort()
 
     async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
+        self, context: ssl.SSLContext, *, server_hostname: str, seconds: float | None
     ) -> "Stream":
-        """The same connection, encrypted from here on."""
+        """The same connection, encrypted from here on.
+
+        Raises `httpx.ConnectTimeout` after `seconds`, and `httpx.ConnectError`.
+        """
         if self._received.arrived or self._received.ended:
             self._transport.abort()
-            raise httpcore.ConnectError("this is no server of TLS: it spoke first, or hung up")
+            raise httpx.ConnectError("this is no server of TLS: it spoke first, or hung up")
         received = _Bytes()
         try:
             transport = await _within(
-                timeout,
+                seconds,
                 asyncio.get_running_loop().start_tls(
                     cast("asyncio.Transport", self._transport),
                     received,
-                    ssl_context,
+                    context,
                     server_hostname=server_hostname,
                 ),
             )
         except TimeoutError as error:
             self._transport.abort()
-            raise httpcore.ConnectTimeout(error) from error
+            raise httpx.ConnectTimeout(f"no handshake within {seconds:g} s") from error
         except OSError as error:  # Also those of TLS.
             self._transport.abort()
-            raise httpcore.ConnectError(error) from error
+            raise httpx.ConnectError(str(error)) from error
         except BaseException:
             self._transport.abort()
             raise
         if transport is None:
-            raise httpcore.ConnectError("the connection was closed")
+            raise httpx.ConnectError("the connection was closed")
         received.connection_made(transport)
         return Stream(received, cast("_Transport", transport))
 
-    def get_extra_info(self, info: str) -> Any:
-        """What httpcore asks for: `is_readable` of an idle one means that it was closed."""
-        if info == "is_readable":
-            received = self._received
-            return bool(received.arrived) or received.ended or _is_readable(self._socket)
-        if info == "socket":
-            return self._socket
-        names = {"client_addr": "sockname", "server_addr": "peername", "ssl_object": "ssl_object"}
-        return self._transport.get_extra_info(names[info]) if info in names else None
+    @property
+    def is_silent(self) -> bool:
+        """Whether it is open and nothing has come that was not read.
+
+        Of an idle one anything else is its end, or bytes behind an answer, and the next answer
+        would be those.
+        """
+        received = self._received
+        return not (
+            received.arrived
+            or received.ended
+            or self._transport.is_closing()
+            or _is_readable(self._transport.get_extra_info("socket"))
+            or self._has_more_of_tls()
+        )
+
+    def _has_more_of_tls(self) -> bool:
+        """Whether there is more in a record that was received with what was read."""
+        try:
+            return self._tls is not None and self._tls.read(1) is not None  # Or the end of it.
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError:
+            return True
 
     @property
-    def _socket(self) -> Any:
-        return self._transport.get_extra_info("socket")
+    def _tls(self) -> Any:
+        return self._transport.get_extra_info("ssl_object")
 
 
 def _is_readable(connection: Any) -> bool:
@@ -262,53 +290,31 @@ def _is_readable(connection: Any) -> bool:
     return bool(polled.poll(0))
 
 
-class Backend(httpcore.AsyncNetworkBackend):
-    """Opens connections, as browsers do: over IPv6 and IPv4 at nearly the same time."""
+async def connect(host: str, port: int, *, seconds: float | None) -> Stream:
+    """Open a connection as browsers do: over IPv6 and IPv4 at nearly the same time.
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> Stream:
-        """A connection. Raises `httpcore.ConnectError` or `ConnectTimeout`."""
-        loop = asyncio.get_running_loop()
-        try:
-            transport, received = await _within(
-                timeout,
-                loop.create_connection(
-                    _Bytes,
-                    host,
-                    port,
-                    local_addr=None if local_address is None else (local_address, 0),
-                    happy_eyeballs_delay=HAPPY_EYEBALLS_SECONDS,
-                ),
-                in_vain=lambda made: made[0].abort(),
-            )
-        except TimeoutError as error:
-            raise httpcore.ConnectTimeout(error) from error
-        except OSError as error:
-            raise httpcore.ConnectError(error) from error
-        for option in socket_options or ():
-            cast("socket.socket", transport.get_extra_info("socket")).setsockopt(*option)
-        return Stream(received, cast("_Transport", transport))
-
-    async def sleep(self, seconds: float) -> None:
-        """Between tries to connect, of which there are none here."""
-        await asyncio.sleep(seconds)
-
-
-class DirectTransport(httpx.AsyncHTTPTransport):
-    """httpx's own transport, without a proxy, over `Backend`."""
-
-    def __init__(self, *, tls: ssl.SSLContext, limits: httpx.Limits) -> None:
-        super().__init__(verify=tls, limits=limits)
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=tls,
-            max_connections=limits.max_connections,
-            max_keepalive_connections=limits.max_keepalive_connections,
-            keepalive_expiry=limits.keepalive_expiry,
-            network_backend=Backend(),
+    Raises `httpx.ConnectTimeout` after `seconds`, and `httpx.ConnectError`.
+    """
+    try:
+        transport, received = await _within(
+            seconds,
+            asyncio.get_running_loop().create_connection(
+                _Bytes, host, port, happy_eyeballs_delay=HAPPY_EYEBALLS_SECONDS
+            ),
+            in_vain=lambda made: made[0].abort(),
         )
+    except TimeoutError as error:
+        raise httpx.ConnectTimeout(f"no connection within {seconds:g} s") from error
+    except OSError as error:
+        raise httpx.ConnectError(str(error)) from error
+    keep_alive(transport.get_extra_info("socket"))
+    return Stream(received, cast("_Transport", transport))
+
+
+def keep_alive(connection: Any) -> None:
+    """Have the system probe a socket that is silent."""
+    with contextlib.suppress(OSError, AttributeError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in PROBES.items():
+            if hasattr(socket, name):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

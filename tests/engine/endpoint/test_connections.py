@@ -6,7 +6,6 @@ import gc
 import ipaddress
 import ssl
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from dagster_imagegen.engine.endpoint import client as client_module
 from dagster_imagegen.engine.endpoint import connections as connections_module
 from dagster_imagegen.engine.endpoint.client import ImageClient
-from dagster_imagegen.engine.endpoint.connections import KEEPALIVE_SECONDS, LIMITS, Connections
+from dagster_imagegen.engine.endpoint.connections import KEEPALIVE_SECONDS, Connections
 from dagster_imagegen.engine.endpoint.response import Failure, FailureKind, GeneratedImage
 from tests.engine.endpoint.peer import (
     ANSWER,
@@ -115,45 +113,48 @@ def test_the_connection_last_used_is_the_next_one() -> None:
     assert len(set(asyncio.run(run()))) == 1
 
 
-@pytest.mark.parametrize(("more_seconds", "connections"), [(-0.1, 1), (0.1, 2)])
+class Nowhere(httpx.AsyncBaseTransport):
+    """Sends nothing, and knows whether it is closed."""
+
+    is_closed = False
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+@pytest.mark.parametrize(("more_seconds", "is_same"), [(-0.1, True), (0.1, False)])
 def test_an_idle_connection_is_used_for_a_second(
-    more_seconds: float, connections: int, monkeypatch: pytest.MonkeyPatch
+    more_seconds: float, is_same: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Common servers hang up after five; a request that met that would be lost.
+    """Common servers hang up after five; a request that met that would be lost."""
+    monkeypatch.setattr(connections_module, "KEEPALIVE_SECONDS", KEEPALIVE_SECONDS)
+    now = 0.0
 
-    The clock of this process stands still, but for the time in which the connection is idle.
-    """
-    monkeypatch.setattr(client_module, "LIMITS", LIMITS)
-    now = time.monotonic()
-
-    async def run() -> int:
+    async def run() -> None:
         nonlocal now
-        async with Peer([says(http())]).serve() as peer, client_of(peer) as client:
-            await together(client, 1)
-            now += KEEPALIVE_SECONDS + more_seconds
-            await together(client, 1)
-            return peer.connections
+        connections = Connections(Nowhere, clock=lambda: now)
+        async with connections.transport() as first:
+            now += 60.0  # An answer takes its time.
+        now += KEEPALIVE_SECONDS + more_seconds
+        async with connections.transport() as second:
+            assert (second is first) == is_same
 
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    try:
-        assert asyncio.run(run()) == connections
-    finally:
-        monkeypatch.undo()
+    asyncio.run(run())
 
 
 def test_what_nobody_used_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not only passed over: after a burst its connections do not stay open."""
     monkeypatch.setattr(connections_module, "KEEPALIVE_SECONDS", KEEPALIVE_SECONDS)
     now = 0.0
-    made: list[httpx.AsyncClient] = []
+    made: list[Nowhere] = []
 
-    def make() -> httpx.AsyncClient:
-        made.append(httpx.AsyncClient(verify=False))
+    def make() -> Nowhere:
+        made.append(Nowhere())
         return made[-1]
 
     async def burst(connections: Connections, size: int) -> None:
         if size:
-            async with connections.client():
+            async with connections.transport():
                 await burst(connections, size - 1)
 
     async def run() -> None:
@@ -162,12 +163,12 @@ def test_what_nobody_used_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
         await burst(connections, 4)
         now = KEEPALIVE_SECONDS
         await burst(connections, 2)
-        assert [client.is_closed for client in made] == [False] * 4
+        assert [each.is_closed for each in made] == [False] * 4
         now += 0.1
         await burst(connections, 1)
-        assert sum(client.is_closed for client in made) == 2
+        assert sum(each.is_closed for each in made) == 2
         await connections.aclose()
-        assert all(client.is_closed for client in made)
+        assert all(each.is_closed for each in made)
 
     asyncio.run(run())
     assert len(made) == 4
@@ -175,20 +176,20 @@ def test_what_nobody_used_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_was_broken_off_is_closed() -> None:
     """Whatever state its connection is in, nobody gets it after the one who left it."""
-    made: list[httpx.AsyncClient] = []
+    made: list[Nowhere] = []
 
-    def make() -> httpx.AsyncClient:
-        made.append(httpx.AsyncClient(verify=False))
+    def make() -> Nowhere:
+        made.append(Nowhere())
         return made[-1]
 
     async def run() -> None:
         connections = Connections(make)
         with pytest.raises(asyncio.CancelledError):
-            async with connections.client():
+            async with connections.transport():
                 raise asyncio.CancelledError
         assert made[0].is_closed
-        async with connections.client() as client:
-            assert client is made[1]
+        async with connections.transport() as transport:
+            assert transport is made[1]
         await connections.aclose()
 
     asyncio.run(run())
@@ -200,8 +201,8 @@ def has_ended(client: ImageClient) -> bool:
     if not kept:
         return True
     _, idle = kept[-1]
-    pool: Any = getattr(idle._transport, "_pool")  # noqa: B009  # pyright: ignore[reportPrivateUsage]  # httpx's
-    return not pool.connections or pool.connections[0].has_expired()
+    connection: Any = getattr(idle, "_connection")  # noqa: B009  # a transport of any kind
+    return not connection.is_free
 
 
 def test_a_connection_that_was_closed_while_idle_loses_no_request() -> None:

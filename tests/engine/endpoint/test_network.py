@@ -19,7 +19,7 @@ import pytest
 from dagster_imagegen.engine.endpoint.client import ImageClient
 from dagster_imagegen.engine.endpoint.failures import Failure
 from dagster_imagegen.engine.endpoint.kinds import FailureKind
-from dagster_imagegen.engine.endpoint.network import Backend
+from dagster_imagegen.engine.endpoint.network import connect
 from dagster_imagegen.engine.endpoint.response import Answer, GeneratedImage
 from tests.engine.endpoint.peer import (
     ANSWER,
@@ -311,7 +311,7 @@ def test_a_cancelled_connection_is_cancelled() -> None:
         servers.append(server.sockets[0].getsockname())
         ignored: list[int] = []
         for moment in range(30):
-            task = asyncio.create_task(Backend().connect_tcp(*servers[0], timeout=60))
+            task = asyncio.create_task(connect(*servers[0], seconds=60))
             for _ in range(moment):
                 await asyncio.sleep(0)
             in_time = task.cancel()
