@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,13 +29,13 @@ def run_load(
     names = [name for name in load.contestants if name in only]
     runs: dict[str, list[Mapping[str, float]]] = {name: [] for name in names}
     failed: dict[str, str] = {}
-    with endpoint() as address:
+    with endpoint() as address, tempfile.TemporaryDirectory(prefix="imagegen-bench-") as folder:
         for turn in range(rounds):
             for name in names:
                 if name in failed:
                     continue
                 try:
-                    measured = run_contestant(contestants[name], load, address)
+                    measured = run_contestant(contestants[name], load, address, Path(folder))
                 except Failed as error:
                     failed[name] = str(error)
                     say(f"{load.name} {turn + 1}/{rounds} {name}: failed: {error}")

@@ -93,11 +93,18 @@ def run_program(command: list[str]) -> Mapping[str, float]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def run_contestant(contestant: Contestant, load: Load, address: str) -> Mapping[str, float]:
-    """One run of a contestant, into a folder that is deleted afterwards."""
+def run_contestant(
+    contestant: Contestant, load: Load, address: str, folder: Path
+) -> Mapping[str, float]:
+    """One run of a contestant, into a new folder in `folder`; its files are emptied afterwards.
+
+    They are not deleted: for minutes after that some filesystems (ext4 without a journal) search
+    long for each new file, and whose turn is next would pay for it.
+    """
     name, *arguments = contestant.command
     base_url = f"{address}/{load.size_bytes}/{load.milliseconds}/v1"
-    with tempfile.TemporaryDirectory(prefix="imagegen-bench-") as folder:
+    images = Path(tempfile.mkdtemp(dir=folder)) / "images"
+    try:
         measured = run_program(
             [
                 str(python_of(contestant)),
@@ -106,10 +113,14 @@ def run_contestant(contestant: Contestant, load: Load, address: str) -> Mapping[
                 *("--base-url", base_url),
                 *("--images", str(load.images)),
                 *("--in-flight", str(load.in_flight)),
-                *("--folder", str(Path(folder) / "images")),
+                *("--folder", str(images)),
                 *("--size-bytes", str(load.size_bytes)),
             ]
         )
+    finally:
+        for file in images.rglob("*"):
+            if file.is_file():
+                os.truncate(file, 0)
     return {
         **measured,
         "images_per_second": load.images / measured["seconds"],

@@ -312,7 +312,9 @@ async def _with_start(
 @functools.cache
 def _tls(*certificates: str | None) -> ssl.SSLContext:
     """The trusted certificates; cached, because reading them takes a tenth of a second."""
-    return httpx.create_ssl_context()
+    context = httpx.create_ssl_context()
+    context.set_alpn_protocols(["http/1.1"])  # Otherwise some servers speak HTTP/2 at once.
+    return context
 
 
 UNDELIVERED = (

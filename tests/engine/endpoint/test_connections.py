@@ -457,3 +457,29 @@ def test_every_connection_verifies_who_answers(
     else:
         assert [result.kind for result in results] == [FailureKind.UNREACHABLE] * 3
         assert not peer.received
+
+
+def test_the_server_is_told_which_protocol_is_spoken(
+    tmp_path: Path, proxied: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that would choose HTTP/2 chooses what is understood here."""
+    path = certificate(tmp_path)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(path)
+    tls.set_alpn_protocols(["h2", "http/1.1"])
+    proxied()
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    chosen: list[str | None] = []
+
+    async def tells(writer: asyncio.StreamWriter) -> None:
+        chosen.append(writer.get_extra_info("ssl_object").selected_alpn_protocol())
+        await says(http())(writer)
+
+    async def run() -> None:
+        async with Peer([tells], tls=tls).serve() as peer:
+            base_url = peer.root.replace("127.0.0.1", "0.0.0.0")
+            async with client_of(peer, base_url=base_url) as client:
+                await together(client, 1)
+
+    asyncio.run(run())
+    assert chosen == ["http/1.1"]
