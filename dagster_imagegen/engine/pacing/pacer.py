@@ -18,7 +18,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from dagster_imagegen.engine.pacing.climb import IN_A_ROW, Climb
@@ -158,9 +158,13 @@ class Pacer:
                 await self._changed_within(delay)
             raise NotWanted
 
+    def sending(self, slot: Slot) -> None:
+        """The request is sent only now: what it took to put it on record is no part of its time."""
+        self._open[slot.number] = replace(slot, sent_at=self._clock(), worked=self._worked())
+
     def release(self, slot: Slot, signal: Signal) -> None:
         """Give a slot back, with what the answer says about speed."""
-        del self._open[slot.number]
+        slot = self._open.pop(slot.number)
         now = self._clock()
         if signal.outcome == "accepted":
             self._accepted(slot, now)

@@ -193,6 +193,7 @@ class Sender:
         """Send once. Pacer and breaker learn from the answer before it is put on record."""
         context, request = self._context, job.request
         signal = Signal(outcome="unclear")
+        context.pacer.sending(claim.slot)
         try:
             answer = await context.endpoint.send(request, on_partial=context.on_partial)
             # In an outage failures say nothing about how much the endpoint takes in good health.

@@ -209,6 +209,28 @@ def test_answers_that_wait_for_this_process_are_not_slow() -> None:
     assert seconds < 1.25 * 1_500 * 0.0026
 
 
+def test_what_the_record_takes_is_no_part_of_an_answer() -> None:
+    """Requests wait for their turn on the disk, the longer the more there are."""
+
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        disk, chance = asyncio.Lock(), random.Random(1)
+        pacer = Pacer(max_concurrency=128, clock=loop.time)
+
+        async def one() -> None:
+            slot = await pacer.acquire()
+            async with disk:
+                await asyncio.sleep(0.005)
+            pacer.sending(slot)
+            await asyncio.sleep(0.1 * chance.uniform(0.9, 1.1))
+            pacer.release(slot, ACCEPTED)
+
+        await asyncio.gather(*(one() for _ in range(1_500)))
+        return pacer.limit
+
+    assert run_virtual(main()) == 128
+
+
 def test_max_concurrency_is_never_exceeded() -> None:
     """It is a cap, whatever the server would take."""
     most = 0
