@@ -190,6 +190,7 @@ class Wiring:
             requests_per_minute=settings.requests_per_minute,
             pace=OF_THIS_PROCESS.of(endpoint_name(settings.base_url), settings.api_key),
             max_pause_seconds=settings.retry.max_wait_seconds,
+            timeout_seconds=settings.timeout_seconds,
             clock=asyncio.get_running_loop().time,
             sleep=asyncio.sleep,
             worked=time.process_time,

@@ -5,10 +5,13 @@ import math
 from dagster_imagegen.engine.pacing.slowing import Slowing
 
 START = 4  # requests at once, before anything is known
-TIMES = 4  # as many as were answered unslowed may be open: a timeout is longer than 4 images
+BLIND = 15  # the most before the first answers; fewer if the timeout is short
+BLIND_IMAGE_SECONDS = 40.0  # of an image then: made one by one, all of them come in time
+TIMES = 4  # as many as were answered unslowed may be open,
+TIMES_MOST = 8  # and up to as many, if even a server that queues answers them in time:
+IN_TIME = 0.5  # of the timeout
 UNSURE_TIMES = 1.5  # while it is not clear that they were not slowed
 SPREAD_SECONDS = 0.3  # over the height is between steps up; refusals, back within 0.1 s, stop them
-BLIND_SECONDS = 0.2  # times the height is between steps up, before answers tell anything
 QUIET_SECONDS = 2.0  # without a step after a fall; doubles with each fall from the same height
 QUIET_MAX_SECONDS = 120.0
 WAITS_OF_QUIET = 8  # times the wait that a refusal asks for: the dearer it is, the fewer are risked
@@ -20,25 +23,37 @@ IN_A_ROW = 5  # refusals of consecutive requests after a fall: the fall did not 
 class Climb:
     """The height, a number of open requests, rises while more open requests bring more answers.
 
-    It multiplies with each round of answers. It falls to what was open when a request is refused,
-    and to half of that when one times out behind others or answers slow down. From then on it goes
-    on in steps of one, two, four, each after the one before it was answered.
+    It multiplies with each round of answers, by less if the timeout is short: a server that queues
+    must still answer all in time. When a request is refused, the height falls to what the server
+    held. When one times out behind others, it falls to half. When answers slow down, it falls to
+    half, or to twice what was answered unslowed if that is less. From then on it rises in steps of
+    one, two, four, each after the one before it was answered.
 
     If refusals go on however far it falls, they have nothing to do with how many are open, and the
     climb goes on.
 
-    Measured: without a limit, 256 are open after 2.2 s with images of 0.5 s. One GPU with images of
-    0.4 s and a timeout of 3 s makes 40 of 40. Requests are identified by
-    their numbers, which count up as they are sent.
+    Measured: without a limit, 256 are open after 1.5 s with images of 0.5 s. The third answer, the
+    first that tells anything, is there after 0.65 s; the steps up take the rest. One GPU with
+    images of 0.4 s and a timeout of 3 s makes 40 of 40. With a timeout of 600 s at most 15 requests
+    are open at one GPU, 32 at four, 56 at eight.
+
+    Requests are identified by their numbers, which count up as they are sent.
+
+    Args:
+        highest: The most that may ever be open.
+        timeout_seconds: How long a request may wait for its answer.
     """
 
-    def __init__(self, *, highest: int) -> None:
+    def __init__(self, *, highest: int, timeout_seconds: float) -> None:
         self.height = min(START, highest)
         self._highest = highest
+        self._timeout_seconds = timeout_seconds
         self._slowing = Slowing()
-        self._most: float = math.inf  # may be open before further answers
+        # The most that may be open before further answers.
+        self._most: float = max(START, min(timeout_seconds / BLIND_IMAGE_SECONDS, BLIND))
         self._step = 1  # above what was answered, after a fall
         self._answered = 0  # the most open ones of which one was answered
+        self._unslowed = 0  # the same, as long as answers were not slowed
         self._next_at = -math.inf
         self._quiet_seconds = QUIET_SECONDS
         self._fell_to = -1
@@ -59,8 +74,7 @@ class Climb:
         """Count one more request, which makes `open_now` open ones."""
         if open_now > self.height:
             self.height = open_now
-            blind = self._most == math.inf
-            self._next_at = now + (BLIND_SECONDS * open_now if blind else SPREAD_SECONDS / open_now)
+            self._next_at = now + SPREAD_SECONDS / open_now
 
     def answered(
         self, number: int, *, open_then: int, seconds: float, newest: int, now: float
@@ -68,19 +82,24 @@ class Climb:
         """Request `number`, sent with `open_then` open, was answered after `seconds`."""
         if number > self._fell_after:
             self._answered = max(self._answered, open_then)
-        if self.height >= self._highest and self._most < math.inf:
+        if self._answered >= self._highest:
             return  # there is nothing to decide
         self._slowing.add(open_then, seconds, height=self.height)
         slowed = self._slowing.at(self.height)
         if number <= self._fell_after:
             return
         if slowed == "silent":
-            self._most = min(self._most, self.height)
-        elif self._ceiling is None:
+            return
+        if self._ceiling is None:
             if slowed == "sure":
-                self._fall((self.height + 1) // 2, newest=newest, quiet=QUIET_SECONDS, now=now)
+                height = min((self.height + 1) // 2, max(START, TIMES // 2 * self._unslowed))
+                self._fall(height, newest=newest, quiet=QUIET_SECONDS, now=now)
                 return
-            self._most = max(self._most, open_then * (TIMES if slowed == "none" else UNSURE_TIMES))
+            times = UNSURE_TIMES
+            if slowed == "none":
+                self._unslowed = max(self._unslowed, open_then)
+                times = self._times()
+            self._most = max(self._most, times * open_then)
             self._next_at = min(self._next_at, now + SPREAD_SECONDS / self.height)
         elif open_then > self._ceiling:
             if slowed == "sure":
@@ -90,6 +109,14 @@ class Climb:
                 self._step *= 2
                 self._most = open_then + self._step
 
+    def _times(self) -> float:
+        """How many times what was answered unslowed may be open.
+
+        A server that makes no more images at once than those takes as many times as long for them.
+        """
+        seconds = max(self._slowing.mean_seconds, 1e-3)
+        return max(TIMES, min(IN_TIME * self._timeout_seconds / seconds, TIMES_MOST))
+
     def timed_out(self, number: int, *, open_then: int, newest: int, now: float) -> None:
         """Request `number`, sent with `open_then` open, waited behind others until it timed out."""
         if number > self._fell_after:
@@ -97,14 +124,27 @@ class Climb:
             self._fall(height, newest=newest, quiet=QUIET_SECONDS, now=now)
 
     def refused(
-        self, number: int, *, open_then: int, newest: int, wait_seconds: float | None, now: float
+        self,
+        number: int,
+        *,
+        open_then: int,
+        still_open: int,
+        seconds: float,
+        newest: int,
+        wait_seconds: float | None,
+        now: float,
     ) -> bool:
-        """Request `number`, sent with `open_then` open, was refused; `newest` is the last.
+        """Request `number`, sent with `open_then` open, was refused after `seconds`.
 
-        Returns whether it had nothing to do with how many were open.
+        Of those sent before it, `still_open` have not been answered by now. `newest` is the last
+        request sent. Returns whether it had nothing to do with how many were open.
         """
         self._random = self._random and now - self._refused_at < FORGET_REFUSAL_SECONDS
         self._refused_at = now
+        if seconds < self._slowing.mean_seconds / 2:
+            # Those that were answered meanwhile had left the server before it refused this one. If
+            # a request spends most of its time on the way, as many are always there, and count.
+            open_then = min(open_then, still_open + 1)
         height = max(1, min(self.height, open_then - 1))
         if number <= self._fell_after:
             # Sent before the fall: it does not cause a second one, but measures the first better.

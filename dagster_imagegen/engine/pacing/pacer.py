@@ -28,6 +28,8 @@ from dagster_imagegen.engine.pacing.suspicion import Suspicion
 from dagster_imagegen.engine.pacing.window import MAX_SECONDS, SOON_SECONDS, Window
 
 RAMP_SECONDS = 0.1  # after the first request of all or of a pause; a refusal is back by then
+RAMP_TIMES = 1.1  # as long as the last refusal took, if that is more
+RAMP_MAX_SECONDS = 2.0
 BELIEVED_AFTER = 3  # waits that are too long, with no good answer between
 WAIT_SECONDS = 2.0  # a refusal that asks for a longer wait is about a rate
 
@@ -93,6 +95,8 @@ class Pacer:
         requests_per_minute: The most requests a minute; None: no such cap.
         pace: Counts them together with those of other pacers that have the same one.
         max_pause_seconds: The longest pause that the endpoint may ask for.
+        timeout_seconds: How long a request may wait for its answer. With a short one, fewer are
+            open at the beginning, because a server that queues would not answer them in time.
         clock: Gives seconds.
         sleep: Waits for a number of seconds.
         worked: For how many seconds this process has been at work itself. An answer that waits for
@@ -106,6 +110,7 @@ class Pacer:
         requests_per_minute: float | None = None,
         pace: Pace | None = None,
         max_pause_seconds: float = math.inf,
+        timeout_seconds: float = math.inf,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         worked: Callable[[], float] = lambda: 0.0,
@@ -121,12 +126,13 @@ class Pacer:
         self._open: dict[int, Slot] = {}
         self._newest = Slot(number=0, sent_at=-math.inf)
         self._paused_until = -math.inf
-        self._climb = Climb(highest=max_concurrency)
+        self._climb = Climb(highest=max_concurrency, timeout_seconds=timeout_seconds)
         self._window = Window()
         self._rate = Rate()
         self._answered: deque[int] = deque(maxlen=max_concurrency)
         self._too_long_in_a_row = 0
         self._since_refusal = 0
+        self._refused_within = 0.0
         self._suspicion = Suspicion()
 
     @property
@@ -205,6 +211,7 @@ class Pacer:
 
     def _refused(self, slot: Slot, signal: Signal, now: float) -> None:
         wait = signal.wait_seconds or 0.0
+        self._refused_within = now - slot.sent_at
         self._rate.not_taken(slot.number)
         self._suspicion.refused(slot.number)
         if wait > self._max_pause_seconds:
@@ -222,6 +229,8 @@ class Pacer:
         unexplained = self._climb.refused(
             slot.number,
             open_then=slot.open_then,
+            still_open=sum(number < slot.number for number in self._open),
+            seconds=now - slot.sent_at,
             newest=self._newest.number,
             wait_seconds=wait,
             now=now,
@@ -265,7 +274,10 @@ class Pacer:
     def _ramp_seconds(self) -> float:
         """Between the requests after a pause, so that another refusal stops them in time."""
         sent = self._since_refusal
-        return RAMP_SECONDS / sent**2 if 0 < sent < self._climb.height else 0.0
+        if not 0 < sent < self._climb.height:
+            return 0.0
+        ramp = max(RAMP_SECONDS, min(RAMP_TIMES * self._refused_within, RAMP_MAX_SECONDS))
+        return ramp / sent**2
 
     def _take(self) -> Slot:
         now = self._clock()

@@ -23,6 +23,11 @@ class Slowing:
         self._weight = self._open = self._seconds = 0.0
         self._open_open = self._open_seconds = self._seconds_seconds = 0.0
 
+    @property
+    def mean_seconds(self) -> float:
+        """What the recent answers took on average; 0 before the first."""
+        return self._seconds / self._weight if self._weight else 0.0
+
     def add(self, open_then: int, seconds: float, *, height: int) -> None:
         """Remember an answer after `seconds` to a request sent with `open_then` open."""
         kept = 1 - 1 / (ROUNDS * max(FEWEST, height))

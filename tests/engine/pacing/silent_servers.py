@@ -52,7 +52,6 @@ class SilentServer:
     timed_out: int = 0
     open: int = 0
     most_open: int = 0
-    full_at: dict[int, float] = field(default_factory=dict[int, float])
     _lane: asyncio.Semaphore | None = None
     _window: deque[float] = field(default_factory=deque[float])
     _tokens: float = math.inf
@@ -85,7 +84,6 @@ class SilentServer:
             self._lane = asyncio.Semaphore(self.lanes)
         self.open += 1
         self.most_open = max(self.most_open, self.open)
-        self.full_at.setdefault(self.open, asyncio.get_running_loop().time())
         async with self._lane:
             hangs = self.chance.random() < self.hangs
             spread = self.chance.uniform(1 - self.spread, 1 + self.spread)
@@ -124,6 +122,7 @@ class Work:
     max_pause_seconds: float = 300.0
     unknown: int = 0
     deferred: int = 0
+    all_open_at: float = math.inf
     pacer: Pacer | None = None
 
     async def run(self) -> None:
@@ -131,7 +130,10 @@ class Work:
         await asyncio.sleep(self.starts)
         clock = asyncio.get_running_loop().time
         self.pacer = Pacer(
-            max_concurrency=self.workers, max_pause_seconds=self.max_pause_seconds, clock=clock
+            max_concurrency=self.workers,
+            max_pause_seconds=self.max_pause_seconds,
+            timeout_seconds=self.server.timeout,
+            clock=clock,
         )
         todo = iter(range(self.prompts))
         await asyncio.gather(*(self._worker(todo, self.pacer) for _ in range(self.workers)))
@@ -145,6 +147,8 @@ class Work:
                 except PauseTooLong:
                     self.deferred += 1
                     break
+                if slot.open_then == self.workers:
+                    self.all_open_at = min(self.all_open_at, slot.sent_at)
                 if asyncio.get_running_loop().time() >= self.until:
                     pacer.release(slot, Signal(outcome="unclear"))
                     return

@@ -280,15 +280,15 @@ def test_a_cut_happens_once_an_episode() -> None:
     async def main() -> tuple[int, int]:
         loop = asyncio.get_running_loop()
         pacer = Pacer(max_concurrency=32, clock=loop.time)
-        slots = [await pacer.acquire() for _ in range(32)]
-        for slot in slots[16:]:
+        slots = [await pacer.acquire() for _ in range(14)]
+        for slot in slots[7:]:
             pacer.release(slot, REFUSED)
         first = pacer.limit
-        for slot in slots[:16]:
+        for slot in slots[:7]:
             pacer.release(slot, ACCEPTED)
         return first, pacer.limit
 
-    assert run_virtual(main()) == (16, 16)
+    assert run_virtual(main()) == (7, 7)
 
 
 # -- how many a minute -----------------------------------------------------------------------------

@@ -36,12 +36,57 @@ def test_a_slow_queue_is_not_flooded() -> None:
     assert server.timed_out == 0
 
 
-def test_it_is_soon_at_256() -> None:
-    """Images of half a second and no limit: 256 are open within five round trips."""
-    server = SilentServer()
-    run(server, prompts=2000, workers=256)
-    assert server.full_at[256] <= 5 * 0.52
-    assert max(server.made) <= 6.5
+@pytest.mark.parametrize(
+    ("prompts", "mean_seconds", "workers", "all_open", "most"),
+    [(2000, 0.5, 256, 1.6, 5.7), (400, 0.5, 64, 1.2, 4.4), (1500, 0.1, 128, 1.2, 2.35)],
+)
+def test_it_is_soon_at_its_height(
+    prompts: int, mean_seconds: float, workers: int, all_open: float, most: float
+) -> None:
+    """No limit: with all open from the start, they would take 4.2 s, 3.6 s and 1.4 s."""
+    server = SilentServer(mean_seconds=mean_seconds)
+    work = run(server, prompts=prompts, workers=workers)
+    assert work.all_open_at <= all_open
+    assert max(server.made) <= most
+
+
+def test_images_that_take_long_lose_one_round() -> None:
+    """Half a minute each: all are open after the first answers."""
+    server = SilentServer(mean_seconds=30.0, timeout=600.0)
+    work = run(server, prompts=300)
+    assert work.all_open_at <= 31.0
+
+
+@pytest.mark.parametrize("mean_seconds", [0.4, 2.0, 10.0, 30.0])
+@pytest.mark.parametrize(("lanes", "most"), [(1, 15), (4, 32), (8, 64), (16, 216)])
+def test_a_long_timeout_floods_no_queue_for_long(
+    lanes: int, most: int, mean_seconds: float
+) -> None:
+    """Answers slow down, and the height falls to a few times what the server makes at once."""
+    server = SilentServer(lanes=lanes, mean_seconds=mean_seconds, timeout=600.0)
+    work = run(server, prompts=40 * lanes, workers=256)
+    assert work.pacer is not None
+    assert server.timed_out == 0
+    assert server.most_open <= most
+    assert work.pacer.limit <= max(6, 3.5 * lanes)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 4, 16])
+@pytest.mark.parametrize("mean_seconds", [0.4, 2.0, 10.0, 30.0])
+def test_a_queue_is_not_flooded_whatever_its_images_take(lanes: int, mean_seconds: float) -> None:
+    """A timeout of eight images: none of them waits in the queue for so long."""
+    server = SilentServer(lanes=lanes, mean_seconds=mean_seconds, timeout=8 * mean_seconds)
+    run(server, prompts=40 * lanes, workers=256)
+    assert server.timed_out == 0
+
+
+def test_a_queue_that_fills_the_highest_is_left_again() -> None:
+    """All 64 are open before the first of them shows that it had to wait; then half of them."""
+    server = SilentServer(lanes=16, mean_seconds=2.0, timeout=600.0)
+    work = run(server, prompts=640)
+    assert work.pacer is not None
+    assert server.most_open == 64
+    assert work.pacer.limit <= 32
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -127,6 +172,26 @@ def test_three_at_once(asks_to_wait: float | None) -> None:
     run(server, prompts=40)
     assert len(server.made) == 40
     assert server.refused <= 5
+
+
+@pytest.mark.parametrize("asks_to_wait", [None, 1.0])
+@pytest.mark.parametrize("mean_seconds", [0.5, 5.0])
+@pytest.mark.parametrize("at_once", [1, 5, 10, 16, 24, 32, 40, 64, 100])
+def test_whatever_is_admitted_at_once(
+    at_once: int, mean_seconds: float, asks_to_wait: float | None
+) -> None:
+    """Refusals are back after 0.1 s: 1.45 times the best at most, and 6% are refused.
+
+    The first refusal shows how many the server held. If the height fell to that step by step, the
+    refusals on the way down would look as if they had nothing to do with it.
+    """
+    server = SilentServer(
+        at_once=at_once, mean_seconds=mean_seconds, asks_to_wait=asks_to_wait, round_trip=0.1
+    )
+    run(server, prompts=800, workers=256)
+    assert len(server.made) == 800
+    assert max(server.made) <= 1.45 * 800 * (mean_seconds + 0.1) / at_once
+    assert server.refused <= 0.06 * 800
 
 
 @pytest.mark.parametrize("number", [1, 30])
