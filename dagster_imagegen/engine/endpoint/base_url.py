@@ -120,8 +120,13 @@ def endpoint_name(base_url: str) -> str:
     return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
 
 
+def origin(url: httpx.URL) -> tuple[str, str, int]:
+    """Scheme, host and port of a URL, which decide who answers."""
+    return url.scheme, url.host, url.port or DEFAULT_PORTS[url.scheme]
+
+
 class QuietURL(httpx.URL):
-    """A URL that shows itself without its query, as in the line that httpx logs for a request."""
+    """A URL that shows itself without its query, as in the line that is logged of an answer."""
 
     def __str__(self) -> str:
         return str(httpx.URL(self, query=None))

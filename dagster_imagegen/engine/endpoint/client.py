@@ -13,7 +13,6 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
-from urllib.request import getproxies
 
 import httpx
 from typing_extensions import Self
@@ -25,7 +24,7 @@ from dagster_imagegen.engine.endpoint.base_url import (
     request_headers,
 )
 from dagster_imagegen.engine.endpoint.body import read_body, read_cut_off
-from dagster_imagegen.engine.endpoint.connections import Connections
+from dagster_imagegen.engine.endpoint.connections import Connections, Proxies
 from dagster_imagegen.engine.endpoint.delivery import Delivery, TooLarge
 from dagster_imagegen.engine.endpoint.download import (
     HomeNetworks,
@@ -106,18 +105,17 @@ class ImageClient:
         self._timeout = httpx.Timeout(
             timeout_seconds, connect=CONNECT_SECONDS, write=WRITE_SECONDS, pool=None
         )
-        make = functools.partial(DirectTransport, tls=tls)
+        self._proxies = Proxies(of_environment=not is_local(self._url))
+        make = functools.partial(_transport, tls)
         if transport is not None:
             make = functools.partial(_SharedTransport, transport)
-        self._direct = self._connections = Connections(make)
-        proxies = {} if is_local(self._url) else getproxies()
-        if transport is None and proxies:
-            self._connections = Connections(functools.partial(_ProxiedTransport, tls))
+        for proxy in self._proxies.all:
+            make(proxy)  # One that is no address is found before the first request.
+        self._connections = Connections(make)
         self._home = HomeNetworks(self._url, resolve)
         self._downloader = ImageDownloader(
             connections=self._connections,
-            direct=self._direct,
-            proxies=proxies,
+            proxies=self._proxies,
             endpoint=self._url,
             endpoint_headers=self._headers,
             max_body_bytes=max_body_bytes,
@@ -139,7 +137,6 @@ class ImageClient:
         """Close all connections."""
         await self._home.aclose()
         await self._connections.aclose()
-        await self._direct.aclose()
         if self._transport is not None:
             await self._transport.aclose()
 
@@ -171,7 +168,7 @@ class ImageClient:
         delivery = self._delivery()
         try:
             async with (
-                self._connections.transport() as http,
+                self._connections.transport(self._url, proxy=self._proxies.of(self._url)) as http,
                 delivery.send(
                     http, "GET", url, headers=self._headers, timeout=self._timeout
                 ) as response,
@@ -208,7 +205,7 @@ class ImageClient:
         """Send a request and read its answer. Raises what httpx raises if no head comes."""
         content = json.dumps(request.body(), separators=(",", ":")).encode()
         async with (
-            self._connections.transport() as http,
+            self._connections.transport(self._url, proxy=self._proxies.of(self._url)) as http,
             delivery.send(
                 http,
                 "POST",
@@ -327,44 +324,21 @@ UNDELIVERED = (
 )
 
 
-class _NoCookies(httpx.Cookies):
-    """Takes none: a cookie goes to every port of a host, whoever answers there."""
+def _transport(tls: ssl.SSLContext, proxy: str | None) -> httpx.AsyncBaseTransport:
+    """Through a proxy it is httpx's own, and no connection is used twice.
 
-    def extract_cookies(self, response: httpx.Response) -> None:
-        pass
-
-
-class _Client(httpx.AsyncClient):
-    @property
-    def cookies(self) -> httpx.Cookies:  # pyright: ignore[reportIncompatibleMethodOverride]  # nobody sets them
-        return _NO_COOKIES
-
-
-_NO_COOKIES = _NoCookies()
-
-
-class _ProxiedTransport(httpx.AsyncBaseTransport):
-    """httpx's own client, which asks the proxies that the environment names.
-
-    No connection is used twice: of bytes behind an answer, which would be the next one, httpx tells
-    nothing.
+    Of bytes behind an answer, which would be the next one, httpx tells nothing.
     """
-
-    def __init__(self, tls: ssl.SSLContext) -> None:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self._client = _Client(verify=tls, limits=limits)
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await self._client.send(request, stream=True, auth=None)
-
-    async def aclose(self) -> None:
-        await self._client.aclose()
+    if proxy is None:
+        return DirectTransport(tls=tls)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    return httpx.AsyncHTTPTransport(verify=tls, limits=limits, proxy=proxy)
 
 
 class _SharedTransport(httpx.AsyncBaseTransport):
     """The caller's transport, which stays open when a client that uses it is closed."""
 
-    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+    def __init__(self, transport: httpx.AsyncBaseTransport, _: str | None) -> None:
         self._transport = transport
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

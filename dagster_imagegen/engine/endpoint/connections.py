@@ -9,13 +9,18 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection, Hashable
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
+
+from dagster_imagegen.engine.endpoint.base_url import QuietURL, origin
 
 # Far less than the 5 s after which common servers close a connection: a request sent at that moment
 # is lost, and nobody can tell whether it was billed. Another handshake costs little.
 KEEPALIVE_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
 
 
 def _without_query(record: logging.LogRecord) -> bool:
@@ -24,63 +29,99 @@ def _without_query(record: logging.LogRecord) -> bool:
     return True
 
 
-# At DEBUG, httpcore logs the headers of each answer. Who has the signed link of a redirect has the
-# image, so its query is not shown; httpx's own line is that of `QuietURL`.
-for _name in ("httpcore.http11", "httpcore.http2"):
-    logging.getLogger(_name).addFilter(_without_query)
+# At DEBUG, httpcore, which serves proxies, logs the headers of each answer. Who has the signed link
+# of a redirect has the image, so its query is not shown.
+logging.getLogger("httpcore.http11").addFilter(_without_query)
+
+
+async def sent(transport: httpx.AsyncBaseTransport, request: httpx.Request) -> httpx.Response:
+    """The answer to a request. Who has a signed link has the image, so no query is logged."""
+    request.url = QuietURL(request.url)
+    response = await transport.handle_async_request(request)
+    status = response.status_code
+    _log.debug("%s %s was answered with HTTP %d", request.method, request.url, status)
+    return response
+
+
+class Proxies:
+    """The proxies that the environment names, as Python knows them, by scheme; or none."""
+
+    def __init__(self, *, of_environment: bool = True) -> None:
+        named = getproxies() if of_environment else {}
+        self._named = {
+            scheme: proxy if "://" in proxy else f"http://{proxy}"
+            for scheme, proxy in named.items()
+            if scheme in ("http", "https", "all") and proxy
+        }
+
+    @property
+    def all(self) -> Collection[str]:
+        """The address of each."""
+        return self._named.values()
+
+    def of(self, url: httpx.URL) -> str | None:
+        """The proxy for a URL; None if it is reached without one."""
+        proxy = self._named.get(url.scheme) or self._named.get("all")
+        return None if proxy is None or proxy_bypass(url.host) else proxy
 
 
 class Connections:
-    """A stack of transports.
+    """Transports with a connection each, by where they lead.
 
-    The one that was used last is used next, because its connection is the least likely to be
-    closed. One that is idle for `KEEPALIVE_SECONDS` is not used any more, and closed when another
-    is given back.
+    Of those to one place, the one that was used last is used next, because its connection is the
+    least likely to be closed. One that is idle for `KEEPALIVE_SECONDS` is closed before another is
+    opened.
 
     Args:
-        make: Makes a transport, for one request at a time.
+        make: Makes a transport, for one request at a time, through a proxy or (None) without.
         clock: Gives seconds.
     """
 
     def __init__(
         self,
-        make: Callable[[], httpx.AsyncBaseTransport],
+        make: Callable[[str | None], httpx.AsyncBaseTransport],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._make = make
         self._clock = clock
         self._closed = False
-        # Made now, so that a setting that none can be made with, such as an invalid proxy, is
-        # found before the first request.
-        first = make()
-        self._open = {first}
-        self._idle = deque([(clock(), first)])
+        self._open: set[httpx.AsyncBaseTransport] = set()
+        self._idle: dict[Hashable, deque[tuple[float, httpx.AsyncBaseTransport]]] = {}
 
     @contextlib.asynccontextmanager
-    async def transport(self) -> AsyncGenerator[httpx.AsyncBaseTransport, None]:
-        """A transport for one request; if that raises or is cancelled, it is closed.
+    async def transport(
+        self, url: httpx.URL, *, proxy: str | None = None
+    ) -> AsyncGenerator[httpx.AsyncBaseTransport, None]:
+        """A transport for one request to `url`; if that raises or is cancelled, it is closed.
 
         Raises RuntimeError after `aclose`.
         """
+        await self._close_old()
         if self._closed:
             raise RuntimeError("the connections are closed")
-        now = self._clock()
-        if self._idle and now - self._idle[-1][0] <= KEEPALIVE_SECONDS:
-            _, transport = self._idle.pop()
+        place = (*origin(url), proxy)
+        if idle := self._idle.get(place):
+            _, transport = idle.pop()
         else:
-            transport = self._make()
+            transport = self._make(proxy)
             self._open.add(transport)
         try:
             yield transport
         except BaseException:
             await self._close(transport)
             raise
-        now = self._clock()
-        self._idle.append((now, transport))
-        while self._idle and now - self._idle[0][0] > KEEPALIVE_SECONDS:
-            with contextlib.suppress(Exception):  # This request has succeeded already.
-                await self._close(self._idle.popleft()[1])
+        if transport in self._open:
+            self._idle.setdefault(place, deque()).append((self._clock(), transport))
+
+    async def _close_old(self) -> None:
+        oldest = self._clock() - KEEPALIVE_SECONDS
+        for place, idle in [*self._idle.items()]:
+            while idle and idle[0][0] < oldest:
+                with contextlib.suppress(Exception):  # Nothing depends on it.
+                    await self._close(idle.popleft()[1])
+            if not idle and self._idle.get(place) is idle:
+                del self._idle[place]
 
     async def aclose(self) -> None:
         """Close all transports, also those in use."""

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import httpx
 
-from dagster_imagegen.engine.endpoint.base_url import QuietURL
 from dagster_imagegen.engine.endpoint.body import unpacked
+from dagster_imagegen.engine.endpoint.connections import sent
 from dagster_imagegen.engine.endpoint.http11 import DirectTransport
 from dagster_imagegen.engine.endpoint.network import keep_alive
 
@@ -24,8 +24,8 @@ class TooLarge(Exception):
 class Delivery:
     """One request, sent once, and its answer.
 
-    When writing fails, httpx still tries to read an answer and raises an error of reading, after
-    which the request could have been billed: `failed` says that it was not sent completely.
+    When writing fails, an answer is read all the same, and what is raised is an error of reading,
+    after which the request could have been billed: `failed` says that it was not sent completely.
 
     Args:
         timeout_seconds: How long the answer may take in all.
@@ -37,7 +37,7 @@ class Delivery:
         self._timeout_seconds = timeout_seconds
         self._max_body_bytes = max_body_bytes
         self._loop = asyncio.get_running_loop()
-        self._connecting = False  # for which httpx has a limit
+        self._connecting = False  # which has a limit of its own
         self._connected_at = self._loop.time()
         self._abort: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -62,11 +62,10 @@ class Delivery:
         request = httpx.Request(
             method, url, content=content, headers=headers, extensions=extensions
         )
-        request.url = QuietURL(request.url)
         self._abort = http.abort if isinstance(http, DirectTransport) else None
         try:
             with self._telling_late():
-                response = await self._in_time(http.handle_async_request(request))
+                response = await self._in_time(sent(http, request))
             try:
                 yield response
             finally:

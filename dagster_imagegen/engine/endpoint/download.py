@@ -6,6 +6,7 @@ address that was checked.
 """
 
 import asyncio
+import base64
 import contextlib
 import ipaddress
 import socket
@@ -13,13 +14,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
-from urllib.request import proxy_bypass
 
 import httpx
 
-from dagster_imagegen.engine.endpoint.base_url import HEADERS, QuietURL
+from dagster_imagegen.engine.endpoint.base_url import HEADERS, origin
 from dagster_imagegen.engine.endpoint.body import unpacked
-from dagster_imagegen.engine.endpoint.connections import Connections
+from dagster_imagegen.engine.endpoint.connections import Connections, Proxies, sent
 from dagster_imagegen.engine.endpoint.failures import Failure
 from dagster_imagegen.engine.endpoint.response import (
     GeneratedImage,
@@ -52,13 +52,11 @@ async def resolve_name(host: str, port: int) -> Sequence[str]:
 class ImageDownloader:
     """Fetches the image where an endpoint answers with a link.
 
-    `connections` go through a proxy where `proxies` has one, by its scheme or "all"; `direct` never
-    does.
+    It goes through a proxy where `proxies` has one for it.
     """
 
     connections: Connections
-    direct: Connections
-    proxies: Mapping[str, str]
+    proxies: Proxies
     endpoint: httpx.URL  # to which a link can be relative
     endpoint_headers: Mapping[str, str]  # with the key
     max_body_bytes: int
@@ -128,14 +126,13 @@ class ImageDownloader:
     async def _ask(self, route: "_Route", url: httpx.URL) -> bytes | httpx.URL:
         asked = httpx.Request(
             "GET",
-            route.url,
-            headers={**HEADERS, **route.headers},
+            route.url.copy_with(userinfo=b""),
+            headers={**HEADERS, **route.headers, **_login_of(route.url)},
             extensions={"timeout": TIMEOUT.as_dict(), **route.extensions},
         )
-        asked.url = QuietURL(asked.url)  # Who has a signed link has the image.
         async with (
-            route.connections.transport() as http,
-            contextlib.aclosing(await http.handle_async_request(asked)) as response,
+            self.connections.transport(asked.url, proxy=route.proxy) as http,
+            contextlib.aclosing(await sent(http, asked)) as response,
         ):
             if response.has_redirect_location:
                 return url.join(response.headers["location"])
@@ -146,14 +143,13 @@ class ImageDownloader:
         if url.scheme not in ("http", "https") or not url.host:
             raise _Forbidden(f"the scheme must be http or https, got {url.scheme or 'none'}")
         if origin(url) == origin(self.endpoint):
-            return [_Route(self.connections, url, self.endpoint_headers)]
+            return [_Route(url, self.endpoint_headers, proxy=self.proxies.of(url))]
         addresses = await self._allowed_addresses(url)
         if addresses is None:
-            return [_Route(self.connections, url, {"accept": "image/*"})]
+            return [_Route(url, {"accept": "image/*"}, proxy=self.proxies.of(url))]
         # By address, because a second look-up of the name could give another one.
         return [
             _Route(
-                self.direct,
                 url.copy_with(host=address),
                 {"accept": "image/*", "host": url.netloc.decode("ascii")},
                 {"sni_hostname": url.host},
@@ -163,8 +159,7 @@ class ImageDownloader:
 
     async def _allowed_addresses(self, url: httpx.URL) -> Sequence[str] | None:
         """The addresses to connect to; None where a proxy connects, and looks names up."""
-        proxy = self.proxies.get(url.scheme) or self.proxies.get("all")
-        proxied = bool(proxy) and not proxy_bypass(url.host)
+        proxied = self.proxies.of(url) is not None
         try:
             addresses = await addresses_of(url, self.resolve)
         except OSError as error:
@@ -249,12 +244,20 @@ async def addresses_of(url: httpx.URL, resolve: Resolve) -> Sequence[str]:
 
 
 class _Route(NamedTuple):
-    """The connections, the URL and the headers with which an image is requested."""
+    """The URL and the headers with which an image is requested, and through which proxy."""
 
-    connections: Connections
     url: httpx.URL
     headers: Mapping[str, str]
     extensions: Mapping[str, str] = MappingProxyType({})
+    proxy: str | None = None
+
+
+def _login_of(url: httpx.URL) -> Mapping[str, str]:
+    """The header for the user and the password in a URL, if there are any."""
+    if not url.userinfo:
+        return {}
+    login = base64.b64encode(f"{url.username}:{url.password}".encode()).decode("ascii")
+    return {"authorization": f"Basic {login}"}
 
 
 class _NotThereYet(Exception):
@@ -263,11 +266,6 @@ class _NotThereYet(Exception):
 
 class _Forbidden(Exception):
     """The image will not be fetched."""
-
-
-def origin(url: httpx.URL) -> tuple[str, str, int]:
-    """Scheme, host and port of a URL, which decide who answers."""
-    return url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80)
 
 
 def shown(url: httpx.URL) -> str:

@@ -4,7 +4,6 @@ httpx's own client and pool take four times as much time for a request as h11 an
 used where there is a proxy.
 """
 
-import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
@@ -12,12 +11,10 @@ from typing import Any, NamedTuple
 import h11
 import httpx
 
+from dagster_imagegen.engine.endpoint.base_url import DEFAULT_PORTS
 from dagster_imagegen.engine.endpoint.network import Stream, connect
 
 MAX_HEAD_BYTES = 100 * 1024
-PORTS = {"http": 80, "https": 443}
-
-_log = logging.getLogger(__name__)
 
 
 class DirectTransport(httpx.AsyncBaseTransport):
@@ -28,29 +25,30 @@ class DirectTransport(httpx.AsyncBaseTransport):
     "sni_hostname" are obeyed, and "trace" is called before connecting, with a new connection,
     before sending, and if that fails.
 
-    Raises what httpx's own transport raises.
+    Raises what httpx's own transport raises. Nothing is sent after `aclose`.
     """
 
     def __init__(self, *, tls: ssl.SSLContext) -> None:
         self._tls = tls
         self._connection: _Connection | None = None
+        self._closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """The head of the answer; its body is read from the response's stream."""
         origin = _Origin.of(request)
         connection = self._connection
         if connection is None or connection.origin != origin or not connection.is_free:
-            await self.aclose()
-            connection = self._connection = await self._connect(origin, request)
+            await self._disconnect()
+            connection = await self._connect(origin, request)
+            if self._closed:
+                await connection.aclose()
+                raise httpx.ConnectError("it was closed before the request was sent")
+            self._connection = connection
         try:
-            response = await connection.exchange(request)
+            return await connection.exchange(request)
         except BaseException:
             connection.abort()
             raise
-        _log.debug(
-            "%s %s was answered with HTTP %d", request.method, request.url, response.status_code
-        )
-        return response
 
     async def _connect(self, origin: "_Origin", request: httpx.Request) -> "_Connection":
         trace, seconds = _trace_of(request), _timeouts_of(request).get("connect")
@@ -69,7 +67,11 @@ class DirectTransport(httpx.AsyncBaseTransport):
             self._connection.abort()
 
     async def aclose(self) -> None:
-        """Close the connection."""
+        """Close the connection. Nothing is sent any more."""
+        self._closed = True
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.aclose()
@@ -87,7 +89,9 @@ class _Origin(NamedTuple):
         # As it is sent: `host` would be decoded for people to read.
         host = url.raw_host.decode("ascii")
         name = request.extensions.get("sni_hostname") or host
-        return cls(host, url.port or PORTS[url.scheme], name if url.scheme == "https" else None)
+        return cls(
+            host, url.port or DEFAULT_PORTS[url.scheme], name if url.scheme == "https" else None
+        )
 
 
 def _trace_of(request: httpx.Request) -> Callable[[str, Mapping[str, Any]], Awaitable[None]]:

@@ -7,6 +7,7 @@ come.
 
 import asyncio
 import contextlib
+import functools
 import select
 import socket
 import ssl
@@ -28,6 +29,10 @@ PROBES = {
     "TCP_KEEPCNT": 6,  # lost in a row: a network may be away for minutes
 }
 T = TypeVar("T")
+
+
+class _Late(Exception):
+    """The time is over. Not `TimeoutError`, which the system raises too, with a reason."""
 
 
 class _Transport(Protocol):
@@ -99,13 +104,13 @@ class _Bytes(asyncio.Protocol):
         return data
 
     async def wait_for_bytes(self, seconds: float | None) -> None:
-        """Until something has come, or the other side has closed. Raises `TimeoutError`."""
+        """Until something has come, or the other side has closed. Raises `_Late`."""
         while not (self.arrived or self.ended):
             self._reader = asyncio.get_running_loop().create_future()
             await _until(self._reader, seconds)
 
     async def wait_for_room(self, seconds: float | None) -> None:
-        """Until what was written is mostly sent. Raises `TimeoutError`."""
+        """Until what was written is mostly sent. Raises `_Late`."""
         while self._full:
             self._writer = asyncio.get_running_loop().create_future()
             await _until(self._writer, seconds)
@@ -122,7 +127,7 @@ async def _until(waiting: "asyncio.Future[None]", seconds: float | None) -> None
 
     def late() -> None:
         if not waiting.done():
-            waiting.set_exception(TimeoutError())
+            waiting.set_exception(_Late())
 
     timer = asyncio.get_running_loop().call_later(seconds, late)
     try:
@@ -137,26 +142,28 @@ async def _within(
     *,
     in_vain: Callable[[T], None] | None = None,
 ) -> T:
-    """The result of `work`, or `TimeoutError`. `in_vain` gets a result that comes too late.
+    """The result of `work`. Raises `_Late`. `in_vain` gets a result that nobody waits for.
 
     Before Python 3.12 `asyncio.wait_for` can swallow the cancellation of its caller: then a request
     would be sent that nobody waits for.
     """
     task = asyncio.ensure_future(work)
+    is_taken = False
     try:
         await asyncio.wait({task}, timeout=seconds)
-    except asyncio.CancelledError:
-        await _given_up(task, in_vain)
-        raise
-    if task.done():
+        is_taken = task.done()
+    finally:
+        if not is_taken:
+            task.cancel()
+            # Not after the wait, during which the caller may be cancelled once more.
+            task.add_done_callback(functools.partial(_drop, in_vain))
+            await asyncio.wait({task})
+    if is_taken:
         return task.result()
-    await _given_up(task, in_vain)
-    raise TimeoutError
+    raise _Late
 
 
-async def _given_up(task: "asyncio.Task[T]", in_vain: Callable[[T], None] | None) -> None:
-    task.cancel()
-    await asyncio.wait({task})
+def _drop(in_vain: Callable[[T], None] | None, task: "asyncio.Task[T]") -> None:
     if not task.cancelled() and task.exception() is None and in_vain is not None:
         in_vain(task.result())
 
@@ -177,7 +184,7 @@ class Stream:
         if not received.arrived:
             try:
                 await received.wait_for_bytes(seconds)
-            except TimeoutError as error:
+            except _Late as error:
                 raise httpx.ReadTimeout(f"silent for {seconds:g} s") from error
         if received.arrived:
             return received.take()
@@ -196,7 +203,7 @@ class Stream:
         self._transport.write(data)
         try:
             await self._received.wait_for_room(seconds)
-        except TimeoutError as late:
+        except _Late as late:
             raise httpx.WriteTimeout(f"not sent within {seconds:g} s") from late
         error = self._received.error
         if error is not None:
@@ -206,8 +213,10 @@ class Stream:
         """Close it; what is in the buffers is not sent any more."""
         if self._tls is not None:
             self._transport.close()  # With TLS, the other side is told.
+        try:
             await asyncio.sleep(0)
-        self._transport.abort()
+        finally:
+            self._transport.abort()
 
     def abort(self) -> None:
         """Break the connection: whoever reads finds its end."""
@@ -234,7 +243,7 @@ class Stream:
                     server_hostname=server_hostname,
                 ),
             )
-        except TimeoutError as error:
+        except _Late as error:
             self._transport.abort()
             raise httpx.ConnectTimeout(f"no handshake within {seconds:g} s") from error
         except OSError as error:  # Also those of TLS.
@@ -303,9 +312,9 @@ async def connect(host: str, port: int, *, seconds: float | None) -> Stream:
             ),
             in_vain=lambda made: made[0].abort(),
         )
-    except TimeoutError as error:
+    except _Late as error:
         raise httpx.ConnectTimeout(f"no connection within {seconds:g} s") from error
-    except OSError as error:
+    except (OSError, UnicodeError, IndexError) as error:  # Also of names that can be none.
         raise httpx.ConnectError(str(error)) from error
     keep_alive(transport.get_extra_info("socket"))
     return Stream(received, cast("_Transport", transport))

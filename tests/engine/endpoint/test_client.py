@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import base64
 import json
 import socket
 import struct
@@ -30,6 +31,7 @@ from tests.engine.endpoint.peer import (
     Act,
     Lookup,
     Peer,
+    Received,
     ask,
     client_of,
     drips,
@@ -250,6 +252,19 @@ def test_nobody_there() -> None:
     assert "127.0.0.1" in result.message
 
 
+@pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.example"])
+def test_a_name_that_can_be_none(host: str) -> None:
+    """It is not found, and nothing is sent."""
+
+    async def run() -> Answer:
+        async with ImageClient(base_url=f"http://{host}/v1") as client:
+            return await client.send(REQUEST)
+
+    result = asyncio.run(run()).result
+    assert isinstance(result, Failure)
+    assert (result.kind, result.billing) == (FailureKind.UNREACHABLE, "not_billed")
+
+
 def test_no_tls() -> None:
     """A handshake that fails delivers nothing either."""
 
@@ -351,6 +366,25 @@ def test_a_link_of_the_endpoint_is_fetched_with_the_key(url: str) -> None:
     assert answer.result.data == PNG
     assert answer.result.tokens is not None
     assert peer.received[1].headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_a_link_with_a_login() -> None:
+    """It is sent as a browser sends it, and shown nowhere."""
+    picture = says(http(PNG))
+
+    async def run() -> list[Received]:
+        async with Peer([]).serve() as peer:
+            root = peer.root.replace("://", "://ann:s3cr%20t@").replace("127.0.0.1", "localhost")
+            peer.acts[:] = [
+                says(http(f'{{"data": [{{"url": "{root}/a.png"}}]}}'.encode())),
+                picture,
+            ]
+            async with client_of(peer) as client:
+                assert isinstance((await client.send(REQUEST)).result, GeneratedImage)
+            return peer.received
+
+    fetched = asyncio.run(run())[1]
+    assert fetched.headers["authorization"] == f"Basic {base64.b64encode(b'ann:s3cr t').decode()}"
 
 
 def test_a_link_that_is_not_there_yet() -> None:

@@ -113,10 +113,16 @@ def test_the_connection_last_used_is_the_next_one() -> None:
     assert len(set(asyncio.run(run()))) == 1
 
 
+SOMEWHERE = httpx.URL("https://api.example/v1")
+
+
 class Nowhere(httpx.AsyncBaseTransport):
     """Sends nothing, and knows whether it is closed."""
 
     is_closed = False
+
+    def __init__(self, _: str | None = None) -> None:
+        pass
 
     async def aclose(self) -> None:
         self.is_closed = True
@@ -133,10 +139,10 @@ def test_an_idle_connection_is_used_for_a_second(
     async def run() -> None:
         nonlocal now
         connections = Connections(Nowhere, clock=lambda: now)
-        async with connections.transport() as first:
+        async with connections.transport(SOMEWHERE) as first:
             now += 60.0  # An answer takes its time.
         now += KEEPALIVE_SECONDS + more_seconds
-        async with connections.transport() as second:
+        async with connections.transport(SOMEWHERE) as second:
             assert (second is first) == is_same
 
     asyncio.run(run())
@@ -148,13 +154,13 @@ def test_what_nobody_used_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     made: list[Nowhere] = []
 
-    def make() -> Nowhere:
+    def make(_: str | None) -> Nowhere:
         made.append(Nowhere())
         return made[-1]
 
     async def burst(connections: Connections, size: int) -> None:
         if size:
-            async with connections.transport():
+            async with connections.transport(SOMEWHERE):
                 await burst(connections, size - 1)
 
     async def run() -> None:
@@ -174,21 +180,60 @@ def test_what_nobody_used_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(made) == 4
 
 
+def test_what_is_too_old_is_closed_before_another_is_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise they would use up the files that the process may open."""
+    monkeypatch.setattr(connections_module, "KEEPALIVE_SECONDS", KEEPALIVE_SECONDS)
+    now, made = 0.0, list[Nowhere]()
+
+    def make(_: str | None) -> Nowhere:
+        assert all(each.is_closed for each in made if now)
+        made.append(Nowhere())
+        return made[-1]
+
+    async def run() -> None:
+        nonlocal now
+        connections = Connections(make, clock=lambda: now)
+        async with connections.transport(SOMEWHERE), connections.transport(SOMEWHERE):
+            pass
+        now = KEEPALIVE_SECONDS + 0.1
+        async with connections.transport(httpx.URL("https://cdn.example/a.png")):
+            assert [each.is_closed for each in made] == [True, True, False]
+
+    asyncio.run(run())
+
+
+def test_links_to_another_host_keep_both_connections() -> None:
+    """An answer that is a link takes two requests, to two hosts, in turns."""
+
+    async def run() -> None:
+        async with Peer([says(http(PNG))]).serve() as files, Peer([]).serve() as peer:
+            link = f'{{"data": [{{"url": "{files.root}/a.png"}}]}}'
+            peer.acts[:] = [says(http(link.encode()))]
+            async with client_of(peer) as client:
+                for _ in range(5):
+                    await together(client, 1)
+            assert (peer.connections, files.connections) == (1, 1)
+
+    asyncio.run(run())
+
+
 def test_what_was_broken_off_is_closed() -> None:
     """Whatever state its connection is in, nobody gets it after the one who left it."""
     made: list[Nowhere] = []
 
-    def make() -> Nowhere:
+    def make(_: str | None) -> Nowhere:
         made.append(Nowhere())
         return made[-1]
 
     async def run() -> None:
         connections = Connections(make)
         with pytest.raises(asyncio.CancelledError):
-            async with connections.transport():
+            async with connections.transport(SOMEWHERE):
                 raise asyncio.CancelledError
         assert made[0].is_closed
-        async with connections.transport() as transport:
+        async with connections.transport(SOMEWHERE) as transport:
             assert transport is made[1]
         await connections.aclose()
 
@@ -200,7 +245,7 @@ def has_ended(client: ImageClient) -> bool:
     kept = client._connections._idle  # pyright: ignore[reportPrivateUsage]  # what is waited for
     if not kept:
         return True
-    _, idle = kept[-1]
+    _, idle = next(iter(kept.values()))[-1]
     connection: Any = getattr(idle, "_connection")  # noqa: B009  # a transport of any kind
     return not connection.is_free
 
@@ -260,6 +305,24 @@ def test_closing_closes_everything() -> None:
             with pytest.raises(RuntimeError, match="closed"):
                 await client.send(REQUEST)
             assert (peer.connections, peer.closed) == (3, 3)
+
+    asyncio.run(run())
+
+
+def test_nothing_is_sent_after_closing() -> None:
+    """Also not by a request that was still looking for its host."""
+
+    async def run() -> None:
+        async with Peer([says(http())]).serve() as peer:
+            client = client_of(peer)
+            sent = asyncio.create_task(client.send(REQUEST))
+            await asyncio.sleep(0)
+            await client.aclose()
+            result = (await sent).result
+            assert isinstance(result, Failure)
+            assert (result.kind, result.billing) == (FailureKind.UNREACHABLE, "not_billed")
+            await until(lambda: peer.closed == peer.connections)
+            assert not peer.received
 
     asyncio.run(run())
 

@@ -302,12 +302,13 @@ def test_memory_of_a_stream_of_partial_images() -> None:
 
 # asyncio leaves the sockets of a race that is cancelled open.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_cancelled_connection_is_cancelled() -> None:
-    """At whatever moment: otherwise its request would be sent for nobody."""
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_cancelled_connection_is_cancelled(times: int) -> None:
+    """At whatever moment, and however often: its request would be sent for nobody."""
     servers: list[tuple[str, int]] = []
 
     async def run() -> list[int]:
-        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+        server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
         servers.append(server.sockets[0].getsockname())
         ignored: list[int] = []
         for moment in range(30):
@@ -315,10 +316,20 @@ def test_a_cancelled_connection_is_cancelled() -> None:
             for _ in range(moment):
                 await asyncio.sleep(0)
             in_time = task.cancel()
+            for _ in range(times - 1):
+                await asyncio.sleep(0)
+                task.cancel()
             await asyncio.wait({task})
             if not task.cancelled():
                 await task.result().aclose()
                 ignored += [moment] if in_time else []
+        await asyncio.sleep(0)
+        connected = [
+            each
+            for each in gc.get_objects()
+            if isinstance(each, asyncio.Transport) and each.get_extra_info("peername") in servers
+        ]
+        assert all(each.is_closing() for each in connected)
         server.close()
         return ignored
 
