@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from dagster_imagegen.engine.attempt import Attempt, Identity, Result
@@ -49,6 +50,8 @@ NO_IMAGES = "-"
 _PROMPTS = ("prompt", "extra_body")
 """The columns of an intent that can be long."""
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 _ENTRY = re.compile(rf"{JOURNAL_FOLDER}/([^/.]+)(?:/(\d{{6}})\.(?:jsonl|([\w-]+)\.label)|\.sealed)")
 
 
@@ -64,7 +67,7 @@ class Header:
 
     def line(self) -> str:
         """The header as a line of JSON."""
-        return json.dumps({"record": "header", **asdict(self)}, separators=(",", ":"))
+        return _encode({"record": "header", **asdict(self)})
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Header":
@@ -98,6 +101,7 @@ def label_path(journal_id: str, seq: int, tags: str) -> str:
     return f"{JOURNAL_FOLDER}/{journal_id}/{seq:06d}.{tags}.label"
 
 
+@lru_cache(maxsize=4_096)
 def tag_of(fingerprint: str) -> str:
     """An image's tag: 24 bits, in letters that any store takes. Where two images have the same one,
     an object is read that need not be."""
@@ -145,8 +149,7 @@ def _line(
     kind: str, attempt_id: str | None = None, values: Row | None = None, *, tag: str | None = None
 ) -> str:
     """`{"record":kind,"attempt_id":…,"tag":…}`, then the values as a JSON object of their own."""
-    record = {"record": kind, "attempt_id": attempt_id} | ({"tag": tag} if tag else {})
-    head = json.dumps(record, separators=(",", ":"))
+    head = _encode({"record": kind, "attempt_id": attempt_id} | ({"tag": tag} if tag else {}))
     return head if values is None else f"{head}\t{encode_values(values)}"
 
 

@@ -24,6 +24,7 @@ from dagster_imagegen.engine.record.journal import (
 )
 from dagster_imagegen.engine.record.limits import Limits
 from dagster_imagegen.engine.record.own_parts import OwnParts
+from dagster_imagegen.engine.record.parts import day_of
 from dagster_imagegen.engine.record.watcher import Watcher
 from dagster_imagegen.engine.storage import ObjectStore
 
@@ -134,7 +135,7 @@ class OwnJournals:
             journal.next_attempt >= limits.roll_attempts
             or journal.next_seq >= limits.roll_objects
             or _clock() - journal.opened_at >= limits.roll_seconds
-            or not journal.journal_id.startswith(f"{self._now():%Y%m%d}")
+            or day_of(journal.journal_id) != self._now().date().isoformat()
         )
 
     # -- committing ----------------------------------------------------------------------------
