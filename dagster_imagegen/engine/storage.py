@@ -4,11 +4,10 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -48,8 +47,7 @@ LASTING = (
 """Errors of a store that waiting does not help against."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StoredObject:
+class StoredObject(NamedTuple):
     """What a listing says of one object; `modified` is the store's own time, in Unix seconds."""
 
     path: str
@@ -194,7 +192,7 @@ class Storage:
         if self.is_local:
             self._check_root()
             return {
-                path: StoredObject(path=path, size_bytes=facts.st_size, modified=facts.st_mtime)
+                path: StoredObject(path, facts.st_size, facts.st_mtime)
                 for path, facts in list_files(self.root, folder, prefix).items()
             }
         options: dict[str, Any] = self._timeout("list", folder)

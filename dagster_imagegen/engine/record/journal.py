@@ -363,17 +363,28 @@ def parse_listing(entries: Iterable[StoredObject]) -> dict[str, JournalListing]:
     labels: dict[str, dict[int, Label]] = {}
     seals: set[str] = set()
     for entry in entries:
-        if match := _ENTRY.fullmatch(entry.path):
-            jid, seq, tags = match.groups()
-            if seq is None:
-                seals.add(jid)
-            elif tags is None:
-                objects.setdefault(jid, {})[int(seq)] = entry
-            else:
-                labels.setdefault(jid, {})[int(seq)] = Label(entry.path, tags)
+        jid, seq, tags = _place_of(entry.path)
+        if jid is None:
+            continue
+        if seq is None:
+            seals.add(jid)
+        elif tags is None:
+            objects.setdefault(jid, {})[seq] = entry
+        else:
+            labels.setdefault(jid, {})[seq] = Label(entry.path, tags)
     return {
         jid: JournalListing(
             objects=objects.get(jid, {}), labels=labels.get(jid, {}), sealed=jid in seals
         )
         for jid in sorted(objects.keys() | labels.keys() | seals)
     }
+
+
+@lru_cache(maxsize=4_096)  # A writer lists its own journal again after each commit.
+def _place_of(path: str) -> tuple[str | None, int | None, str | None]:
+    """The journal, the number and the tags in a path; the first is None for any other path."""
+    match = _ENTRY.fullmatch(path)
+    if match is None:
+        return None, None, None
+    jid, seq, tags = match.groups()
+    return jid, None if seq is None else int(seq), tags
