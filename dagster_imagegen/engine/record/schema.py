@@ -379,21 +379,21 @@ def _to_json(value: object) -> str:
 _encode = json.JSONEncoder(default=_to_json, separators=(",", ":")).encode
 
 
-def to_table(rows: Iterable[Row]) -> pa.Table:
-    """Rows as an Arrow table of `SCHEMA`.
+def to_table(rows: Iterable[Row], schema: pa.Schema = SCHEMA) -> pa.Table:
+    """Rows as an Arrow table of `SCHEMA`, or of some of its columns.
 
     A value that its column cannot hold (a provider's lone surrogate, a number out of range) is
     escaped, rounded or left out, so that the row of a request that was sent is never lost.
     """
     each = iter(rows)
-    tables = [SCHEMA.empty_table()]
+    tables = [schema.empty_table()]
     # As dicts they take several kilobytes each.
     while some := list(islice(each, _ROWS_AS_DICTS)):
         try:
-            tables.append(pa.Table.from_pylist(some, schema=SCHEMA))
+            tables.append(pa.Table.from_pylist(some, schema=schema))
         except (pa.ArrowException, ValueError, TypeError, OverflowError):
             fitting = [_fitting(row) for row in some]
-            tables.append(pa.Table.from_pylist(fitting, schema=SCHEMA))
+            tables.append(pa.Table.from_pylist(fitting, schema=schema))
     return pa.concat_tables(tables)
 
 
