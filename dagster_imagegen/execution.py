@@ -1,7 +1,6 @@
 """Runs a prompt table for Dagster, in any step."""
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -96,13 +95,10 @@ class Execution:
             self.log.warning(f"{self.name}: {warning}")
         if generation.warning is not None:
             self.log.warning(f"{self.name}: {generation.warning}")
-        due = time.monotonic() + PROGRESS_SECONDS
         try:
             # Also while no image arrives: the first one, or a pause, can take minutes.
             for _ in generation.beats(PROGRESS_SECONDS):
-                if time.monotonic() >= due:
-                    self.log.info(f"{self.name}: {generation.progress}")
-                    due = time.monotonic() + PROGRESS_SECONDS
+                self.log.info(f"{self.name}: {generation.progress}")
         except BaseException:
             generation.drain()
             at = generation.progress

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
+from PIL import Image, WebPImagePlugin
 
 from dagster_imagegen.decoding import IMAGE_BYTES_MAX, small_image, without_warnings
 from dagster_imagegen.event_size import json_size
@@ -47,6 +47,9 @@ SAMPLE_FORMS = ((112, 75), (112, 60), (112, 45), (96, 40), (64, 30))
 """The description of a column is shown whatever its length, and is 260 pixels wide."""
 
 CAPTION_CHARACTERS = 64
+
+WEBP = WebPImagePlugin.WebPImageFile.format
+"""Named by its own module: else the first picture loads those of all formats that there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +208,7 @@ def _shown(picture: Picture, form: tuple[int, int]) -> str:
 
 def _data_uri(image: Image.Image, quality: int) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=quality, method=4)
+    image.save(buffer, WEBP, quality=quality, method=4)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

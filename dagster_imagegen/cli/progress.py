@@ -1,7 +1,6 @@
 """Progress on standard error: bars where a person sees it, otherwise a line now and then."""
 
 import contextlib
-import time
 from collections.abc import Callable, Generator
 
 from rich.console import Console
@@ -57,8 +56,5 @@ def follow(generation: Generation) -> None:
 
 
 def _follow_in_lines(generation: Generation) -> None:
-    due = time.monotonic() + LINE_SECONDS
     for _ in generation.beats(LINE_SECONDS):
-        if time.monotonic() >= due:
-            note(str(generation.progress))
-            due = time.monotonic() + LINE_SECONDS
+        note(str(generation.progress))

@@ -142,14 +142,13 @@ class RequestRecord:
     @classmethod
     def of(cls, request: ImageRequest, *, record_prompt: bool = True) -> "RequestRecord":
         """The record of a request; without `record_prompt` nothing that can repeat the prompt."""
-        recorded = request.recorded(prompts=record_prompt)
         return cls(
             fingerprint=request.fingerprint,
             variant=request.variant,
             endpoint_id=request.endpoint_id,
             prompt_sha256=hashlib.sha256(request.prompt.encode()).hexdigest(),
             prompt=request.prompt if record_prompt else None,
-            parameters={name: value for name, value in recorded.items() if value is not None},
+            parameters=request.recorded(prompts=record_prompt),
         )
 
 
@@ -185,6 +184,10 @@ class ImageFile:
     provenance: str | None = None
 
 
+NO_REPLY, NO_TOKENS, NO_SVG = Reply(), TokenUsage(), SvgUsage()
+"""Of an answer that says nothing of them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """What became of one request."""
@@ -194,9 +197,9 @@ class Result:
     finished_at: datetime | None = None
     error_code: str | None = None
     error_message: str | None = None
-    reply: Reply = Reply()
-    tokens: TokenUsage = TokenUsage()
-    svg: SvgUsage = SvgUsage()
+    reply: Reply = NO_REPLY
+    tokens: TokenUsage = NO_TOKENS
+    svg: SvgUsage = NO_SVG
     cost: Cost = UNKNOWN_COST
     image: ImageFile | None = None
 

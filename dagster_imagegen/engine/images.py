@@ -302,8 +302,8 @@ class Images:
         )
 
 
-_Asked: TypeAlias = dict[str, "asyncio.Future[Mapping[str, str]]"]
-"""The fingerprints that are asked for, and who waits for the answer."""
+_Asked: TypeAlias = list[tuple[str, "asyncio.Future[Mapping[str, str]]"]]
+"""The fingerprints that are asked for, and who waits for the answers."""
 
 
 class _Finding:
@@ -324,31 +324,31 @@ class _Finding:
         loop = asyncio.get_running_loop()
         asked = self._waiting.get(loop)
         if asked is None:
-            asked = self._waiting[loop] = {}
+            asked = self._waiting[loop] = []
             task = asyncio.create_task(self._find_all())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        found = asked.get(fingerprint)
-        if found is None:
-            found = asked[fingerprint] = loop.create_future()
-        return await asyncio.shield(found)
+        found: asyncio.Future[Mapping[str, str]] = loop.create_future()
+        asked.append((fingerprint, found))
+        return await found
 
     async def _find_all(self) -> None:
         waiting = self._waiting.pop(asyncio.get_running_loop())
-        wanted = [(_folder(each), f"{each}.") for each in waiting]
+        wanted = [(_folder(each), f"{each}.") for each, _ in waiting]
         try:
             listings = await self._patient.repeat(lambda: self._storage.list_each(wanted))
         except asyncio.CancelledError:
-            for found in waiting.values():
+            for _, found in waiting:
                 found.cancel()
             raise
         except Exception as error:  # noqa: BLE001  # handed to whoever waits
-            for found in waiting.values():
-                found.set_exception(error)
-                found.exception()  # They may have been cancelled.
+            for _, found in waiting:
+                if not found.done():  # Cancelled.
+                    found.set_exception(error)
             return
-        for found, listing in zip(waiting.values(), listings, strict=True):
-            found.set_result({_attempt_of(path): path for path in listing})
+        for (_, found), listing in zip(waiting, listings, strict=True):
+            if not found.done():
+                found.set_result({_attempt_of(path): path for path in listing})
 
 
 def is_image_path(path: str) -> bool:

@@ -26,7 +26,7 @@ class FileLock:
 
 
 def write_whole(
-    path: Path, data: bytes, *, temporaries: Path, locked: bool = False, within: Path | None = None
+    path: str, data: bytes, *, temporaries: str, locked: bool = False, within: Path | None = None
 ) -> FileLock | None:
     """Temporary, fsync, rename, fsync of the folder: the file is there whole, or not at all.
 
@@ -34,37 +34,41 @@ def write_whole(
     for a part. A folder that another writer deletes just now, empty, is made again; not so the
     folder `within`, without which `FileNotFoundError` is raised.
     """
-
-    def write() -> FileLock | None:
-        _make_folder(path.parent, within=within)
-        return _write_once(path, data, temporaries=temporaries, locked=locked)
-
     try:
-        return write()
+        return _write_once(path, data, temporaries=temporaries, locked=locked, within=within)
     except FileNotFoundError:
-        return write()
+        return _write_once(path, data, temporaries=temporaries, locked=locked, within=within)
 
 
-def _write_once(path: Path, data: bytes, *, temporaries: Path, locked: bool) -> FileLock | None:
-    temporary = temporaries / f"{path.name}.{secrets.token_hex(4)}.tmp"
+def _write_once(
+    path: str, data: bytes, *, temporaries: str, locked: bool, within: Path | None
+) -> FileLock | None:
+    folder, name = os.path.split(path)
+    temporary = f"{temporaries}/{name}.{secrets.token_hex(4)}.tmp"
     lock = None
     try:
+        # Nearly always the folders are there: to look first would take as long as to write.
         try:
             lock = _write_file(temporary, data, locked=locked)
-        except FileNotFoundError:  # Nearly always the folder is there.
-            temporaries.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            _make_folder(Path(temporaries), within=within)
             lock = _write_file(temporary, data, locked=locked)
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        try:
+            os.replace(temporary, path)
+        except FileNotFoundError:
+            _make_folder(Path(folder), within=within)
+            os.replace(temporary, path)
+        _sync_folder(folder)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         if lock is not None:
             lock.release()
         raise
     return lock
 
 
-def _write_file(path: Path, data: bytes, *, locked: bool) -> FileLock | None:
+def _write_file(path: str, data: bytes, *, locked: bool) -> FileLock | None:
     """Write a new file; without a lock it is closed, because Windows moves no open file."""
     binary = getattr(os, "O_BINARY", 0)  # Windows would write each newline as two bytes.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | binary, 0o666)
@@ -88,27 +92,31 @@ def _write_file(path: Path, data: bytes, *, locked: bool) -> FileLock | None:
     return None
 
 
-def list_files(root: Path, folder: str, prefix: str = "") -> dict[str, os.stat_result]:
+def list_files(root: str, folder: str, prefix: str = "") -> dict[str, os.stat_result]:
     """Times are taken of what matches only: a folder of images can be large."""
     found: dict[str, os.stat_result] = {}
     try:
-        entries = [entry for entry in os.scandir(root / folder) if entry.name.startswith(prefix)]
+        entries = [
+            entry for entry in os.scandir(f"{root}/{folder}") if entry.name.startswith(prefix)
+        ]
     except (FileNotFoundError, NotADirectoryError):
         return found
     for entry in entries:
         path = f"{folder}/{entry.name}"
-        if entry.is_dir():
-            found.update(list_files(root, path))
-            continue
-        with contextlib.suppress(FileNotFoundError):  # Deleted while it was listed.
-            found[path] = entry.stat()
+        try:
+            if entry.is_dir():
+                found.update(list_files(root, path))
+            else:
+                found[path] = entry.stat()
+        except FileNotFoundError:
+            pass  # Deleted while it was listed.
     return found
 
 
-def list_names(folder: Path) -> list[str]:
+def list_names(folder: str) -> list[str]:
     """The names in a folder; none where there is no such folder."""
     try:
-        return os.listdir(folder)  # noqa: PTH208  # a path for each is not needed
+        return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
 
@@ -118,10 +126,10 @@ def _make_folder(folder: Path, *, within: Path | None) -> None:
         return
     _make_folder(folder.parent, within=within)
     folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
+    _sync_folder(str(folder.parent))
 
 
-def _sync_folder(folder: Path) -> None:
+def _sync_folder(folder: str) -> None:
     if os.name == "nt":  # Windows cannot open a folder to sync it.
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -206,36 +206,21 @@ class ImageRequest:
 
     def around_prompt(self, variant: int) -> tuple[str, str]:
         """What precedes and what follows the prompt in what `fingerprint` is the hash of."""
-        values = _values_of(type(self))(self)
-        return _around_prompt(type(self), self.endpoint_id, variant, *values)
+        return _around_prompt(type(self), self.endpoint_id, variant, *self._parameters)
 
     def body(self) -> dict[str, Any]:
         """The JSON body: `prompt`, `model`, `n`, and the parameters that are set."""
-        body: dict[str, Any] = {"prompt": self.prompt, "n": 1}
-        for each, value in self._values():
-            if each.body != "no" and each.is_set(value):
-                sent = json.loads(value) if each.kind == "mapping" else value
-                body |= sent if each.body == "merged" else {each.name: sent}
-        return body
+        return {"prompt": self.prompt, "n": 1, **_body_fields(type(self), *self._parameters)}
 
     @property
     def unpriced(self) -> tuple[str, ...]:
         """The parameters in its body for which no price is published: `svg`, say."""
-        body = self.body()
-        names = [each.name for each, _ in self._values() if not each.is_priced]
-        found = [name for name in names if body.get(name) is not None]
-        return (*found, *(["output_format"] if self.output_format in _UNPRICED_FORMATS else []))
+        return _unpriced(type(self), self.output_format, *self._parameters)
 
-    def recorded(self, *, prompts: bool) -> dict[str, Any]:
-        """The parameters as columns of the usage table; without `prompts`, those are null that can
-        repeat a prompt."""
-        return {
-            each.name: value
-            if each.is_set(value) and (prompts or not each.repeats_prompt)
-            else None
-            for each, value in self._values()
-            if each.column_type
-        }
+    def recorded(self, *, prompts: bool) -> Mapping[str, Any]:
+        """The parameters that are set, as columns of the usage table; without `prompts` none that
+        can repeat a prompt."""
+        return _recorded(type(self), prompts, *self._parameters)
 
     def check(self, *, streaming_needs_partials: bool = False) -> None:
         """Raise `InvalidRequest` for the first of `problems`."""
@@ -269,9 +254,12 @@ class ImageRequest:
             if each.allowed_in_extra_body and each.name in extra and each.is_set(value):
                 yield InvalidRequest(each.name, value, "must not be set in extra_body as well")
 
+    @property
+    def _parameters(self) -> tuple[Any, ...]:
+        return _values_of(type(self))(self)
+
     def _values(self) -> Iterator[tuple[Parameter, Any]]:
-        for each in parameters_of(type(self)):
-            yield each, getattr(self, each.name)
+        return zip(parameters_of(type(self)), self._parameters, strict=True)
 
 
 @cache
@@ -291,14 +279,45 @@ def _values_of(request: type[ImageRequest]) -> Callable[[ImageRequest], tuple[An
     return attrgetter(*(each.name for each in parameters_of(request)))
 
 
-@lru_cache(maxsize=4_096, typed=True)  # Typed: True and 1 are equal, and differ in JSON.
+# A million rows have few different parameters: what follows from them is made once for each set.
+_once_for_each = lru_cache(maxsize=4_096, typed=True)  # Typed: True and 1 differ in JSON.
+
+
+@_once_for_each
+def _body_fields(request: type[ImageRequest], *values: Any) -> Mapping[str, Any]:
+    """What the body holds beside the prompt and the number of images."""
+    body: dict[str, Any] = {}
+    for each, value in zip(parameters_of(request), values, strict=True):
+        if each.body != "no" and each.is_set(value):
+            sent = json.loads(value) if each.kind == "mapping" else value
+            body |= sent if each.body == "merged" else {each.name: sent}
+    return body
+
+
+@_once_for_each
+def _unpriced(
+    request: type[ImageRequest], output_format: str | None, *values: Any
+) -> tuple[str, ...]:
+    body = _body_fields(request, *values)
+    names = [each.name for each in parameters_of(request) if not each.is_priced]
+    found = [name for name in names if body.get(name) is not None]
+    return (*found, *(["output_format"] if output_format in _UNPRICED_FORMATS else []))
+
+
+@_once_for_each
+def _recorded(request: type[ImageRequest], prompts: bool, *values: Any) -> Mapping[str, Any]:
+    return {
+        each.name: value
+        for each, value in zip(parameters_of(request), values, strict=True)
+        if each.column_type and each.is_set(value) and (prompts or not each.repeats_prompt)
+    }
+
+
+@_once_for_each
 def _around_prompt(
     request: type[ImageRequest], endpoint_id: str, variant: int, *values: Any
 ) -> tuple[str, str]:
-    """What precedes and what follows the prompt in the canonical JSON of what decides the image.
-
-    A million rows have few different parameters: this is made once for each set of them.
-    """
+    """What precedes and what follows the prompt in the canonical JSON of what decides the image."""
     identity = {
         "endpoint_id": endpoint_id,
         "variant": variant,

@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -47,8 +47,7 @@ LASTING = (
 """Errors of a store that waiting does not help against."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StoredObject:
+class StoredObject(NamedTuple):
     """What a listing says of one object; `modified` is the store's own time, in Unix seconds."""
 
     path: str
@@ -193,8 +192,8 @@ class Storage:
         if self.is_local:
             self._check_root()
             return {
-                path: StoredObject(path=path, size_bytes=facts.st_size, modified=facts.st_mtime)
-                for path, facts in list_files(Path(self.root), folder, prefix).items()
+                path: StoredObject(path, facts.st_size, facts.st_mtime)
+                for path, facts in list_files(self.root, folder, prefix).items()
             }
         options: dict[str, Any] = self._timeout("list", folder)
         if prefix and not NARROWS.isdisjoint(protocols_of(self.filesystem)):
@@ -217,7 +216,7 @@ class Storage:
         if not self.is_local:
             return [path[len(folder) + 1 :] for path in self._list(folder)]
         self._check_root()
-        return list_names(Path(self.full_path(folder)))
+        return list_names(self.full_path(folder))
 
     def _folders(self, folder: str) -> Sequence[str]:
         full = self.full_path(folder)
@@ -338,14 +337,13 @@ class Storage:
         await self._run("delete", paths[0], lambda: self._delete(paths))
 
     def _write_whole(self, path: str, data: bytes, *, locked: bool = False) -> WriterLock | None:
-        root = Path(self.root)
         try:
             lock = write_whole(
-                Path(self.full_path(path)),
+                self.full_path(path),
                 data,
-                temporaries=root / TEMPORARY_FOLDER,
+                temporaries=self.full_path(TEMPORARY_FOLDER),
                 locked=locked,
-                within=root if self._keeps_root else None,
+                within=Path(self.root) if self._keeps_root else None,
             )
         except FileNotFoundError:
             self._check_root()
@@ -358,7 +356,7 @@ class Storage:
         return self._passes > 0 and self._had_root
 
     def _check_root(self) -> None:
-        if self._keeps_root and not Path(self.root).is_dir():
+        if self._keeps_root and not os.path.isdir(self.root):  # noqa: PTH112  # for each image
             raise StorageError(
                 f"the folder {self.root} is gone while a run uses it: it was deleted, with what "
                 "the run had stored there, or its volume was unmounted. Restore or mount it if you "

@@ -570,7 +570,7 @@ def test_bad_rows_are_named_without_what_is_private(
 
 
 def test_a_pass_tells_that_it_waits(open_engine: Callable[..., Engine]) -> None:
-    """While nothing comes there are beats, in which its progress can be told."""
+    """There are beats, in which its progress can be told; outcomes are not handed over in them."""
     waited = threading.Event()
 
     def answer_later(_: Heard) -> Answer:
@@ -583,11 +583,11 @@ def test_a_pass_tells_that_it_waits(open_engine: Callable[..., Engine]) -> None:
         identity = Identity(run_id="r", root_run_id="r")
         with engine.generate(prompts, identity=identity) as generation:
             assert generation.plan.to_send == 2
-            outcomes = 0
+            assert generation.totals.succeeded == 0
             for beat in generation.beats(0.05):
+                assert beat is None
                 waited.set()
-                outcomes += beat is not None
-            assert outcomes == 2
+            assert generation.totals.succeeded == len(generation.outcomes) == 2
             told = str(generation.progress)
     assert re.fullmatch(r"2 of 2 images, 0 in flight, [\d,]+ a minute, \$0\.03\d\d", told), told
 

@@ -174,10 +174,11 @@ class ModelPrice:
             return None
         total = Decimal(0)
         for kind, count in counts.items():
-            rate = rates.of(kind)
-            if count and rate is None:
-                return None
-            total += _per_million(rate or Decimal(0), count)
+            if count:
+                rate = rates.of(kind)
+                if rate is None:
+                    return None
+                total += _per_million(rate, count)
         return total
 
 

@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from dagster_imagegen.engine.attempt import Attempt, Identity, Result
@@ -49,6 +50,8 @@ NO_IMAGES = "-"
 _PROMPTS = ("prompt", "extra_body")
 """The columns of an intent that can be long."""
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 _ENTRY = re.compile(rf"{JOURNAL_FOLDER}/([^/.]+)(?:/(\d{{6}})\.(?:jsonl|([\w-]+)\.label)|\.sealed)")
 
 
@@ -64,7 +67,7 @@ class Header:
 
     def line(self) -> str:
         """The header as a line of JSON."""
-        return json.dumps({"record": "header", **asdict(self)}, separators=(",", ":"))
+        return _encode({"record": "header", **asdict(self)})
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Header":
@@ -98,6 +101,7 @@ def label_path(journal_id: str, seq: int, tags: str) -> str:
     return f"{JOURNAL_FOLDER}/{journal_id}/{seq:06d}.{tags}.label"
 
 
+@lru_cache(maxsize=4_096)
 def tag_of(fingerprint: str) -> str:
     """An image's tag: 24 bits, in letters that any store takes. Where two images have the same one,
     an object is read that need not be."""
@@ -145,8 +149,7 @@ def _line(
     kind: str, attempt_id: str | None = None, values: Row | None = None, *, tag: str | None = None
 ) -> str:
     """`{"record":kind,"attempt_id":…,"tag":…}`, then the values as a JSON object of their own."""
-    record = {"record": kind, "attempt_id": attempt_id} | ({"tag": tag} if tag else {})
-    head = json.dumps(record, separators=(",", ":"))
+    head = _encode({"record": kind, "attempt_id": attempt_id} | ({"tag": tag} if tag else {}))
     return head if values is None else f"{head}\t{encode_values(values)}"
 
 
@@ -360,17 +363,28 @@ def parse_listing(entries: Iterable[StoredObject]) -> dict[str, JournalListing]:
     labels: dict[str, dict[int, Label]] = {}
     seals: set[str] = set()
     for entry in entries:
-        if match := _ENTRY.fullmatch(entry.path):
-            jid, seq, tags = match.groups()
-            if seq is None:
-                seals.add(jid)
-            elif tags is None:
-                objects.setdefault(jid, {})[int(seq)] = entry
-            else:
-                labels.setdefault(jid, {})[int(seq)] = Label(entry.path, tags)
+        jid, seq, tags = _place_of(entry.path)
+        if jid is None:
+            continue
+        if seq is None:
+            seals.add(jid)
+        elif tags is None:
+            objects.setdefault(jid, {})[seq] = entry
+        else:
+            labels.setdefault(jid, {})[seq] = Label(entry.path, tags)
     return {
         jid: JournalListing(
             objects=objects.get(jid, {}), labels=labels.get(jid, {}), sealed=jid in seals
         )
         for jid in sorted(objects.keys() | labels.keys() | seals)
     }
+
+
+@lru_cache(maxsize=4_096)  # A writer lists its own journal again after each commit.
+def _place_of(path: str) -> tuple[str | None, int | None, str | None]:
+    """The journal, the number and the tags in a path; the first is None for any other path."""
+    match = _ENTRY.fullmatch(path)
+    if match is None:
+        return None, None, None
+    jid, seq, tags = match.groups()
+    return jid, None if seq is None else int(seq), tags

@@ -24,8 +24,12 @@ from dagster_imagegen.engine.record.journal import (
 )
 from dagster_imagegen.engine.record.limits import Limits
 from dagster_imagegen.engine.record.own_parts import OwnParts
+from dagster_imagegen.engine.record.parts import day_of
 from dagster_imagegen.engine.record.watcher import Watcher
 from dagster_imagegen.engine.storage import ObjectStore
+
+PAUSE_SECONDS_MAX = 0.02
+"""Between two commits, beside which it is nothing: an image takes seconds."""
 
 
 class OwnJournals:
@@ -134,7 +138,7 @@ class OwnJournals:
             journal.next_attempt >= limits.roll_attempts
             or journal.next_seq >= limits.roll_objects
             or _clock() - journal.opened_at >= limits.roll_seconds
-            or not journal.journal_id.startswith(f"{self._now():%Y%m%d}")
+            or day_of(journal.journal_id) != self._now().date().isoformat()
         )
 
     # -- committing ----------------------------------------------------------------------------
@@ -180,11 +184,14 @@ class OwnJournals:
 
     async def _commit_forever(self) -> None:
         loop = asyncio.get_running_loop()
+        next_at = loop.time()
         while not self._closing:
             alarm = loop.call_later(self._limits.lease / 8, self._wake.set)
             await self._wake.wait()
             alarm.cancel()
+            await asyncio.sleep(next_at - loop.time())
             self._wake.clear()
+            began_at = loop.time()
             waiters, self._waiters = self._waiters, []
             try:
                 async with self._at_store:
@@ -199,6 +206,8 @@ class OwnJournals:
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
+            # The busier all is, the longer, so that one object serves more of them.
+            next_at = loop.time() + min(loop.time() - began_at, PAUSE_SECONDS_MAX)
 
     async def _put_pending(self, journal: OwnJournal) -> None:
         if not journal.pending and journal.unwritten is None:

@@ -71,6 +71,8 @@ class Rivals:
         self, fingerprint: str, listing: Mapping[str, JournalListing]
     ) -> Sequence[JournalContent]:
         """What these journals hold of an image, each as its listing has it. Call `learn` before."""
+        if not listing:
+            return []  # As a rule; to gather nothing takes a turn of the event loop.
         tag = tag_of(fingerprint)
         found = await _all(self._of_journal(each, tag) for each in listing.values())
         return [each for each in found if each is not None and not each.is_of_newer_schema]

@@ -12,6 +12,9 @@ import pyarrow as pa
 
 from dagster_imagegen.engine.attempt import (
     NO_IDENTITY,
+    NO_REPLY,
+    NO_SVG,
+    NO_TOKENS,
     Attempt,
     Cost,
     CostBasis,
@@ -215,7 +218,6 @@ _FIELDS: Mapping[str, Mapping[str, str]] = {
     "svg": {f"svg_{name}": name for name in SvgUsage.__dataclass_fields__},
     "image": {f"image_{name}": name for name in ImageFile.__dataclass_fields__},
 }
-_NO_REPLY, _NO_TOKENS, _NO_SVG = Reply(), TokenUsage(), SvgUsage()
 _NO_PARAMETERS: Mapping[str, Any] = {}
 _ROWS_AT_ONCE = 4_096
 _ROWS_AS_DICTS = 512
@@ -277,9 +279,9 @@ def _results(columns: Columns, count: int) -> Iterator[Result]:
     costs = zip(*costs, of("price_source"), of("price_as_of"), strict=True)
     rows = zip(
         *(of("status"), of("billing"), of("finished_at"), of("error_code"), of("error_message")),
-        _objects("reply", Reply, columns, count, none=_NO_REPLY),
-        _objects("tokens", TokenUsage, columns, count, none=_NO_TOKENS),
-        _objects("svg", SvgUsage, columns, count, none=_NO_SVG),
+        _objects("reply", Reply, columns, count, none=NO_REPLY),
+        _objects("tokens", TokenUsage, columns, count, none=NO_TOKENS),
+        _objects("svg", SvgUsage, columns, count, none=NO_SVG),
         (_cost(*each) for each in costs),
         of("image_path"),
         _objects("image", ImageFile, columns, count, none=None),
@@ -354,8 +356,7 @@ def _cost(
 
 def encode_values(values: Row) -> str:
     """Columns as one line of JSON; the inverse of `decode_values`. Nulls are left out."""
-    present = {name: value for name, value in values.items() if value is not None}
-    return json.dumps(present, default=_to_json, separators=(",", ":"))
+    return _encode({name: value for name, value in values.items() if value is not None})
 
 
 def decode_values(text: str) -> Row:
@@ -375,21 +376,24 @@ def _to_json(value: object) -> str:
     raise TypeError(f"a usage row cannot hold a value of type {type(value).__name__}")
 
 
-def to_table(rows: Iterable[Row]) -> pa.Table:
-    """Rows as an Arrow table of `SCHEMA`.
+_encode = json.JSONEncoder(default=_to_json, separators=(",", ":")).encode
+
+
+def to_table(rows: Iterable[Row], schema: pa.Schema = SCHEMA) -> pa.Table:
+    """Rows as an Arrow table of `SCHEMA`, or of some of its columns.
 
     A value that its column cannot hold (a provider's lone surrogate, a number out of range) is
     escaped, rounded or left out, so that the row of a request that was sent is never lost.
     """
     each = iter(rows)
-    tables = [SCHEMA.empty_table()]
+    tables = [schema.empty_table()]
     # As dicts they take several kilobytes each.
     while some := list(islice(each, _ROWS_AS_DICTS)):
         try:
-            tables.append(pa.Table.from_pylist(some, schema=SCHEMA))
+            tables.append(pa.Table.from_pylist(some, schema=schema))
         except (pa.ArrowException, ValueError, TypeError, OverflowError):
             fitting = [_fitting(row) for row in some]
-            tables.append(pa.Table.from_pylist(fitting, schema=SCHEMA))
+            tables.append(pa.Table.from_pylist(fitting, schema=schema))
     return pa.concat_tables(tables)
 
 

@@ -7,6 +7,8 @@ from decimal import Decimal
 
 from dagster_imagegen.engine.attempt import (
     NO_COST,
+    NO_SVG,
+    NO_TOKENS,
     SANDBOX_COST,
     UNKNOWN_COST,
     Cost,
@@ -31,28 +33,27 @@ def result_of_answer(
     text itself.
     """
     said = answer.result
-    reply = Reply(http_status=answer.http_status, request_id=answer.request_id)
-    result = Result(
+    tokens, svg = said.tokens or NO_TOKENS, said.svg or NO_SVG
+    cost = SANDBOX_COST if sandbox else cost
+    if isinstance(said, Failure):
+        return Result(
+            status=said.status,
+            billing="not_billed" if sandbox else said.billing,
+            finished_at=finished_at,
+            error_code=said.code if with_texts else said.code_without_text,
+            error_message=said.message if with_texts else said.own_message,
+            reply=Reply(http_status=answer.http_status, request_id=answer.request_id),
+            tokens=tokens,
+            svg=svg,
+            cost=cost,
+        )
+    return Result(
         status="succeeded",
         billing="not_billed" if sandbox else "billed",
         finished_at=finished_at,
-        tokens=said.tokens or TokenUsage(),
-        svg=said.svg or SvgUsage(),
-        cost=SANDBOX_COST if sandbox else cost,
-    )
-    if isinstance(said, Failure):
-        return replace(
-            result,
-            status=said.status,
-            billing="not_billed" if sandbox else said.billing,
-            error_code=said.code if with_texts else said.code_without_text,
-            error_message=said.message if with_texts else said.own_message,
-            reply=reply,
-        )
-    return replace(
-        result,
-        reply=replace(
-            reply,
+        reply=Reply(
+            http_status=answer.http_status,
+            request_id=answer.request_id,
             revised_prompt=said.revised_prompt if with_texts else None,
             answered_at=_created(said.created),
             answered_size=said.size,
@@ -60,6 +61,9 @@ def result_of_answer(
             answered_background=said.background,
             answered_format=said.output_format,
         ),
+        tokens=tokens,
+        svg=svg,
+        cost=cost,
     )
 
 

@@ -60,7 +60,7 @@ class PaidImages:
 
     def and_made(self, attempts: Sequence[Attempt]) -> "PaidImages":
         """These, and those that the attempts have made, all of one root run."""
-        made = to_table(map(row_of, attempts)).select(self.rows.column_names)
+        made = to_table(map(row_of, attempts), self.rows.schema)
         made_by = attempts[0].identity.root_run_id
         return PaidImages(rows=pa.concat_tables([self.rows, made]), made_by=made_by)
 

@@ -1,7 +1,7 @@
 """One request: claimed on record, sent once, its image and its result made durable."""
 
 import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from dagster_imagegen.engine.attempt import (
     IMAGE_NOT_SAVED,
@@ -37,7 +37,7 @@ class Claim:
     turn: Turn
     slot: Slot
     attempt_id: str
-    unresolved: Unresolved = field(default_factory=Unresolved)
+    unresolved: Unresolved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +90,9 @@ class Sender:
             worst_case=job.worst_case,
         )
         while True:
-            decision = await self._intend(attempt, turn)
+            decision = await self._intend(attempt, turn, unresolved)
             if isinstance(decision, Claim):
-                return replace(decision, unresolved=unresolved)
+                return decision
             if isinstance(decision, AlreadyThere):
                 return await self._adopted(decision, request.fingerprint)
             other = await context.record.outcome_of(decision.rival, request.fingerprint)
@@ -112,7 +112,9 @@ class Sender:
             return identity
         return replace(identity, partition_key=job.partition_key)
 
-    async def _intend(self, attempt: Attempt, turn: Turn) -> Claim | AlreadyThere | Contended:
+    async def _intend(
+        self, attempt: Attempt, turn: Turn, unresolved: Unresolved
+    ) -> Claim | AlreadyThere | Contended:
         context = self._context
         slot = await self._slot(turn)
         claim: Claim | None = None
@@ -123,7 +125,9 @@ class Sender:
             if context.stop.is_set():
                 await context.record.withdraw(decision.attempt_id)
                 raise asyncio.CancelledError
-            claim = Claim(turn=turn, slot=slot, attempt_id=decision.attempt_id)
+            claim = Claim(
+                turn=turn, slot=slot, attempt_id=decision.attempt_id, unresolved=unresolved
+            )
             return claim
         finally:
             if claim is None:

@@ -106,6 +106,8 @@ class Generation:
         """What the pass does otherwise than its settings say, once `plan` is there."""
         self._plan: Future[Plan] = Future()
         self._arrived: queue.SimpleQueue[_Arrived] = queue.SimpleQueue()
+        self._hands_over = True
+        """Whether somebody may iterate over the outcomes: it wakes their thread for each."""
         self._paid: Iterator[Outcome] = iter(())
         """Of those that were paid for before, the outcomes that are yet to be iterated over."""
         self._error: BaseException | None = None
@@ -174,19 +176,16 @@ class Generation:
                 return arrived
         return outcome
 
-    def beats(self, every_seconds: float) -> Iterator[Outcome | None]:
-        """Iterate, with a None whenever nothing has come for `every_seconds`.
-
-        What was paid for before is left out: a million objects take long to make.
-        """
+    def beats(self, every_seconds: float) -> Iterator[None]:
+        """Iterate without the outcomes, which are in `outcomes`: a None every `every_seconds`."""
+        self._hands_over = False
+        due = time.monotonic() + every_seconds
         while True:
             try:
-                arrived = self._arrived.get(timeout=every_seconds)
+                self._next(self._arrived.get(timeout=max(due - time.monotonic(), 0.0)))
             except queue.Empty:
                 yield None
-                continue
-            try:
-                yield self._next(arrived)
+                due = time.monotonic() + every_seconds
             except StopIteration:
                 return
 
@@ -265,7 +264,8 @@ class Generation:
     def report(self, outcome: Outcome) -> None:
         """Hand over an outcome that is durable."""
         self.outcomes.add(outcome)
-        self._arrived.put(outcome)
+        if self._hands_over:
+            self._arrived.put(outcome)
 
     def show(self, index: int, data: bytes) -> None:
         """Hand over a partial image."""

@@ -298,6 +298,40 @@ def test_the_intent_is_on_record_before_it_is_granted(storage: Storage):
     assert [(each.attempt_id, each.status) for each in record.open_attempts] == [(attempt_id, None)]
 
 
+class Unhurried(Storage):
+    """A store that takes 10 ms for each object."""
+
+    async def put(self, path: str, data: bytes) -> None:
+        await asyncio.sleep(0.01)
+        await super().put(path, data)
+
+
+def test_a_busy_writer_pauses_between_commits_and_an_idle_one_does_not(tmp_path: Path):
+    """Of many requests more share an object; one alone waits for nothing but its own."""
+
+    async def intend(writer: RecordWriter, number: int) -> float:
+        clock = asyncio.get_running_loop().time
+        await asyncio.sleep(number / 1_000)
+        asked_at = clock()
+        await granted(writer, f"{number:04d}")
+        return clock() - asked_at
+
+    async def main() -> tuple[float, float, int]:
+        storage = Unhurried(str(tmp_path))
+        writer = await opened_writer(storage)
+        alone = await intend(writer, 0)
+        waited = await asyncio.gather(*(intend(writer, number) for number in range(100, 300)))
+        objects = len(everything(storage)) - 2
+        await writer.close()
+        return alone, max(waited), objects
+
+    alone, longest, objects = run_virtual(main())
+    assert alone == pytest.approx(0.01)
+    # Without the pause, 200 ms of intents are in 20 objects, and none waits for longer than 20 ms.
+    assert 10 <= objects <= 12
+    assert longest <= 0.031
+
+
 def test_what_is_pending_at_the_end_is_unknown(storage: Storage):
     """Closing gives an attempt without an outcome a row all the same."""
 
