@@ -307,8 +307,11 @@ def test_a_cancelled_connection_is_cancelled(times: int) -> None:
     """At whatever moment, and however often: its request would be sent for nobody."""
     servers: list[tuple[str, int]] = []
 
+    async def ignore(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Leave the connection open."""
+
     async def run() -> list[int]:
-        server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+        server = await asyncio.start_server(ignore, "127.0.0.1", 0)
         servers.append(server.sockets[0].getsockname())
         ignored: list[int] = []
         for moment in range(30):
