@@ -12,6 +12,8 @@ TIMES_MOST = 8  # and up to as many, if even a server that queues answers them i
 IN_TIME = 0.5  # of the timeout
 UNSURE_TIMES = 1.5  # while it is not clear that they were not slowed
 SPREAD_SECONDS = 0.3  # over the height is between steps up; refusals, back within 0.1 s, stop them
+LATE_SECONDS = 0.02  # at most is made up for by the steps that follow
+HICCUP_SECONDS = 0.5  # answers are slowed for longer than that before the height falls
 QUIET_SECONDS = 2.0  # without a step after a fall; doubles with each fall from the same height
 QUIET_MAX_SECONDS = 120.0
 WAITS_OF_QUIET = 8  # times the wait that a refusal asks for: the dearer it is, the fewer are risked
@@ -26,7 +28,7 @@ class Climb:
     It multiplies with each round of answers, by less if the timeout is short: a server that queues
     must still answer all in time. When a request is refused, the height falls to what the server
     held. When one times out behind others, it falls to half. When answers slow down, it falls to
-    half, or to twice what was answered unslowed if that is less. From then on it rises in steps of
+    half, or to twice what was answered unslowed if that is less; not over a hiccup. From then on it rises in steps of
     one, two, four, each after the one before it was answered.
 
     If refusals go on however far it falls, they have nothing to do with how many are open, and the
@@ -55,6 +57,7 @@ class Climb:
         self._answered = 0  # the most open ones of which one was answered
         self._unslowed = 0  # the same, as long as answers were not slowed
         self._next_at = -math.inf
+        self._slowed_since = math.inf
         self._quiet_seconds = QUIET_SECONDS
         self._fell_to = -1
         self._ceiling: int | None = None
@@ -74,7 +77,9 @@ class Climb:
         """Count one more request, which makes `open_now` open ones."""
         if open_now > self.height:
             self.height = open_now
-            self._next_at = now + SPREAD_SECONDS / open_now
+            # From when it was due: a busy process is late for each step.
+            due = max(self._next_at, now - LATE_SECONDS)
+            self._next_at = min(due, now) + SPREAD_SECONDS / open_now
 
     def answered(
         self, number: int, *, open_then: int, seconds: float, newest: int, now: float
@@ -90,6 +95,12 @@ class Climb:
             return
         if slowed == "silent":
             return
+        if slowed != "sure":
+            self._slowed_since = math.inf
+        elif now - min(self._slowed_since, now) < HICCUP_SECONDS:
+            self._slowed_since = min(self._slowed_since, now)
+            self._most = min(self._most, self.height)  # until it is over
+            return
         if self._ceiling is None:
             if slowed == "sure":
                 height = min((self.height + 1) // 2, max(START, TIMES // 2 * self._unslowed))
@@ -99,8 +110,10 @@ class Climb:
             if slowed == "none":
                 self._unslowed = max(self._unslowed, open_then)
                 times = self._times()
+            next_at = now + SPREAD_SECONDS / self.height
+            had_to_wait = self.height >= self._most
+            self._next_at = next_at if had_to_wait else min(self._next_at, next_at)
             self._most = max(self._most, times * open_then)
-            self._next_at = min(self._next_at, now + SPREAD_SECONDS / self.height)
         elif open_then > self._ceiling:
             if slowed == "sure":
                 self._fall(self._ceiling, newest=newest, quiet=QUIET_SECONDS, now=now)

@@ -209,6 +209,48 @@ def test_answers_that_wait_for_this_process_are_not_slow() -> None:
     assert seconds < 1.25 * 1_500 * 0.0026
 
 
+def opened_by(seconds: float, *, late: float = 0.0, hiccup: tuple[float, float] = (0, 0)) -> int:
+    """How many of 128 may be open by then, with images of 0.1 s.
+
+    Each wait takes `late` longer than it should; during `hiccup` no answer comes.
+    """
+
+    async def main() -> int:
+        clock = asyncio.get_running_loop().time
+        pacer = Pacer(
+            max_concurrency=128, clock=clock, sleep=lambda wait: asyncio.sleep(wait + late)
+        )
+
+        async def one() -> None:
+            slot = await pacer.acquire()
+            await asyncio.sleep(0.1)
+            if hiccup[0] < clock() < hiccup[1]:
+                await asyncio.sleep(hiccup[1] - clock())
+            pacer.release(slot, ACCEPTED)
+
+        work = asyncio.gather(*(one() for _ in range(5_000)))
+        await asyncio.sleep(seconds)
+        found = pacer.limit
+        work.cancel()
+        await asyncio.wait({work})
+        return found
+
+    return run_virtual(main())
+
+
+def test_a_busy_process_makes_up_for_the_steps_that_it_is_late_for() -> None:
+    """Its event loop comes back late from each wait, which would else be 60 steps a second."""
+    assert opened_by(1.5) == 128
+    assert opened_by(1.5, late=0.015) == 128
+    assert opened_by(1.5, late=0.1) < 64  # Late without end, it would send all at once.
+
+
+def test_a_hiccup_is_no_queue() -> None:
+    """A third of a second without an answer, of the network or of this machine, passes."""
+    assert opened_by(1.6, hiccup=(1.0, 1.35)) > 80
+    assert opened_by(2.5, hiccup=(1.0, 1.35)) == 128
+
+
 def test_what_the_record_takes_is_no_part_of_an_answer() -> None:
     """Requests wait for their turn on the disk, the longer the more there are."""
 
