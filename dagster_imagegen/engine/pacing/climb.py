@@ -27,9 +27,9 @@ class Climb:
 
     It multiplies with each round of answers, by less if the timeout is short: a server that queues
     must still answer all in time. When a request is refused, the height falls to what the server
-    held. When one times out behind others, it falls to half. When answers slow down, it falls to
-    half, or to twice what was answered unslowed if that is less; not over a hiccup. From then on it rises in steps of
-    one, two, four, each after the one before it was answered.
+    held. When one times out behind others, it falls to half. When answers slow down for more than a
+    hiccup, it falls to half, or to twice what was answered unslowed if that is less. From then on
+    it rises in steps of one, two, four, each after the one before it was answered.
 
     If refusals go on however far it falls, they have nothing to do with how many are open, and the
     climb goes on.
