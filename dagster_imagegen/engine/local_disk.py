@@ -125,7 +125,9 @@ def _make_folder(folder: Path, *, within: Path | None) -> None:
     if folder == within or folder.is_dir():
         return
     _make_folder(folder.parent, within=within)
-    folder.mkdir(exist_ok=True)
+    # Another writer may make it just now, and delete it again: then the write that follows fails.
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
     _sync_folder(str(folder.parent))
 
 

@@ -10,16 +10,19 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property, lru_cache, wraps
 from json.encoder import encode_basestring_ascii
 from operator import attrgetter
-from typing import Annotated, Any, Literal, TypeAlias, TypedDict, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias, TypedDict, TypeVar, get_type_hints
 
 from dagster_imagegen.engine.errors import InvalidRequest
 
 Kind: TypeAlias = Literal["text", "integer", "boolean", "mapping"]
 Column: TypeAlias = Literal["string", "int32", "int64", "bool"]
 
+T = TypeVar("T")
+KEPT_CHARACTERS = 4_096
+"""Of a parameter, in what is kept to be used for other rows."""
 INTEGER_MAX = 2**31 - 1
 """The largest integer parameter: what an int32 column of the usage table holds."""
 
@@ -279,8 +282,19 @@ def _values_of(request: type[ImageRequest]) -> Callable[[ImageRequest], tuple[An
     return attrgetter(*(each.name for each in parameters_of(request)))
 
 
-# A million rows have few different parameters: what follows from them is made once for each set.
-_once_for_each = lru_cache(maxsize=4_096, typed=True)  # Typed: True and 1 differ in JSON.
+def _once_for_each(make: Callable[..., T]) -> Callable[..., T]:
+    """A million rows have few different parameters: what follows from them is made once for each.
+
+    Not kept with large texts, such as a picture in `extra_body`, of which each row has its own.
+    """
+    kept = lru_cache(maxsize=4_096, typed=True)(make)  # Typed: True and 1 differ in JSON.
+
+    @wraps(make)
+    def made(*values: Any) -> T:
+        large = any(isinstance(value, str) and len(value) > KEPT_CHARACTERS for value in values)
+        return make(*values) if large else kept(*values)
+
+    return made
 
 
 @_once_for_each

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import fsspec
@@ -117,7 +116,7 @@ def shake_disk(patch: pytest.MonkeyPatch, weather: Weather) -> None:
     patch.setattr(os, "write", failing(os.write, torn=True))
     patch.setattr(os, "fsync", failing(os.fsync))
     patch.setattr(os, "scandir", failing(os.scandir))
-    patch.setattr(Path, "replace", failing(Path.replace))
+    patch.setattr(os, "replace", failing(os.replace))
 
 
 @dataclass(kw_only=True)

@@ -1,7 +1,7 @@
 """HTTP/1.1 over a connection of its own, by h11, as a transport of httpx.
 
-httpx's own client and pool take four times as much time for a request as h11 and asyncio. They are
-used where there is a proxy.
+httpx's client and its own transport take four times as much time for a request as h11 and asyncio.
+That transport is used where there is a proxy.
 """
 
 import ssl

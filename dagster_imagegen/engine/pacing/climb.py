@@ -7,9 +7,9 @@ from dagster_imagegen.engine.pacing.slowing import Slowing
 START = 4  # requests at once, before anything is known
 BLIND = 15  # the most before the first answers; fewer if the timeout is short
 BLIND_IMAGE_SECONDS = 40.0  # of an image then: made one by one, all of them come in time
-TIMES = 4  # as many as were answered unslowed may be open,
-TIMES_MOST = 8  # and up to as many, if even a server that queues answers them in time:
-IN_TIME = 0.5  # of the timeout
+TIMES = 4  # as many as were answered unslowed may be open in any case
+TIMES_MOST = 8  # as many may be open if a server that queues would still answer all in time,
+IN_TIME = 0.5  # which is within this part of the timeout
 UNSURE_TIMES = 1.5  # while it is not clear that they were not slowed
 SPREAD_SECONDS = 0.3  # over the height is between steps up; refusals, back within 0.1 s, stop them
 LATE_SECONDS = 0.02  # at most is made up for by the steps that follow
@@ -87,7 +87,7 @@ class Climb:
         """Request `number`, sent with `open_then` open, was answered after `seconds`."""
         if number > self._fell_after:
             self._answered = max(self._answered, open_then)
-        if self._answered >= self._highest:
+        if min(self.height, self._answered) >= self._highest:
             return  # there is nothing to decide
         self._slowing.add(open_then, seconds, height=self.height)
         slowed = self._slowing.at(self.height)
@@ -95,14 +95,14 @@ class Climb:
             return
         if slowed == "silent":
             return
-        if slowed != "sure":
-            self._slowed_since = math.inf
-        elif now - min(self._slowed_since, now) < HICCUP_SECONDS:
-            self._slowed_since = min(self._slowed_since, now)
-            self._most = min(self._most, self.height)  # until it is over
-            return
         if self._ceiling is None:
-            if slowed == "sure":
+            if slowed != "sure":
+                self._slowed_since = math.inf
+            elif now < (since := min(self._slowed_since, now)) + HICCUP_SECONDS:
+                self._slowed_since = since
+                self._most = min(self._most, self.height)  # until it is over
+                return
+            else:
                 height = min((self.height + 1) // 2, max(START, TIMES // 2 * self._unslowed))
                 self._fall(height, newest=newest, quiet=QUIET_SECONDS, now=now)
                 return
@@ -154,9 +154,9 @@ class Climb:
         """
         self._random = self._random and now - self._refused_at < FORGET_REFUSAL_SECONDS
         self._refused_at = now
-        if seconds < self._slowing.mean_seconds / 2:
-            # Those that were answered meanwhile had left the server before it refused this one. If
-            # a request spends most of its time on the way, as many are always there, and count.
+        if seconds < self._slowing.mean_seconds / 4:
+            # Those that were answered meanwhile had left the server before it refused this one. Not
+            # so if requests spend much of their time on the way.
             open_then = min(open_then, still_open + 1)
         height = max(1, min(self.height, open_then - 1))
         if number <= self._fell_after:
@@ -187,6 +187,7 @@ class Climb:
         self._quiet_seconds = min(2 * self._quiet_seconds, QUIET_MAX_SECONDS) if again else quiet
         self.height = self._ceiling = self._fell_to = height
         self._fell_after = newest
+        self._slowed_since = math.inf
         self._step = 1
         self._most = height + 1
         self._next_at = now + self._quiet_seconds

@@ -29,7 +29,7 @@ from dagster_imagegen.engine.record.watcher import Watcher
 from dagster_imagegen.engine.storage import ObjectStore
 
 PAUSE_SECONDS_MAX = 0.02
-"""Between two commits, beside which it is nothing: an image takes seconds."""
+"""The longest pause between two commits; an image takes seconds."""
 
 
 class OwnJournals:
@@ -206,7 +206,7 @@ class OwnJournals:
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
-            # The busier all is, the longer, so that one object serves more of them.
+            # A slow commit is followed by a longer pause, so that one object serves more requests.
             next_at = loop.time() + min(loop.time() - began_at, PAUSE_SECONDS_MAX)
 
     async def _put_pending(self, journal: OwnJournal) -> None:

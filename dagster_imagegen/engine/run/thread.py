@@ -177,17 +177,22 @@ class Generation:
         return outcome
 
     def beats(self, every_seconds: float) -> Iterator[None]:
-        """Iterate without the outcomes, which are in `outcomes`: a None every `every_seconds`."""
+        """Iterate without the outcomes: a None every `every_seconds`.
+
+        They are in `outcomes`; from here on neither iteration nor `drain` returns them.
+        """
         self._hands_over = False
         due = time.monotonic() + every_seconds
         while True:
             try:
                 self._next(self._arrived.get(timeout=max(due - time.monotonic(), 0.0)))
             except queue.Empty:
-                yield None
-                due = time.monotonic() + every_seconds
+                pass
             except StopIteration:
                 return
+            if time.monotonic() >= due:
+                yield None
+                due = time.monotonic() + every_seconds
 
     def wait(self) -> None:
         """Wait for the end as iteration does, without its outcomes."""

@@ -251,6 +251,43 @@ def test_a_hiccup_is_no_queue() -> None:
     assert opened_by(2.5, hiccup=(1.0, 1.35)) == 128
 
 
+def limit_after(bad: Callable[[int], Signal | None], *, workers: int, spread: float) -> int:
+    """How many may be open half an hour after five minutes in which `bad` answers for a server.
+
+    It is told how many are open, and returns None where the server would answer as always.
+    """
+
+    async def main() -> int:
+        clock, chance = asyncio.get_running_loop().time, random.Random(3)
+        pacer = Pacer(max_concurrency=workers, timeout_seconds=600.0, clock=clock)
+        begun = clock()
+
+        async def one() -> None:
+            while clock() - begun < 2_100:
+                slot = await pacer.acquire()
+                signal = bad(pacer.in_flight) if 60 < clock() - begun < 300 else None
+                took = 1.0 if signal is None else 0.02
+                await asyncio.sleep(took * chance.uniform(1 - spread, 1 + spread))
+                pacer.release(slot, signal or ACCEPTED)
+
+        await asyncio.gather(*(one() for _ in range(workers)))
+        return pacer.limit
+
+    return run_virtual(main())
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.5, 0.9])
+@pytest.mark.parametrize("times_out", [True, False])
+def test_it_climbs_again_after_a_bad_time(times_out: bool, spread: float) -> None:
+    """Also where all that may be open were open before, and images take as long as they like."""
+    signal = Signal(outcome="timed_out" if times_out else "refused")
+
+    def bad(open_now: int) -> Signal | None:
+        return signal if open_now > 20 else None
+
+    assert limit_after(bad, workers=32, spread=spread) == 32
+
+
 def test_what_the_record_takes_is_no_part_of_an_answer() -> None:
     """Requests wait for their turn on the disk, the longer the more there are."""
 
