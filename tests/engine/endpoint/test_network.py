@@ -306,9 +306,11 @@ def test_memory_of_a_stream_of_partial_images() -> None:
 def test_a_cancelled_connection_is_cancelled(times: int) -> None:
     """At whatever moment, and however often: its request would be sent for nobody."""
     servers: list[tuple[str, int]] = []
+    accepted: list[asyncio.StreamWriter] = []
 
     async def ignore(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Leave the connection open."""
+        accepted.append(writer)
 
     async def run() -> list[int]:
         server = await asyncio.start_server(ignore, "127.0.0.1", 0)
@@ -334,6 +336,9 @@ def test_a_cancelled_connection_is_cancelled(times: int) -> None:
         ]
         assert all(each.is_closing() for each in connected)
         server.close()
+        for writer in accepted:
+            writer.transport.abort()
+        await asyncio.sleep(0)
         return ignored
 
     assert asyncio.run(run()) == []
