@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -32,7 +33,7 @@ from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.patience import Patience, PatientStore
 from dagster_imagegen.engine.prompts.rows import Column
 from dagster_imagegen.engine.provenance import provenance
-from dagster_imagegen.engine.storage import TEMPORARY_FOLDER, Storage
+from dagster_imagegen.engine.storage import TEMPORARY_FOLDER, Storage, StoredObject
 
 FOLDER = "images"
 BROUGHT = "adopted-"
@@ -336,7 +337,7 @@ class _Finding:
         waiting = self._waiting.pop(asyncio.get_running_loop())
         wanted = [(_folder(each), f"{each}.") for each, _ in waiting]
         try:
-            listings = await self._patient.repeat(lambda: self._storage.list_each(wanted))
+            listings = await self._listings(wanted)
         except asyncio.CancelledError:
             for _, found in waiting:
                 found.cancel()
@@ -349,6 +350,19 @@ class _Finding:
         for (_, found), listing in zip(waiting, listings, strict=True):
             if not found.done():
                 found.set_result({_attempt_of(path): path for path in listing})
+
+    async def _listings(
+        self, wanted: Sequence[tuple[str, str]]
+    ) -> Sequence[Mapping[str, StoredObject]]:
+        """What each folder holds with its prefix; on a local disk in one call for all.
+
+        Elsewhere a listing that fails is repeated alone: of many, one may fail each time.
+        """
+        storage, repeat = self._storage, self._patient.repeat
+        if storage.is_local:
+            return await repeat(lambda: storage.list_each(wanted))
+        calls = (partial(storage.list, folder, prefix=prefix) for folder, prefix in wanted)
+        return await asyncio.gather(*map(repeat, calls))
 
 
 def is_image_path(path: str) -> bool:
