@@ -10,7 +10,6 @@ import socket
 import struct
 import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine
-from importlib.metadata import version
 from typing import Any
 
 import httpx
@@ -283,10 +282,6 @@ def test_no_tls() -> None:
     assert result.kind is FailureKind.UNREACHABLE
 
 
-@pytest.mark.skipif(
-    tuple(map(int, version("anyio").split(".")[:2])) < (4, 16),
-    reason="older releases tell no one that sending broke off; the outcome is then unknown",
-)
 def test_a_request_that_did_not_leave_whole_was_not_accepted() -> None:
     """A server that hangs up in the middle of a large body cannot have done the work."""
 
