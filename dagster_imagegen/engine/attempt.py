@@ -185,7 +185,7 @@ class ImageFile:
 
 
 NO_REPLY, NO_TOKENS, NO_SVG = Reply(), TokenUsage(), SvgUsage()
-"""Of an answer that says nothing of them."""
+"""What a result holds of an answer that says nothing of them; one object for all."""
 
 
 @dataclass(frozen=True, kw_only=True)

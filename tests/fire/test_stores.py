@@ -1,10 +1,13 @@
 """Storage that fails under a pass: nothing lost, nothing half, nothing bought twice."""
 
+import asyncio
 import io
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,9 +19,12 @@ import pytest
 
 from dagster_imagegen.engine.attempt import Identity, Outcome
 from dagster_imagegen.engine.errors import StorageError
+from dagster_imagegen.engine.images import Images
+from dagster_imagegen.engine.money.price_list import PriceList
 from dagster_imagegen.engine.patience import Patience
 from dagster_imagegen.engine.record import Limits
 from dagster_imagegen.engine.record.schema import Row, row_of
+from dagster_imagegen.engine.storage import Storage
 from dagster_imagegen.sandbox import Sandbox
 from tests.fire import record_checks
 from tests.fire.conftest import Passes, until
@@ -31,7 +37,16 @@ from tests.fire.record_checks import (
     by_status,
     rows_in,
 )
-from tests.fire.shaky import Bucket, Outage, Storm, fair, shake_disk, shake_memory
+from tests.fire.shaky import (
+    Bucket,
+    Outage,
+    Storm,
+    Trouble,
+    Verb,
+    fair,
+    shake_disk,
+    shake_memory,
+)
 
 QUICK = Limits(lease=20.0, patience=Patience(backoff_seconds=0.001))
 # A lease that a test can wait for, on a store that has no locks to tell the dead.
@@ -80,6 +95,31 @@ def test_a_store_that_fails_now_and_then(passes: Passes, sandbox: Sandbox, seed:
     assert_every_request_has_its_row(rows, sandbox.requests)
     assert_images_are_whole(bucket, rows)
     assert len(sandbox.requests) == len(PROMPTS)
+
+
+def test_of_many_listings_only_those_that_failed_are_repeated() -> None:
+    """Images are looked for together; of so many, on a bad store, one fails each time."""
+    listed: Counter[str] = Counter()
+
+    def weather(verb: Verb, path: str) -> Trouble | None:
+        listed[path] += 1
+        return "unavailable" if listed[path] == 1 + int(path[-1], 16) % 3 else None
+
+    options = {"bucket": Bucket(weather=weather)}
+    images = Images(
+        Storage("shaky://bucket/shop", options),
+        spill=Storage("shaky://bucket/spill", options),
+        prices=PriceList.default(),
+        now=lambda: datetime.now(timezone.utc),
+        patience=Patience(attempts=2, backoff_seconds=0.0),
+    )
+    wanted = [f"{number:02x}{'0' * 62}" for number in range(64)]
+
+    async def main() -> list[Mapping[str, str]]:
+        return await asyncio.gather(*map(images.find, wanted))
+
+    assert asyncio.run(main()) == [{}] * 64
+    assert max(listed.values()) == 2
 
 
 @pytest.mark.full

@@ -62,7 +62,8 @@ class Proxies:
     def of(self, url: httpx.URL) -> str | None:
         """The proxy for a URL; None if it is reached without one."""
         proxy = self._named.get(url.scheme) or self._named.get("all")
-        return None if proxy is None or proxy_bypass(url.host) else proxy
+        # With the port, where it has one: NO_PROXY may name it.
+        return None if proxy is None or proxy_bypass(url.netloc.decode("ascii")) else proxy
 
 
 class Connections:

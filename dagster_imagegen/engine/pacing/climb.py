@@ -96,16 +96,10 @@ class Climb:
         if slowed == "silent":
             return
         if self._ceiling is None:
-            if slowed != "sure":
-                self._slowed_since = math.inf
-            elif now < (since := min(self._slowed_since, now)) + HICCUP_SECONDS:
-                self._slowed_since = since
-                self._most = min(self._most, self.height)  # until it is over
+            if slowed == "sure":
+                self._slowed(newest=newest, now=now)
                 return
-            else:
-                height = min((self.height + 1) // 2, max(START, TIMES // 2 * self._unslowed))
-                self._fall(height, newest=newest, quiet=QUIET_SECONDS, now=now)
-                return
+            self._slowed_since = math.inf
             times = UNSURE_TIMES
             if slowed == "none":
                 self._unslowed = max(self._unslowed, open_then)
@@ -121,6 +115,15 @@ class Climb:
                 self._ceiling = open_then
                 self._step *= 2
                 self._most = open_then + self._step
+
+    def _slowed(self, *, newest: int, now: float) -> None:
+        """Answers have slowed down: open nothing more, and fall if it is no hiccup."""
+        self._slowed_since = min(self._slowed_since, now)
+        if now - self._slowed_since < HICCUP_SECONDS:
+            self._most = min(self._most, self.height)
+            return
+        height = min((self.height + 1) // 2, max(START, TIMES // 2 * self._unslowed))
+        self._fall(height, newest=newest, quiet=QUIET_SECONDS, now=now)
 
     def _times(self) -> float:
         """How many times what was answered unslowed may be open.

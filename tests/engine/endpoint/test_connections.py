@@ -400,18 +400,21 @@ def test_a_proxy_of_the_environment_is_asked(
 
 
 @pytest.mark.parametrize(
-    ("host", "no_proxy"), [("0.0.0.0", "0.0.0.0"), ("0.0.0.0", "*"), ("127.0.0.1", "")]
+    ("host", "no_proxy"),
+    [("0.0.0.0", "0.0.0.0"), ("0.0.0.0", "0.0.0.0:{port}"), ("0.0.0.0", "*"), ("127.0.0.1", "")],
 )
 def test_a_host_that_no_proxy_is_asked_for(
     proxied: Callable[..., None], host: str, no_proxy: str
 ) -> None:
-    """Listed in NO_PROXY, or on this machine."""
+    """Listed in NO_PROXY, or on this machine: its connections are used again."""
 
     async def run() -> None:
         async with Peer([says(http())]).serve() as peer, Peer([hangs]).serve() as proxy:
-            proxied(HTTP_PROXY="", http_proxy=proxy.root, ALL_PROXY=proxy.root, NO_PROXY=no_proxy)
+            listed = no_proxy.format(port=peer.root.rpartition(":")[2])
+            proxied(HTTP_PROXY="", http_proxy=proxy.root, ALL_PROXY=proxy.root, NO_PROXY=listed)
             base_url = peer.root.replace("127.0.0.1", host)
             async with client_of(peer, base_url=base_url) as client:
+                await together(client, 3)
                 await together(client, 3)
             assert (peer.connections, proxy.connections) == (3, 0)
 
