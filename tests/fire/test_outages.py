@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dagster_imagegen.engine.money.budget import Budget
+from dagster_imagegen.engine.run.breaker import AGREE
 from dagster_imagegen.engine.run.thread import Generation
 from dagster_imagegen.engine.run.verdict import RESENDS_MAX
 from dagster_imagegen.sandbox import Fault, Sandbox
@@ -83,7 +84,9 @@ def test_a_gateway_that_times_out_for_a_while(passes: Passes) -> None:
     assert max(billed.values()) <= 1 + RESENDS_MAX
     statuses = Counter(each.status for each in generation.outcomes.values())
     assert set(statuses) <= {"generated", "unknown"}
-    assert statuses["unknown"] <= 7 // (1 + RESENDS_MAX)
+    # An answer that was on its way before can end a row of them: too few in a row are no outage.
+    alone = AGREE - 1
+    assert statuses["unknown"] <= alone + (7 - alone) // (1 + RESENDS_MAX)
 
 
 @pytest.mark.parametrize("kind", ["invalid_api_key", "payment_required", "not_found", "redirect"])
